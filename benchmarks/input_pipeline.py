@@ -1,0 +1,80 @@
+"""Images per second of the training input pipeline, without a network.
+
+    python -m benchmarks.input_pipeline --out input_pipeline.json
+
+Random uint8 data of CIFAR-10's size, batches of 128, contrast and saturation jitter, flip and
+crop. Timed: one epoch up to --batches, after one batch of warm-up (tracing, filling of buffers
+included in "start_seconds"). An image in two views counts as two images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from dataloader import Dataset, Split, train_batches
+
+TRAIN_IMAGES = 50_000
+BATCH_IMAGES = 128
+
+
+def random_data() -> Dataset:
+    """CIFAR-10's shapes and settings with random pixels."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (TRAIN_IMAGES, 32, 32, 3), np.uint8)
+    labels = rng.integers(0, 10, TRAIN_IMAGES).astype(np.int32)
+    split = Split(images, labels)
+    return Dataset(
+        name="CIFAR10",
+        train=split,
+        test=split,
+        class_names=tuple("0123456789"),
+        mean=np.full(3, 120, np.float32),
+        std=np.full(3, 64, np.float32),
+        pad=4,
+        flip=True,
+        jitter=0.2,
+        subset_per_class=256,
+        val_per_class=32,
+    )
+
+
+def measure(data: Dataset, views: int, batches: int) -> dict[str, float]:
+    """Seconds to the first batch and images/s afterwards."""
+    start = time.perf_counter()
+    pipeline = train_batches(
+        data, None, BATCH_IMAGES, seed=0, epoch=0, views=views, augment=True, jitter=True
+    )
+    iterator = iter(pipeline.take(batches + 1))
+    next(iterator)
+    first = time.perf_counter()
+    timed = sum(int(batch["image"].shape[0]) * views for batch in iterator)
+    seconds = time.perf_counter() - first
+    return {
+        "views": views,
+        "start_seconds": round(first - start, 3),
+        "images_per_second": round(timed / seconds),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batches", type=int, default=200, help="timed batches of 128 images")
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
+    args = parser.parse_args()
+    data = random_data()
+    results = [measure(data, views, args.batches) for views in (1, 2)]
+    report = {"batch_images": BATCH_IMAGES, "cpus": os.cpu_count(), "pipelines": results}
+    text = json.dumps(report, indent=2)
+    print(text)
+    if args.out:
+        args.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The two records every source fills: a split, and a data set of two splits."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from utils.cli import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Row i is the example with the stable index i.
+
+    images: uint8 [n, height, width, channels], grey levels 0..255; labels: int32 [n].
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test split with what is needed to normalise and augment them.
+
+    mean, std: float32 [channels], in grey levels 0..255.
+    pad: reflected pixels on each side before a random crop; flip: mirror images at random;
+    jitter: contrast and saturation are scaled by a factor from 1 - jitter to 1 + jitter.
+    subset_per_class, val_per_class: default sizes of D_subset and D_val, images per class.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+    pad: int
+    flip: bool
+    jitter: float
+    subset_per_class: int
+    val_per_class: int
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return self.train.images.shape[1:]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the training images and labels, in order, with their shapes."""
+        digest = hashlib.sha256()
+        for array in (self.train.images, self.train.labels):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
+
+def make_split(images: np.ndarray, labels: np.ndarray, num_classes: int, origin: str) -> Split:
+    """Checks and wraps one split (or one file of it).
+
+    Args:
+      images: uint8 [n, h, w, c]. labels: integers [n]. origin: where they came from, for messages.
+
+    Raises:
+      UserError: no example, another number of labels than images, a label outside
+        0..num_classes-1.
+    """
+    labels = np.asarray(labels)
+    if not len(images):
+        raise UserError(f"{origin} holds no images: download or unpack it again")
+    if labels.shape != (len(images),):
+        raise UserError(
+            f"{origin} holds {len(images)} images but {labels.size} labels: download it again"
+        )
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if wrong.size:
+        raise UserError(
+            f"{origin}: label {labels[wrong[0]]} of example {wrong[0]} is outside "
+            f"0..{num_classes - 1}: is this the right data set for --dataset?"
+        )
+    return Split(images, labels.astype(np.int32))

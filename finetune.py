@@ -1,0 +1,160 @@
+"""Phase 2 of EKG (Lee & Song, ECCV 2022): fine-tuning of the pruned network by replaying the memory bank.
+
+    python finetune.py --train_path ../run
+
+continues a folder in which search.py has finished. With --search_path the search's folder is only read, so that
+several fine-tunings (teachers, seeds) can start from one search. The test split is read after every epoch
+for the curves; it chooses nothing, the network of the last epoch is kept.
+"""
+
+from utils import cli, devices
+
+devices.quiet()
+
+import json
+import time
+from pathlib import Path
+
+import keras
+
+from dataloader import Dataset, load
+from pruning.bank import open_bank
+from pruning.distill import ensemble_loss, plain_loss, single_loss
+from utils import options as flags
+from utils import plots
+from utils.checkpoint import load_keras, save_keras, save_pkl, to_pkl
+from utils.files import read_bytes
+from utils.measure import describe, print_report
+from utils.phases import METRICS, Device, Objective, TrainOptions, both_modes, recalibrate, train
+from utils.runfolder import PRUNED, START, RunFolder
+
+EXPORTED, WEIGHTS = "pruned.keras", "trained_param.pkl"
+
+
+def finetune(
+    folder: RunFolder,
+    search_path: Path,
+    data: Dataset,
+    options: TrainOptions,
+    device: Device,
+    *,
+    teacher: str = "ensemble",
+    temperature: float = 4.0,
+) -> keras.Model:
+    """Fine-tunes the pruned network of a finished search; resumes what an earlier process began.
+
+    Writes pruned.keras, trained_param.pkl, finetune.json and training_curves.png to the folder.
+
+    Args:
+        search_path: run folder with the finished search, its start network and its bank.
+        teacher: "none" (one view, no jitter), "single" (theta_0 online) or "ensemble" (the bank).
+        temperature: T of the distillation; the paper has 4, and 10 from 1000 classes up.
+
+    Returns:
+        The fine-tuned network of stock layers, moving statistics re-estimated.
+
+    Raises:
+        UserError: the search isn't finished, or its bank belongs to other data.
+    """
+    if folder.file(EXPORTED).exists():
+        return load_keras(folder.file(EXPORTED))
+    model = load_keras(search_path / PRUNED)
+    begin = time.perf_counter()
+    before = _before_finetuning(model, data, device)
+    objective = _objective(search_path, data, teacher, temperature)
+    model = train(folder, "finetune", model, data, objective, options, device)
+    rows = [row for row in folder.rows(METRICS) if row["phase"] == "finetune"]
+    results = {
+        "before_finetuning": before,
+        "after_finetuning": both_modes(model, data, "test", device),
+        "train_seconds": sum(row["seconds"] for row in rows),
+        "wall_seconds_of_last_process": time.perf_counter() - begin,
+    }
+    folder.write_json("finetune.json", results)
+    save_pkl(folder.file(WEIGHTS), to_pkl(model))
+    draw(folder)
+    save_keras(folder.file(EXPORTED), model)
+    return model
+
+
+def _before_finetuning(model: keras.Model, data: Dataset, device: Device) -> dict:
+    """Test figures of the pruned network as the search left it, its moving statistics re-estimated."""
+    weights = model.get_weights()
+    recalibrate(model, data, device)
+    figures = both_modes(model, data, "test", device)
+    model.set_weights(weights)
+    return figures
+
+
+def _objective(search_path: Path, data: Dataset, teacher: str, temperature: float) -> Objective:
+    if teacher == "none":
+        return Objective(plain_loss())
+    if teacher == "single":
+        start = load_keras(search_path / START)
+        return Objective(single_loss(temperature), views=2, jitter=True, teacher=start)
+    manifest = json.loads(read_bytes(search_path / "bank.json"))
+    bank = open_bank(search_path, manifest, data.fingerprint)
+    return Objective(ensemble_loss(temperature), views=2, jitter=True, rows={"teacher": bank})
+
+
+def draw(folder: RunFolder) -> None:
+    """training_curves.png of the folder's baseline and fine-tuning, as far as they are there."""
+    series: dict[str, dict[str, list]] = {}
+    for row in folder.rows(METRICS):
+        run = series.setdefault(row["phase"], {"epoch": [], "train loss": [], "test loss": []})
+        run.setdefault("train accuracy", []).append(row["accuracy"] / 100)
+        run.setdefault("test accuracy", []).append(row["test_top1"] / 100)
+        run["epoch"].append(row["epoch"])
+        run["train loss"].append(row["loss"])
+        run["test loss"].append(row["test_loss"])
+    if series:
+        plots.training_curves(folder.file("training_curves.png"), series)
+
+
+def finetune_from_flags(folder: RunFolder, search_path: Path, data: Dataset, args, device: Device):
+    """`finetune` with the values of the command line; returns the network."""
+    return finetune(
+        folder,
+        search_path,
+        data,
+        flags.train_of(args, epochs=args.train_epoch, learning_rate=args.learning_rate),
+        device,
+        teacher=args.finetune_teacher,
+        temperature=args.temperature,
+    )
+
+
+def report(folder: RunFolder, before: keras.Model, after: keras.Model, data, device, more) -> None:
+    """Writes result.json, which marks the run as finished, and prints before -> after."""
+    results = describe(before, after, data, device) | more
+    folder.write_json("result.json", results)
+    print_report(results)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line of phase 2."""
+    parser = cli.Parser(description="Fine-tunes the network that search.py has pruned.")
+    flags.add_run(parser)
+    parser.add_argument("--search_path", help="folder of the search; default: --train_path")
+    parser.add_argument("--data_path", help="default: that of the search")
+    flags.add_device(parser)
+    flags.add_finetune(parser)
+    args = parser.parse_args(argv)
+    search_path = Path(args.search_path or args.train_path)
+    if not (search_path / PRUNED).exists():
+        raise cli.UserError(f"{search_path} holds no finished search: run search.py on it first")
+    searched = json.loads(read_bytes(search_path / "args.json"))
+    args.data_path = args.data_path or searched["data_path"]
+    args.dataset = searched["dataset"]
+    device = flags.device_of(args)
+    keras.utils.set_random_seed(args.seed)
+    data = load(args.dataset, args.data_path)
+    flags.fill_defaults(args, data)
+    with flags.open_folder(args) as folder:
+        model = finetune_from_flags(folder, search_path, data, args, device)
+        start = load_keras(search_path / START)
+        report(folder, start, model, data, device, folder.read_json("finetune.json"))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,26 @@
+"""Networks: builders by name, mask-aware layers, gates and the channel graph."""
+
+from functools import partial
+
+import keras
+
+from nets.resnet import CIFAR_DEPTHS, cifar_resnet
+from utils.cli import UserError
+
+BUILDERS = {f"ResNet-{depth}": partial(cifar_resnet, depth) for depth in CIFAR_DEPTHS}
+
+
+def build(arch: str, num_classes: int, input_shape: tuple[int, int, int]) -> keras.Model:
+    """Builds a network by name with fresh weights.
+
+    Args:
+        arch: one of `BUILDERS`.
+        num_classes: width of the logits.
+        input_shape: (height, width, channels) of a normalised image.
+
+    Raises:
+        UserError: unknown name.
+    """
+    if arch not in BUILDERS:
+        raise UserError(f"unknown --arch {arch!r}: choose one of {', '.join(BUILDERS)}")
+    return BUILDERS[arch](num_classes, input_shape)

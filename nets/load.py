@@ -1,0 +1,61 @@
+"""Networks from files: .pkl of an architecture that we build, full or pruned, or .keras of any."""
+
+import os
+
+import keras
+
+from nets import build
+from nets.graph import resized
+from utils.checkpoint import from_pkl, load_keras, load_pkl
+from utils.cli import UserError
+
+
+def load_network(
+    path: str | os.PathLike, arch: str, num_classes: int, input_shape: tuple[int, int, int]
+) -> keras.Model:
+    """Reads a network of stock layers with its weights.
+
+    Args:
+        path: `.keras`, or `.pkl` in the layout of `utils.checkpoint` whose filter counts may be
+            smaller than the architecture's (a pruned network).
+        arch: name of the architecture; only a `.pkl` needs it.
+        num_classes, input_shape: of the data that the network is for.
+
+    Raises:
+        UserError: missing or corrupt file, weights of another architecture, number of classes or
+            image shape.
+    """
+    suffix = os.path.splitext(path)[1]
+    if suffix == ".keras":
+        model = load_keras(path)
+    elif suffix == ".pkl":
+        model = _from_pkl(path, arch, num_classes, input_shape)
+    else:
+        raise UserError(f"{path}: weights come as .pkl or .keras, not {suffix or 'without a suffix'}")
+    if model.output_shape != (None, num_classes):
+        raise UserError(
+            f"{path} gives outputs of shape {model.output_shape}, the data has {num_classes} classes"
+        )
+    if model.input_shape[1:] != tuple(input_shape):
+        raise UserError(
+            f"{path} takes images of shape {model.input_shape[1:]}, the data has {input_shape}"
+        )
+    return model
+
+
+def _from_pkl(path, arch: str, num_classes: int, input_shape) -> keras.Model:
+    arrays = load_pkl(path)
+    model = build(arch, num_classes, input_shape)
+    widths = {
+        layer.name: arrays[key].shape[-1]
+        for layer in model.layers
+        if (key := f"{layer.name.replace('_', '/')}/kernel:0") in arrays and arrays[key].ndim
+    }
+    try:
+        resized_model = resized(model, widths)
+    except ValueError as error:
+        raise UserError(
+            f"{path} holds filter counts that do not fit {arch}: {str(error).splitlines()[0]}"
+        ) from None
+    from_pkl(resized_model, arrays, path)
+    return resized_model

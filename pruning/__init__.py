@@ -1,0 +1,1 @@
+"""Which filters go: scores, proposals, rewards, their evaluation, the memory bank, distillation."""

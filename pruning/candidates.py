@@ -1,0 +1,100 @@
+"""Proposals: how many filters each gate offers, which gates are worth an evaluation (method.md 1, b - d)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nets.gates import Gates
+from nets.graph import ChannelGraph
+
+# A proposal may end the search at most this share of the network's FLOPs below the target.
+OVERSHOOT = 0.005
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Removal of `channels` of gate number `gate`; `cost` is the sum of their scores."""
+
+    gate: int
+    channels: np.ndarray  # int64, weakest first
+    cost: float
+    mask: np.ndarray  # float32 [U + 1], the unit mask after the removal
+    flops: int
+
+
+def quota(channels: int, sharing_layers: int, step: float) -> int:
+    """Filters that a gate offers at a time: `step` of its original width, shared by its layers, at least one."""
+    return max(1, int(step * channels / sharing_layers + 1e-9))
+
+
+def otsu_threshold(costs: np.ndarray, trim: float = 0.2) -> float:
+    """Otsu's threshold of a list of costs: the largest cost of the lower class.
+
+    Args:
+        costs: float [n], n >= 1.
+        trim: share of the sorted costs left out at each end before the threshold is computed.
+    """
+    costs = np.sort(np.asarray(costs, np.float64))
+    cut = int(trim * len(costs))
+    kept = costs[cut : len(costs) - cut] if len(costs) > 2 * cut else costs
+    if len(kept) < 2 or kept[0] == kept[-1]:
+        return float(kept[-1])
+    sizes = np.arange(1, len(kept))
+    sums = np.cumsum(kept)
+    low = sums[:-1] / sizes
+    high = (sums[-1] - sums[:-1]) / (len(kept) - sizes)
+    between = sizes * (len(kept) - sizes) * (high - low) ** 2
+    return float(kept[np.argmax(between)])
+
+
+class Candidates:
+    """Makes the proposals of a step.
+
+    Args:
+        graph: the channel graph; its gates hold the current network.
+        target_flops: the search ends at or below this many.
+        step: share of a gate's original width that it offers (r in the paper).
+    """
+
+    def __init__(self, graph: ChannelGraph, target_flops: int, step: float):
+        self._graph = graph
+        self._target = target_flops
+        self._floor = target_flops - OVERSHOOT * graph.flops()
+        self._step = step
+
+    def propose(self, scores: np.ndarray) -> list[Proposal]:
+        """One proposal for every gate that still has a filter to give, in the order of the gates.
+
+        Args:
+            scores: float [U + 1], larger = more important; the gates must be ranked by it.
+        """
+        gates = self._graph.gates
+        proposals = []
+        for number, gate in enumerate(gates):
+            count = min(quota(gate.channels, len(gate.layers), self._step), gate.width - 1)
+            if count > 0:
+                proposals.append(self._clipped(gates, number, count, scores))
+        # Near the target a wide gate's single filter can fall far below it: such a proposal waits.
+        close = [proposal for proposal in proposals if proposal.flops >= self._floor]
+        return close or proposals
+
+    def screened(self, proposals: list[Proposal]) -> list[Proposal]:
+        """The proposals whose cost is at or below Otsu's threshold; never none."""
+        costs = np.array([proposal.cost for proposal in proposals])
+        return [proposals[i] for i in np.flatnonzero(costs <= otsu_threshold(costs))]
+
+    def _clipped(self, gates: Gates, number: int, count: int, scores: np.ndarray) -> Proposal:
+        """The removal of `count` filters, or of the fewest that reach the target."""
+        whole = self._proposal(gates, number, count, scores)
+        if whole.flops >= self._target:
+            return whole
+        fewer = (self._proposal(gates, number, n, scores) for n in range(1, count))
+        return next((one for one in fewer if one.flops <= self._target), whole)
+
+    def _proposal(self, gates: Gates, number: int, count: int, scores: np.ndarray) -> Proposal:
+        gate = gates[number]
+        channels = gate.weakest(count)
+        mask = gates.mask()
+        mask[gate.start + channels] = 0
+        cost = float(scores[gate.start + channels].sum())
+        return Proposal(number, channels, cost, mask, self._graph.flops(mask))

@@ -1,0 +1,89 @@
+"""Losses of the fine-tuning (method.md 3): cross-entropy plus knowledge, over one or two views.
+
+Each function returns a `loss_fn(logits, batch, teacher_logits)` for `op_utils.make_train_step`: logits
+float32 [views, b, classes], batch["label"] int32 [b] -> (scalar, metrics). The formula sums over the views; the paper averages their
+gradients, so the loss here is the mean over views.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+LossFunction = Callable[[tf.Tensor, dict, tf.Tensor | None], tuple[tf.Tensor, dict]]
+
+
+def label_losses(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy of every view of every example, float32 [views, b]."""
+    repeated = tf.broadcast_to(labels, tf.shape(logits)[:-1])
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(repeated, logits)
+
+
+def distillation(teacher: tf.Tensor, student: tf.Tensor, temperature: float) -> tf.Tensor:
+    """temperature * KL(softmax(teacher / T) || softmax(student / T)), mean over all but the last axis.
+
+    The factor is T, as published, not T squared. Logits float32 [..., classes], broadcast together.
+    """
+    teacher = teacher + tf.zeros_like(student)
+    log_p = tf.nn.log_softmax(teacher / temperature)
+    log_q = tf.nn.log_softmax(student / temperature)
+    return temperature * tf.reduce_mean(tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), -1))
+
+
+def select_teachers(bank: tf.Tensor, labels: tf.Tensor, student_loss: tf.Tensor) -> tuple:
+    """The mean of the bank's teachers that are at least as good as the student on this batch.
+
+    Args:
+        bank: logits float32 [b, classes, K].
+        labels: int32 [b].
+        student_loss: scalar, the student's mean cross-entropy on the batch.
+
+    Returns:
+        (mean logits float32 [b, classes], number of chosen teachers float32; both 0 if none is).
+    """
+    per_teacher = tf.transpose(bank, [2, 0, 1])
+    losses = tf.reduce_mean(label_losses(per_teacher, labels), axis=-1)
+    chosen = tf.cast(losses <= student_loss, tf.float32)
+    count = tf.reduce_sum(chosen)
+    return tf.einsum("k,bck->bc", chosen, bank) / tf.maximum(count, 1.0), count
+
+
+def _accuracy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    hits = tf.equal(tf.argmax(logits, -1, tf.int32), labels)
+    return 100 * tf.reduce_mean(tf.cast(hits, tf.float32))
+
+
+def plain_loss() -> LossFunction:
+    """Cross-entropy alone."""
+
+    def loss_fn(logits, batch, teacher_logits):
+        loss = tf.reduce_mean(label_losses(logits, batch["label"]))
+        return loss, {"accuracy": _accuracy(logits, batch["label"])}
+
+    return loss_fn
+
+
+def single_loss(temperature: float) -> LossFunction:
+    """Cross-entropy plus distillation from one teacher that sees the same views."""
+
+    def loss_fn(logits, batch, teacher_logits):
+        label_loss = tf.reduce_mean(label_losses(logits, batch["label"]))
+        distilled = distillation(teacher_logits, logits, temperature)
+        metrics = {"accuracy": _accuracy(logits, batch["label"]), "label_loss": label_loss}
+        return label_loss + distilled, metrics | {"distillation_loss": distilled}
+
+    return loss_fn
+
+
+def ensemble_loss(temperature: float) -> LossFunction:
+    """Cross-entropy plus distillation from the memory bank's rows, batch["teacher"] [b, classes, K]."""
+
+    def loss_fn(logits, batch, teacher_logits):
+        label_loss = tf.reduce_mean(label_losses(logits, batch["label"]))
+        # The choice of teachers is a comparison: no gradient flows through it.
+        mean, count = select_teachers(batch["teacher"], batch["label"], label_loss)
+        distilled = distillation(mean, logits, temperature) * tf.minimum(count, 1.0)
+        metrics = {"accuracy": _accuracy(logits, batch["label"]), "label_loss": label_loss}
+        metrics |= {"distillation_loss": distilled, "teachers": count}
+        return label_loss + distilled, metrics
+
+    return loss_fn

@@ -1,0 +1,161 @@
+"""Evaluates proposals on D_val: the only place that knows how.
+
+`NaiveEvaluator` runs the whole masked network for every proposal and is the reference. `ExactEvaluator`
+gives the same rewards faster: it keeps the current network's activations at the cuts, runs a proposal from the cut
+before its gate on sliced kernels, and stops as soon as a proposal can no longer be the best.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from nets.graph import ChannelGraph
+from pruning.candidates import Proposal
+from pruning.rewards import Reward
+from pruning.segments import ImportancePass, Segments
+
+TIE = 1e-6  # rewards closer than this are told apart only by evaluating to the end
+
+
+@dataclass(frozen=True)
+class Validation:
+    """D_val in batches of nearly equal size: images float32 [n, h, w, c], labels int32 [n]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    batch_images: int
+
+    def batches(self) -> list[slice]:
+        """Row ranges of the batches: ceil(n / batch_images) of them, sizes differing by at most one."""
+        count = -(-len(self.labels) // self.batch_images)
+        edges = np.linspace(0, len(self.labels), count + 1).astype(int)
+        return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The best proposal of a step.
+
+    `rewards` has one entry per proposal, float64; NaN where a proposal was given up before its end.
+    `logits` are those of the best one on D_val, float32 [n, classes].
+    """
+
+    best: int
+    reward: float
+    rewards: np.ndarray
+    logits: np.ndarray
+    evaluations: int
+
+
+class ExactEvaluator:
+    """Prefix cache, sliced kernels and exact early stop.
+
+    Args:
+        graph: the channel graph of theta_0.
+        data: D_val.
+        compile: XLA on masked full-width kernels (GPU).
+    """
+
+    def __init__(self, graph: ChannelGraph, data: Validation, *, compile: bool = False):
+        self._data = data
+        self._rows = data.batches()
+        self._images = [tf.constant(data.images[rows]) for rows in self._rows]
+        self._segments = Segments(graph, compile=compile)
+        self._importance: ImportancePass | None = None
+        self._weights: dict = {}
+        self._cache: list[list[tf.Tensor]] = []  # [batch][cut]
+        self._last_rewards: dict[int, float] = {}
+
+    def set_current(self, mask: np.ndarray) -> np.ndarray:
+        """Makes the network under `mask` the current one.
+
+        Returns:
+            Its logits on D_val, float32 [n, classes].
+        """
+        self._weights = self._segments.weights(mask)
+        return self._keep([self._segments.run(images, self._weights) for images in self._images])
+
+    def set_current_with_importance(
+        self, mask: np.ndarray, reward: Reward
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `set_current`, with the Taylor scores of the reward from the same pass.
+
+        Returns:
+            (logits float32 [n, classes], scores float64 [U + 1] summed over batches).
+        """
+        if self._importance is None:
+            self._importance = ImportancePass(self._segments)
+        self._weights = self._segments.weights(mask)
+        outputs, scores = [], 0
+        for rows, images in zip(self._rows, self._images, strict=True):
+            output, score = self._importance.run(
+                images, reward.labels[rows], reward.teacher[rows], self._weights, mask
+            )
+            outputs.append(output)
+            scores = scores + score
+        return self._keep(outputs), scores
+
+    def _keep(self, outputs: list[list[tf.Tensor]]) -> np.ndarray:
+        self._cache = [one[:-1] for one in outputs]
+        return np.concatenate([one[-1].numpy() for one in outputs])
+
+    def best(self, proposals: list[Proposal], reward: Reward) -> Outcome:
+        """The proposal with the largest reward; the same choice as `NaiveEvaluator`.
+
+        Proposals with the best last known reward go first, so that later ones can be given up early.
+        """
+        least = reward.least_losses()
+        order = sorted(
+            range(len(proposals)),
+            key=lambda i: -self._last_rewards.get(proposals[i].gate, -np.inf),
+        )
+        rewards = np.full(len(proposals), np.nan)
+        best_loss, best_logits = np.inf, None
+        for index in order:
+            result = self._evaluate(proposals[index], reward, least, best_loss)
+            if result is not None:
+                loss, logits = result
+                rewards[index] = self._last_rewards[proposals[index].gate] = -loss
+                if loss < best_loss:
+                    best_loss, best_logits = loss, logits
+        best = int(np.nanargmax(rewards))
+        return Outcome(best, float(rewards[best]), rewards, best_logits, len(proposals))
+
+    def _evaluate(
+        self, proposal: Proposal, reward: Reward, least: np.ndarray, best_loss: float
+    ) -> tuple[float, np.ndarray] | None:
+        """(minus the reward, logits) of a proposal, or None once it must exceed `best_loss`."""
+        first = self._segments.first_segment(proposal.gate)
+        weights = self._segments.changed_weights(self._weights, proposal.mask, proposal.gate)
+        total, rest, logits = 0.0, float(least.sum()), []
+        for number, rows in enumerate(self._rows):
+            logits.append(self._segments.run(self._cache[number][first], weights, first)[-1])
+            total += float(tf.reduce_sum(reward.losses(logits[-1], rows)))
+            rest -= float(least[rows].sum())
+            if (total + rest) / len(least) > best_loss + TIE:
+                return None
+        return total / len(least), np.concatenate([one.numpy() for one in logits])
+
+
+class NaiveEvaluator(ExactEvaluator):
+    """The reference: a full masked forward pass for every proposal, nothing reused."""
+
+    def __init__(self, graph: ChannelGraph, data: Validation, *, compile: bool = False):
+        super().__init__(graph, data, compile=compile)
+        gated, self._mask = graph.gated()
+        self._forward = tf.function(
+            lambda images: gated(images, training=True), autograph=False, jit_compile=compile
+        )
+
+    def best(self, proposals: list[Proposal], reward: Reward) -> Outcome:
+        """Evaluates every proposal and takes the first of the largest rewards."""
+        logits, rewards = [], []
+        for proposal in proposals:
+            self._mask.assign(proposal.mask)
+            logits.append(
+                np.concatenate([self._forward(images).numpy() for images in self._images])
+            )
+            rewards.append(-float(tf.reduce_mean(reward.losses(logits[-1]))))
+        best = int(np.argmax(rewards))
+        return Outcome(best, rewards[best], np.array(rewards), logits[best], len(proposals))

@@ -1,0 +1,248 @@
+"""A network cut into compiled segments that run on effective weights given as arguments.
+
+A segment is the run of calls between two *cuts*: places where a single tensor holds everything that the
+rest of the network needs (the block outputs of a residual network). Because weights are arguments of
+dynamic shape, one trace serves every sub-network: no setting of the gates ever recompiles. Batch norm
+uses the statistics of the batch throughout, as the search does.
+"""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from nets.graph import ChannelGraph
+from nets.tcl import FC, Conv2D
+from pruning.rewards import example_losses
+
+LayerWeights = dict[str, dict[str, tf.Tensor]]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A compiled run of calls; `layers` are the gated layers that it uses, in order."""
+
+    layers: tuple[str, ...]
+    function: tf.types.experimental.ConcreteFunction
+
+
+class Segments:
+    """The segments of a network and the effective weights to run them on.
+
+    Args:
+        graph: the channel graph of the stock network.
+        compile: run by XLA on full-width masked weights (GPU) instead of sliced ones (CPU).
+
+    Raises:
+        ValueError: the network has more than one input or output.
+    """
+
+    def __init__(self, graph: ChannelGraph, *, compile: bool = False):
+        inputs, outputs = graph.model.inputs, graph.model.outputs
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ValueError("the search takes networks with one input and one output")
+        self.graph = graph
+        self._compile = compile
+        gated, _ = graph.gated()
+        self._layers = {name: gated.get_layer(name) for name in graph.units}
+        self._full = {name: layer.full() for name, layer in self._layers.items()}
+        self._input, self._output = inputs[0], outputs[0]
+        self._bounds, self._cuts = self._find_cuts()
+        self.segments = [self._trace(number) for number in range(len(self._bounds) - 1)]
+        self._gate_layers = self._layers_of_gates()
+
+    def _find_cuts(self) -> tuple[list[int], list]:
+        """Call numbers at which a single tensor is live, and these tensors (network input first)."""
+        calls = self.graph.calls
+        last_use = {id(self._output): len(calls)}
+        for number, call in enumerate(calls):
+            for tensor in call.inputs:
+                last_use[id(tensor)] = max(number, last_use.get(id(tensor), 0))
+        live = {id(self._input): self._input}
+        bounds, cuts = [0], [self._input]
+        for number, call in enumerate(calls[:-1], start=1):
+            live.update({id(tensor): tensor for tensor in call.outputs})
+            live = {key: one for key, one in live.items() if last_use.get(key, -1) >= number}
+            # A cut is worth its memory only where a kernel lies before it.
+            if len(live) == 1 and self._has_kernel(bounds[-1], number):
+                bounds.append(number)
+                cuts.append(next(iter(live.values())))
+        return [*bounds, len(calls)], cuts
+
+    def _has_kernel(self, first: int, last: int) -> bool:
+        names = self._names(first, last)
+        return any("kernel" in self._full[name] for name in names)
+
+    def _names(self, first: int, last: int) -> tuple[str, ...]:
+        names = [call.operation.name for call in self.graph.calls[first:last]]
+        return tuple(dict.fromkeys(name for name in names if name in self.graph.units))
+
+    def _layers_of_gates(self) -> list[tuple[tuple[str, ...], int]]:
+        """For every gate: the layers whose weights it changes, and the first segment that has one."""
+        result = []
+        for gate in self.graph.gates:
+            names = tuple(
+                name
+                for name, pair in self.graph.units.items()
+                if any(((one >= gate.start) & (one < gate.start + gate.channels)).any() for one in pair)
+            )
+            first = next(i for i, one in enumerate(self.segments) if set(names) & set(one.layers))
+            result.append((names, first))
+        return result
+
+    def first_segment(self, gate: int) -> int:
+        """Number of the first segment that a change of this gate touches."""
+        return self._gate_layers[gate][1]
+
+    # --- weights -----------------------------------------------------------------------------------
+
+    def _layer_weights(self, name: str, mask: np.ndarray) -> dict[str, tf.Tensor]:
+        layer = self._layers[name]
+        form = layer.masked(mask) if self._compile else layer.sliced(mask, self._full[name])
+        return {key: tf.convert_to_tensor(value) for key, value in form.items()}
+
+    def weights(self, mask: np.ndarray) -> LayerWeights:
+        """Effective weights of every gated layer under a unit mask, float32 [U + 1]."""
+        return {name: self._layer_weights(name, mask) for name in self.graph.units}
+
+    def changed_weights(self, current: LayerWeights, mask: np.ndarray, gate: int) -> LayerWeights:
+        """`current` with the layers of one gate computed anew under `mask`."""
+        names, _ = self._gate_layers[gate]
+        return current | {name: self._layer_weights(name, mask) for name in names}
+
+    # --- compiled parts ----------------------------------------------------------------------------
+
+    def _tensor_spec(self, tensor) -> tf.TensorSpec:
+        shape = [None, *tensor.shape[1:]]
+        prunable = self.graph.tensor_units(tensor) < self.graph.gates.num_units
+        if prunable.any() and not self._compile:
+            shape[-1] = None
+        return tf.TensorSpec(shape, tf.float32)
+
+    def _weight_specs(self, names: tuple[str, ...]) -> list[dict[str, tf.TensorSpec]]:
+        everything = np.ones(self.graph.gates.num_units + 1, np.float32)
+        return [
+            {
+                key: tf.TensorSpec(self._weight_shape(value.shape), tf.float32)
+                for key, value in self._layer_weights(name, everything).items()
+            }
+            for name in names
+        ]
+
+    def _weight_shape(self, shape: tf.TensorShape) -> list:
+        if self._compile:
+            return list(shape)
+        return [*shape[:-2], None, None] if len(shape) > 1 else [None]
+
+    def _run(self, values: dict, first: int, last: int, weights: LayerWeights) -> None:
+        """Runs calls first .. last - 1 on `values` {id of KerasTensor: tensor}, in place."""
+        for call in self.graph.calls[first:last]:
+            args, kwargs = call.arguments.fill_in(values)
+            name = call.operation.name
+            if name in weights:
+                result = self._layers[name].apply(args[0], weights[name], training=True)
+            else:
+                result = call.operation(*args, **kwargs)
+            for tensor, value in zip(call.outputs, keras.tree.flatten(result), strict=True):
+                values[id(tensor)] = value
+
+    def _trace(self, number: int) -> Segment:
+        first, last = self._bounds[number : number + 2]
+        names = self._names(first, last)
+        start, end = [*self._cuts, self._output][number : number + 2]
+
+        @tf.function(jit_compile=self._compile, autograph=False)
+        def segment(x, weights):
+            values = {id(start): x}
+            self._run(values, first, last, dict(zip(names, weights, strict=True)))
+            return values[id(end)]
+
+        concrete = segment.get_concrete_function(
+            self._tensor_spec(start), self._weight_specs(names)
+        )
+        return Segment(names, concrete)
+
+    def run(self, x: tf.Tensor, weights: LayerWeights, first: int = 0) -> list[tf.Tensor]:
+        """Runs segments `first` .. last on x, the activation at the cut before segment `first`.
+
+        Returns:
+            x and the output of every segment run; the last one is the logits, float32 [n, classes].
+        """
+        outputs = [x]
+        for segment in self.segments[first:]:
+            layer_weights = [weights[name] for name in segment.layers]
+            outputs.append(segment.function(outputs[-1], layer_weights))
+        return outputs
+
+
+class ImportancePass:
+    """Forward and backward pass of a network: its cut activations, logits and filter scores at once.
+
+    A filter's score is |sum over n, h, w of (d loss / d y) * y| (first-order Taylor), where y is the
+    gate's output: a tensor that a convolution or dense layer reads. Linear layers and pooling between
+    the gate and its reader leave that sum as it is.
+    """
+
+    def __init__(self, segments: Segments):
+        self._segments = segments
+        graph = segments.graph
+        readers = [
+            call for call in graph.calls if type(segments._layers.get(call.operation.name)) in (Conv2D, FC)
+        ]
+        sites = {id(call.inputs[0]): call.inputs[0] for call in readers}
+        self._num_units = graph.gates.num_units
+        self._sites = [
+            tensor
+            for tensor in sites.values()
+            if (graph.tensor_units(tensor) < self._num_units).any()
+        ]
+        self._names = segments._names(0, len(graph.calls))
+        self._function = self._trace()
+
+    def _trace(self) -> tf.types.experimental.ConcreteFunction:
+        parts = self._segments
+
+        @tf.function(jit_compile=parts._compile, autograph=False)
+        def gradient(images, labels, teacher, weights):
+            values = {id(parts._input): images}
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                by_name = dict(zip(self._names, weights, strict=True))
+                parts._run(values, 0, len(parts.graph.calls), by_name)
+                logits = values[id(parts._output)]
+                loss = tf.reduce_sum(example_losses(logits, labels, teacher))
+            outputs = [values[id(site)] for site in self._sites]
+            slopes = tape.gradient(loss, outputs)
+            scores = [
+                tf.abs(tf.reduce_sum(slope * y, list(range(len(y.shape) - 1))))
+                for slope, y in zip(slopes, outputs, strict=True)
+            ]
+            return [values[id(cut)] for cut in parts._cuts], logits, scores
+
+        return gradient.get_concrete_function(
+            parts._tensor_spec(parts._input),
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([None, parts._output.shape[-1]], tf.float32),
+            parts._weight_specs(self._names),
+        )
+
+    def run(self, images, labels, teacher, weights: LayerWeights, mask: np.ndarray) -> tuple:
+        """One batch of the pass.
+
+        Args:
+            images: float32 [n, h, w, c]; labels: int32 [n]; teacher: probabilities, float32 [n, classes].
+            weights: effective weights under `mask`, float32 [U + 1].
+
+        Returns:
+            (activations at the cuts and the logits, as `Segments.run` gives them; scores float64 [U + 1],
+            zero for removed units).
+        """
+        layer_weights = [weights[name] for name in self._names]
+        cuts, logits, site_scores = self._function(images, labels, teacher, layer_weights)
+        scores = np.zeros(self._num_units + 1)
+        for site, values in zip(self._sites, site_scores, strict=True):
+            units = self._segments.graph.tensor_units(site)
+            kept = units if self._segments._compile else units[mask[units] > 0]
+            np.add.at(scores, kept, values.numpy().astype(np.float64))
+        return [*cuts, logits], scores * (mask > 0)

@@ -1,0 +1,311 @@
+"""Phase 1 of EKG (Lee & Song, ECCV 2022): the greedy sub-network search and the memory bank.
+
+    python search.py --arch ResNet-56 --dataset CIFAR10 --data_path DIR --trained_param res56.pkl \\
+        --search_target_rate 0.45 --train_path ../run
+
+Filters are ranked and removed by what D_val says, a part of the *training* set; the test split
+is only read for the figures printed at the end and chooses nothing.
+"""
+
+from utils import cli, devices
+
+devices.quiet()
+
+import time
+from functools import partial
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from dataloader import Dataset, eval_batches, per_class_indices, train_batches
+from nets.graph import ChannelGraph
+from nets.load import load_network
+from op_utils import make_train_step
+from pruning.bank import build_bank
+from pruning.candidates import Candidates
+from pruning.distill import plain_loss
+from pruning.evaluator import ExactEvaluator, NaiveEvaluator, Validation
+from pruning.history import History
+from pruning.rewards import Knowledge, Reward, label_loss_and_accuracy
+from pruning.scores import weight_scores
+from utils import options as flags
+from utils import plots
+from utils.checkpoint import load_keras, save_keras
+from utils.options import SearchOptions
+from utils.phases import Device
+from utils.report import before_after
+from utils.runfolder import PRUNED, START, RunFolder
+
+ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
+
+
+def search(
+    folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
+) -> keras.Model:
+    """Runs the search in a run folder, from wherever an earlier process stopped, then builds the bank.
+
+    Args:
+        model: the trained network, functional, of stock layers; it isn't changed.
+
+    Returns:
+        theta* as a smaller network of stock layers, before any fine-tuning.
+
+    Raises:
+        UserError: the target can't be reached, or the training set is too small for D_subset and D_val.
+    """
+    subset, validation = per_class_indices(
+        data.train.labels, (options.subset_per_class, options.val_per_class), options.seed
+    )
+    start = _adapted(folder, model, data, subset, options, device)
+    graph = ChannelGraph(start)
+    images = (data.train.images[validation] - data.mean) / data.std
+    labels = data.train.labels[validation]
+    val = Validation(images.astype(np.float32), labels, options.batch_images)
+    history = History(folder, (len(labels), data.num_classes))
+    GreedySearch(graph, val, history, options, device).run(partial(folder.scalars, "search"))
+    begin = time.perf_counter()
+    manifest = build_bank(
+        folder,
+        graph,
+        history,
+        eval_batches(data, "train", options.batch_images, shuffle_seed=options.seed),
+        examples=len(data.train.labels),
+        num_teachers=options.num_teacher,
+        fingerprint=data.fingerprint,
+        compile=device.compile,
+    )
+    if not folder.file(PRUNED).exists():
+        seconds = _seconds(history) | {"bank": time.perf_counter() - begin}
+        folder.write_json("search.json", summary(graph, history, manifest, seconds))
+        draw(folder, history)
+        save_keras(folder.file(PRUNED), graph.pruned(history.mask(graph, len(history.rows) - 1)))
+    return load_keras(folder.file(PRUNED))
+
+
+def _adapted(folder, model, data, subset, options: SearchOptions, device: Device) -> keras.Model:
+    """theta_0: the given network after one epoch of SGD on D_subset (method.md 1, step 1)."""
+    path = folder.file(START)
+    if path.exists():
+        return load_keras(path)
+    batch = min(ADAPT_BATCH, len(subset))
+    batches = train_batches(
+        data, subset, batch, seed=options.seed, epoch=0, views=1, augment=False, jitter=False
+    )
+    with device.strategy.scope():
+        start = keras.models.clone_model(model)
+        start.set_weights(model.get_weights())
+        optimizer = keras.optimizers.SGD(ADAPT_LEARNING_RATE)
+    steps = make_train_step(
+        start, optimizer, plain_loss(), device.strategy, compile=device.compile
+    )
+    steps(iter(device.strategy.experimental_distribute_dataset(batches)), len(subset) // batch)
+    save_keras(path, start)
+    return load_keras(path)
+
+
+class GreedySearch:
+    """The loop of Algorithm 1 on one channel graph; its state is the history on the disk."""
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        val: Validation,
+        history: History,
+        options: SearchOptions,
+        device: Device,
+    ):
+        self.graph, self.val, self.history, self.options = graph, val, history, options
+        self.full_flops = graph.flops()
+        self.target_flops = int(options.target_rate * self.full_flops)
+        self._check_reachable()
+        self.candidates = Candidates(graph, self.target_flops, options.step)
+        if options.evaluator == "naive":
+            self.evaluator = NaiveEvaluator(graph, val)
+        else:
+            self.evaluator = ExactEvaluator(graph, val, compile=device.compile)
+        self.knowledge = Knowledge(options.teacher)
+        layers = [graph.model.get_layer(name) for name in graph.units]
+        self._kernels = {
+            layer.name: layer.kernel.numpy()
+            for layer in layers
+            if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))
+        }
+
+    def _check_reachable(self) -> None:
+        least = np.zeros(self.graph.gates.num_units + 1, np.float32)
+        least[[gate.start for gate in self.graph.gates]] = 1
+        least[-1] = 1
+        lowest = self.graph.flops(least) / self.full_flops
+        if lowest > self.options.target_rate:
+            raise cli.UserError(
+                f"--search_target_rate {self.options.target_rate} can't be reached: with one filter in "
+                f"each of {len(self.graph.gates)} groups {lowest:.3f} of the FLOPs remain"
+            )
+
+    def run(self, log=lambda step, values: None) -> None:
+        """Goes on from the last step of the history to the target.
+
+        Args:
+            log: called with (step, scalars) for every step taken.
+        """
+        self._restore()
+        bar = tqdm(
+            total=100.0,
+            desc="search",
+            disable=None,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}] {postfix}",
+        )
+        with bar:
+            self._show(bar)
+            while (row := self.history.rows[-1])["flops"] > self.target_flops:
+                row = self._step()
+                log(row["step"], {key: row[key] for key in ("val_loss", "flops_rate", "reward")})
+                self._show(bar)
+
+    def _show(self, bar: tqdm) -> None:
+        rate = self.history.rows[-1]["flops_rate"]
+        bar.n = min(100.0, 100 * (1 - rate) / (1 - self.options.target_rate))
+        loss = self.history.rows[-1]["val_loss"]
+        bar.set_postfix_str(f"FLOPs left {100 * rate:.1f} %, D_val loss {loss:.4f}")
+
+    def _restore(self) -> None:
+        if not self.history.rows:
+            begin = time.perf_counter()
+            logits = self.evaluator.set_current(self.graph.gates.mask())
+            row = {"gate": None, "removed": [], "reward": None, "evaluations": 0}
+            self._record(row, logits, {"start": time.perf_counter() - begin})
+        for step in range(len(self.history.rows)):
+            self.knowledge.add(self.history.logits(step))
+        for row in self.history.rows[1:]:
+            self.graph.gates[row["gate"]].remove(row["removed"])
+
+    def _step(self) -> dict:
+        begin = time.perf_counter()
+        reward = Reward(self.val.labels, self.knowledge.logits, self.graph.model.output_shape[-1])
+        scores = self._scores(reward)
+        for gate in self.graph.gates:
+            gate.rank(scores[gate.units])
+        proposals = self.candidates.screened(self.candidates.propose(scores))
+        middle = time.perf_counter()
+        outcome = self.evaluator.best(proposals, reward)
+        best = proposals[outcome.best]
+        self.graph.gates[best.gate].remove(best.channels)
+        self.knowledge.add(outcome.logits)
+        row = {
+            "gate": best.gate,
+            "removed": sorted(int(channel) for channel in best.channels),
+            "reward": outcome.reward,
+            "evaluations": outcome.evaluations,
+        }
+        seconds = {"importance": middle - begin, "proposals": time.perf_counter() - middle}
+        return self._record(row, outcome.logits, seconds)
+
+    def _scores(self, reward: Reward) -> np.ndarray:
+        mask = self.graph.gates.mask()
+        if self.options.score == "taylor":
+            return self.evaluator.set_current_with_importance(mask, reward)[1]
+        self.evaluator.set_current(mask)
+        seed = [self.options.seed, len(self.history.rows)]
+        return weight_scores(self.options.score, self.graph, self._kernels, mask, seed)
+
+    def _record(self, row: dict, logits: np.ndarray, seconds: dict) -> dict:
+        loss, accuracy = label_loss_and_accuracy(logits, self.val.labels)
+        flops = self.graph.flops(self.graph.gates.mask())
+        row = {
+            "step": len(self.history.rows),
+            "name": None if row["gate"] is None else self.graph.gates[row["gate"]].name,
+            **row,
+            "widths": self.graph.gates.widths,
+            "val_loss": loss,
+            "val_accuracy": accuracy,
+            "flops": flops,
+            "flops_rate": flops / self.full_flops,
+            "seconds": seconds,
+        }
+        self.history.add(row, logits)
+        return row
+
+
+def _seconds(history: History) -> dict[str, float]:
+    """Seconds of the whole search by part, over all the processes that worked on it."""
+    total: dict[str, float] = {}
+    for row in history.rows:
+        for part, seconds in row["seconds"].items():
+            total[part] = total.get(part, 0.0) + seconds
+    return total
+
+
+def summary(graph: ChannelGraph, history: History, manifest: dict, seconds: dict) -> dict:
+    """What search.json holds: the outcome of the search in figures."""
+    first, last = history.rows[0], history.rows[-1]
+    mask = history.mask(graph, len(history.rows) - 1)
+    return {
+        "steps": len(history.rows) - 1,
+        "evaluations": sum(row["evaluations"] for row in history.rows),
+        "flops": {"before": first["flops"], "after": last["flops"]},
+        "flops_rate": last["flops_rate"],
+        "parameters": {"before": graph.parameters(), "after": graph.parameters(mask)},
+        "val_loss": {"before": first["val_loss"], "after": last["val_loss"]},
+        "val_accuracy": {"before": first["val_accuracy"], "after": last["val_accuracy"]},
+        "gates": [gate.name for gate in graph.gates],
+        "widths": {"before": first["widths"], "after": last["widths"]},
+        "layers": {
+            name: [len(out_units), int(np.count_nonzero(mask[out_units]))]
+            for name, (_, out_units) in graph.units.items()
+        },
+        "teachers": manifest["teachers"],
+        "seconds": seconds,
+    }
+
+
+def draw(folder: RunFolder, history: History) -> None:
+    """widths.png and search_curve.png of a finished search."""
+    results = folder.read_json("search.json")
+    widths = results["widths"]
+    plots.widths(folder.file("widths.png"), results["gates"], widths["before"], widths["after"])
+    plots.search_curve(
+        folder.file("search_curve.png"),
+        [row["flops_rate"] for row in history.rows],
+        [row["val_loss"] for row in history.rows],
+    )
+
+
+def print_summary(results: dict) -> None:
+    """Prints the before -> after block and the seconds of a search's search.json."""
+    rows = [
+        (title, results[key]["before"], results[key]["after"], spec)
+        for title, key, spec in (
+            ("parameters", "parameters", ",.0f"),
+            ("FLOPs (multiply-accumulates)", "flops", ",.0f"),
+            ("D_val loss", "val_loss", ".4f"),
+            ("D_val top-1 %", "val_accuracy", ".2f"),
+        )
+    ]
+    print(before_after(rows))
+    seconds = ", ".join(f"{part} {value:.1f}" for part, value in results["seconds"].items())
+    print(f"{results['steps']} steps, {results['evaluations']} evaluations; seconds: {seconds}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line of phase 1."""
+    parser = cli.Parser(description="Searches a sub-network and builds its memory bank.")
+    flags.add_run(parser)
+    flags.add_data(parser)
+    flags.add_device(parser)
+    flags.add_search(parser)
+    args = parser.parse_args(argv)
+    if not args.trained_param:
+        raise cli.UserError("--trained_param is missing: the search needs a trained network")
+    device = flags.device_of(args)
+    keras.utils.set_random_seed(args.seed)
+    data = load(args.dataset, args.data_path)
+    flags.fill_defaults(args, data)
+    network = load_network(args.trained_param, args.arch, data.num_classes, data.image_shape)
+    with flags.open_folder(args) as folder:
+        search(folder, network, data, flags.search_of(args), device)
+        print_summary(folder.read_json("search.json"))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,48 @@
+"""Shared by all tests: import path, two logical CPU devices, seeds and the real data."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Splits the CPU in two, which must happen before TensorFlow computes anything."""
+    import tensorflow as tf
+
+    cpus = tf.config.list_physical_devices("CPU")
+    halves = [tf.config.LogicalDeviceConfiguration(), tf.config.LogicalDeviceConfiguration()]
+    tf.config.set_logical_device_configuration(cpus[0], halves)
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    import keras
+
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the repository; tests that need it are skipped without."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real data is not there: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def res56_pkl(shared_data: Path) -> Path:
+    """The ResNet-56 trained on CIFAR-10 by the paper's authors."""
+    path = shared_data / "res56_cifar10.pkl"
+    if not path.is_file():
+        pytest.skip(f"the trained network is not there: {path}")
+    return path

@@ -1,0 +1,205 @@
+"""utils/cli.py, utils/report.py and utils/devices.py."""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from utils import cli, devices, report
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_script(body: str) -> subprocess.CompletedProcess:
+    script = f"from utils import cli\ndef main(argv=None):\n    {body}\ncli.run(main)\n"
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_user_error_is_one_line_and_exit_2():
+    result = run_script("raise cli.UserError('no such folder:\\n  give another')")
+    assert result.returncode == 2
+    assert result.stderr == "error: no such folder: give another\n"
+
+
+def test_interrupt_exits_130_and_says_how_to_resume():
+    result = run_script("raise KeyboardInterrupt")
+    assert result.returncode == 130
+    assert "same command" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_bug_keeps_its_traceback():
+    result = run_script("raise ValueError('a bug')")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize(("value", "code"), [("None", 0), ("0", 0), ("3", 3)])
+def test_exit_code_is_that_of_main(value, code):
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(lambda argv: None if value == "None" else int(value))
+    assert exit_.value.code == code
+
+
+@pytest.mark.parametrize("argv", [["--lr", "x"], ["--learn", "0.1"], ["--unknown"]])
+def test_parser_reports_in_one_line(argv, capsys):
+    parser = cli.Parser(prog="train")
+    parser.add_argument("--lr", type=cli.positive_float)
+    parser.add_argument("--learning_rate", type=float)
+    with pytest.raises(SystemExit) as exit_:
+        parser.parse_args(argv)
+    lines = capsys.readouterr().err.splitlines()
+    assert exit_.value.code == 2
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "value"),
+    [
+        (cli.fraction, "0.5", 0.5),
+        (cli.positive_int, "1", 1),
+        (cli.positive_float, "1e-3", 0.001),
+        (cli.non_negative_float, "0", 0.0),
+        (cli.on_off, "True", True),
+        (cli.on_off, "0", False),
+        (cli.on_off, "ON", True),
+        (cli.on_off, "no", False),
+        (devices.gpu_ids, "0", [0]),
+        (devices.gpu_ids, "1, 0", [1, 0]),
+        (devices.gpu_ids, "cpu", []),
+    ],
+)
+def test_types_accept(parse, text, value):
+    assert parse(text) == value
+
+
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        *((cli.fraction, text) for text in ("0", "1", "-0.1", "nan", "half")),
+        *((cli.positive_int, text) for text in ("0", "1.5", "")),
+        *((cli.positive_float, text) for text in ("0", "inf", "nan")),
+        *((cli.non_negative_float, text) for text in ("-1", "nan")),
+        *((cli.on_off, text) for text in ("2", "", "maybe")),
+        *((devices.gpu_ids, text) for text in ("", "-1", "0,,1", "0,0", "x")),
+    ],
+)
+def test_types_refuse(parse, text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        parse(text)
+
+
+def test_before_after_table():
+    table = report.before_after(
+        [
+            ("parameters", 1000, 250, ",d"),
+            ("top-1", 0.9, None, ".1%"),
+            ("errors", 0, 3, "d"),
+        ]
+    )
+    assert table.splitlines() == [
+        "             before          after   ratio",
+        "parameters    1,000            250   0.250",
+        "top-1         90.0%   not measured       -",
+        "errors            0              3       -",
+    ]
+
+
+# ---------------------------------------------------------------- devices
+
+
+class FakeConfig:
+    """Stands for tf.config on a machine with GPUs."""
+
+    def __init__(self, monkeypatch, count, capability=(9, 0)):
+        self.visible, self.growth = None, []
+        gpus = [f"gpu{n}" for n in range(count)]
+        detail = {"device_name": "Some GPU", "compute_capability": capability}
+        for name, fake in {
+            "list_physical_devices": lambda kind: gpus,
+            "set_visible_devices": lambda chosen, kind: setattr(self, "visible", chosen),
+        }.items():
+            monkeypatch.setattr(tf.config, name, fake)
+        experimental = tf.config.experimental
+        monkeypatch.setattr(experimental, "get_device_details", lambda gpu: detail)
+        monkeypatch.setattr(
+            experimental, "set_memory_growth", lambda gpu, on: self.growth.append((gpu, on))
+        )
+        monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda names: names)
+
+
+def test_no_gpu_runs_on_the_cpu(monkeypatch, capsys):
+    FakeConfig(monkeypatch, 0)
+    assert devices.choose([0]).num_replicas_in_sync == 1
+    line = capsys.readouterr().out
+    assert line.startswith("no GPU found: running on the CPU (") and line.count("\n") == 1
+
+
+def test_one_gpu_is_the_only_visible_one(monkeypatch):
+    config = FakeConfig(monkeypatch, 4)
+    assert devices.choose([2]) is tf.distribute.get_strategy()
+    assert config.visible == ["gpu2"] and config.growth == [("gpu2", True)]
+
+
+def test_several_gpus_are_mirrored(monkeypatch):
+    config = FakeConfig(monkeypatch, 4)
+    assert devices.choose([1, 3]) == ["GPU:0", "GPU:1"]
+    assert config.visible == ["gpu1", "gpu3"]
+
+
+def test_the_cpu_can_be_asked_for(monkeypatch, capsys):
+    config = FakeConfig(monkeypatch, 1)
+    assert devices.choose([]) is tf.distribute.get_strategy()
+    assert config.visible == []
+    assert "no GPU found" not in capsys.readouterr().out
+
+
+def test_unknown_gpu_lists_those_there_are(monkeypatch):
+    FakeConfig(monkeypatch, 2)
+    with pytest.raises(cli.UserError, match="no GPU 5 here, choose from 0, 1"):
+        devices.choose([0, 5])
+
+
+def test_compute_capability_12_is_warned_of_once(monkeypatch, capsys):
+    FakeConfig(monkeypatch, 2, capability=(12, 0))
+    devices.choose([0, 1])
+    assert capsys.readouterr().out.count("warning:") == 1
+
+
+def test_quiet_keeps_the_users_log_level(monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    devices.quiet()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
+    devices.quiet()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "2"
+
+
+def test_held_lines_come_back_on_failure_only(monkeypatch, capfd):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
+    with devices._hold_stderr() as held:
+        os.write(2, b"noise\n")
+    assert held == ["noise\n"] and capfd.readouterr().err == ""
+    with pytest.raises(RuntimeError), devices._hold_stderr():
+        os.write(2, b"the reason\n")
+        raise RuntimeError
+    assert capfd.readouterr().err == "the reason\n"
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    with devices._hold_stderr():
+        os.write(2, b"asked for\n")
+    assert capfd.readouterr().err == "asked for\n"
+
+
+def test_only_our_lines_are_seen_at_the_start():
+    script = "from utils import devices\ndevices.quiet()\ndevices.choose([])\n"
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0 and result.stderr == ""
+    assert result.stdout.count("\n") == 1

@@ -1,0 +1,91 @@
+"""The whole EKG pipeline on CIFAR-10, CIFAR-100 or DIGITS: baseline -> search -> fine-tune -> test.
+
+Paper: Ensemble Knowledge Guided Sub-network Search and Fine-tuning for Filter Pruning, ECCV 2022.
+Command of the paper's ResNet-56 row:
+
+    python train_cifar.py --gpu_id 0 --arch ResNet-56 --dataset CIFAR10 --search_target_rate 0.45 \\
+        --train_path ../test
+
+The paper reports 94.09 +-0.07 % for it (Table 2). Not yet measured here at the paper's length; what has been
+measured, on which hardware, is in docs/results.
+"""
+
+# ------------------------------------------------------------------ imports
+from utils import cli, devices
+
+devices.quiet()
+
+from pathlib import Path
+
+import keras
+
+from dataloader import Dataset, load
+from finetune import finetune_from_flags, report
+from nets import build
+from nets.load import load_network
+from pruning.distill import plain_loss
+from search import search
+from utils import options as flags
+from utils.checkpoint import load_keras, save_keras
+from utils.measure import print_report
+from utils.phases import Device, Objective, train
+from utils.runfolder import RunFolder
+
+BASELINE = "baseline.keras"
+
+
+# ------------------------------------------------------------------ flags
+def parse(argv: list[str] | None):
+    parser = cli.Parser(description="Baseline, EKG search, fine-tuning and test on CIFAR or DIGITS.")
+    flags.add_run(parser)
+    flags.add_data(parser)
+    flags.add_device(parser)
+    flags.add_baseline(parser)
+    flags.add_search(parser)
+    flags.add_finetune(parser)
+    return parser.parse_args(argv)
+
+
+# ------------------------------------------------------------------ baseline
+def baseline(folder: RunFolder, data: Dataset, args, device: Device) -> keras.Model:
+    """The network to prune: read from --trained_param, or trained here and kept as baseline.keras."""
+    path = folder.file(BASELINE)
+    if path.exists():
+        return load_keras(path)
+    if args.trained_param:
+        return load_network(args.trained_param, args.arch, data.num_classes, data.image_shape)
+    model = build(args.arch, data.num_classes, data.image_shape)
+    options = flags.train_of(
+        args, epochs=args.baseline_epoch, learning_rate=args.baseline_learning_rate
+    )
+    model = train(folder, "baseline", model, data, Objective(plain_loss()), options, device)
+    save_keras(path, model)
+    return model
+
+
+# ------------------------------------------------------------------ the run
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    args = parse(argv)
+    device = flags.device_of(args)
+    keras.utils.set_random_seed(args.seed)
+    data = load(args.dataset, args.data_path)
+    flags.fill_defaults(args, data)
+    with flags.open_folder(args) as folder:
+        if folder.finished:
+            print(f"{folder.path} holds the finished run of this command:")
+            print_report(folder.read_json("result.json"))
+            return
+        network = baseline(folder, data, args, device)
+        search(folder, network, data, flags.search_of(args), device)
+        pruned = finetune_from_flags(folder, Path(folder.path), data, args, device)
+        more = {
+            "search": folder.read_json("search.json"),
+            "finetune": folder.read_json("finetune.json"),
+        }
+        report(folder, network, pruned, data, device, more)
+        print(f"the pruned network is {folder.file('pruned.keras')}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

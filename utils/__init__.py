@@ -1,0 +1,4 @@
+"""Files, folders, devices, plots and reports shared by the entry scripts.
+
+Nothing here imports nets/, pruning/ or dataloader/.
+"""

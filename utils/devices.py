@@ -1,0 +1,125 @@
+"""Which devices a run uses. TensorFlow is imported inside the functions, by quiet() first."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.cli import UserError
+from utils.provenance import cpu_count
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def quiet() -> None:
+    """Imports TensorFlow and hides its own start-up lines; call it before any other import of it.
+
+    A TF_CPP_MIN_LOG_LEVEL that the user has set is kept; 0 and 1 show all lines.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for name in ("absl", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with _hold_stderr():
+        importlib.import_module("tensorflow")
+
+
+@contextmanager
+def _hold_stderr() -> Iterator[list[str]]:
+    """Keeps what is written to file descriptor 2; appends it to the list, or shows it on failure.
+
+    Needed beside the log level, because TensorFlow's lines about absent CUDA drivers come before
+    its logging looks at the level.
+    """
+    held: list[str] = []
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") in ("0", "1"):
+        yield held
+        return
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        failed = True
+        try:
+            yield held
+            failed = False
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            file.seek(0)
+            held.append(file.read().decode(errors="replace"))
+            if failed:
+                sys.stderr.write(held[-1])
+
+
+def gpu_ids(text: str) -> list[int]:
+    """argparse type: "0" -> [0], "0,1" -> [0, 1], "cpu" -> [] (no GPU is used)."""
+    if text.strip().lower() == "cpu":
+        return []
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of GPU numbers such as 0 or 0,1")
+    ids = [int(part) for part in parts]
+    if len(set(ids)) < len(ids):
+        raise argparse.ArgumentTypeError(f"{text!r} names a GPU twice")
+    return ids
+
+
+def choose(gpu_ids: list[int]) -> tf.distribute.Strategy:
+    """The strategy over the given GPUs, or over the CPU when the machine has none.
+
+    Only these GPUs become visible, with memory growth; call it before anything is computed.
+    One device gets TensorFlow's default strategy (no copies, no all-reduce), several a
+    MirroredStrategy. Raises UserError for GPUs that are not there.
+    """
+    import tensorflow as tf
+
+    with _hold_stderr() as held:
+        gpus = tf.config.list_physical_devices("GPU")
+    if not gpus and _NVIDIA_DRIVER.exists():
+        sys.stderr.write("".join(held))  # why TensorFlow cannot use the GPU that is there
+    if not gpus or not gpu_ids:
+        reason = "" if gpus else "no GPU found: "
+        tf.config.set_visible_devices([], "GPU")
+        print(f"{reason}running on the CPU ({cpu_count()} cores)", flush=True)
+        return tf.distribute.get_strategy()
+    unknown = [str(number) for number in gpu_ids if number >= len(gpus)]
+    if unknown:
+        there = ", ".join(map(str, range(len(gpus))))
+        raise UserError(f"there is no GPU {', '.join(unknown)} here, choose from {there}")
+    chosen = [gpus[number] for number in gpu_ids]
+    tf.config.set_visible_devices(chosen, "GPU")
+    for gpu in chosen:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    _warn_of_missing_kernels(chosen)
+    if len(chosen) == 1:
+        return tf.distribute.get_strategy()
+    # once chosen, visible GPUs are counted from 0 again
+    return tf.distribute.MirroredStrategy([f"GPU:{number}" for number in range(len(chosen))])
+
+
+def _warn_of_missing_kernels(gpus: list[tf.config.PhysicalDevice]) -> None:
+    import tensorflow as tf
+
+    for gpu in gpus:
+        details = tf.config.experimental.get_device_details(gpu)
+        major, minor = details.get("compute_capability") or (0, 0)
+        if major == 12:
+            print(
+                f"warning: {details.get('device_name', 'the GPU')} has compute capability "
+                f"{major}.{minor}, for which the TensorFlow 2.21 wheels hold no kernels: use "
+                "NVIDIA's TensorFlow container, or try --compile off",
+                flush=True,
+            )
+            return

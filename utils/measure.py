@@ -1,0 +1,66 @@
+"""The figures of two networks side by side: size, FLOPs, accuracy, latency."""
+
+import keras
+
+from dataloader import Dataset
+from nets.graph import ChannelGraph
+from utils.latency import latencies
+from utils.phases import Device, both_modes
+from utils.report import before_after
+
+LATENCY_BATCHES = (1, 128)
+
+
+def describe(
+    before: keras.Model, after: keras.Model, data: Dataset, device: Device, *, accuracy=True
+) -> dict:
+    """Figures of two networks.
+
+    Args:
+        accuracy: False leaves the accuracy of `before` unmeasured (fresh weights).
+
+    Returns:
+        {"before": {...}, "after": {...}}: parameters, flops (multiply-accumulates per image), latency in ms per image
+        by batch size, and on the test split loss, top1, top5 in percent in both batch-norm modes.
+    """
+    times = {
+        batch: latencies([before, after], batch, compile=device.compile)
+        for batch in LATENCY_BATCHES
+    }
+    results = {}
+    for number, (name, model) in enumerate((("before", before), ("after", after))):
+        results[name] = {
+            "parameters": model.count_params(),
+            "flops": ChannelGraph(model).flops(),
+            "latency_ms": {str(batch): times[batch][number] for batch in LATENCY_BATCHES},
+        }
+        if accuracy or name == "after":
+            results[name]["test"] = both_modes(model, data, "test", device)
+    return results
+
+
+def print_report(results: dict) -> None:
+    """Prints the before -> after block of `describe`'s figures."""
+
+    def pair(*keys):
+        values = []
+        for side in ("before", "after"):
+            value = results[side]
+            for key in keys:
+                value = value.get(key) if value is not None else None
+            values.append(value)
+        return values
+
+    rows = [
+        ("parameters", *pair("parameters"), ",.0f"),
+        ("FLOPs (multiply-accumulates)", *pair("flops"), ",.0f"),
+        ("top-1 %, moving statistics", *pair("test", "top1"), ".2f"),
+        ("top-5 %, moving statistics", *pair("test", "top5"), ".2f"),
+        ("top-1 %, batch statistics", *pair("test", "batch_top1"), ".2f"),
+        ("top-5 %, batch statistics", *pair("test", "batch_top5"), ".2f"),
+        ("test loss, moving statistics", *pair("test", "loss"), ".4f"),
+    ]
+    for batch in LATENCY_BATCHES:
+        name = f"latency, ms per image, batch {batch}"
+        rows.append((name, *pair("latency_ms", str(batch)), ".3f"))
+    print(before_after(rows))

@@ -1,0 +1,157 @@
+"""What the phases share: one training run in a run folder, batch-norm statistics, both accuracies."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dataloader import Dataset, eval_batches, train_batches
+from op_utils import evaluate, make_evaluate, make_train_step, reestimate_bn, to_policy
+from utils import schedules
+from utils.cli import UserError
+from utils.runfolder import RunFolder
+from utils.training import fit
+
+METRICS = "metrics.jsonl"
+BN_IMAGES = 10_240  # training images that batch-norm statistics are re-estimated on, at most
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how steps run."""
+
+    strategy: tf.distribute.Strategy
+    compile: bool
+    mixed_precision: bool = False
+    accum: int = 1
+    val_batch_images: int = 256
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """One training: SGD with Nesterov momentum 0.9 and L2 on every trainable."""
+
+    epochs: int
+    learning_rate: float
+    batch_images: int
+    weight_decay: float
+    seed: int
+    schedule: str = "step"  # "step" or "cosine"
+    decay_points: tuple[float, ...] = (0.3, 0.6, 0.8)
+    decay_rate: float = 0.2
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a training minimises and what it feeds on."""
+
+    loss_fn: Callable
+    views: int = 1
+    jitter: bool = False
+    rows: Mapping[str, np.ndarray] | None = None  # per-example arrays that join the batches
+    teacher: keras.Model | None = None
+
+
+def train(
+    folder: RunFolder,
+    phase: str,
+    model: keras.Model,
+    data: Dataset,
+    objective: Objective,
+    options: TrainOptions,
+    device: Device,
+) -> keras.Model:
+    """Trains `model` on the whole training split, resuming from `<phase>_state.npz` in the folder.
+
+    One row an epoch goes to metrics.jsonl; its `test_` columns are for the curves and choose nothing:
+    the network of the last epoch is returned, its moving statistics re-estimated.
+
+    Raises:
+        UserError: batch size not divisible over devices and micro-batches; non-finite loss.
+    """
+    replicas = device.strategy.num_replicas_in_sync
+    if options.batch_images % (replicas * device.accum):
+        raise UserError(
+            f"--batch_size {options.batch_images} is not divisible by {replicas} devices x "
+            f"--accum {device.accum}"
+        )
+    steps_per_epoch = len(data.train.labels) // options.batch_images
+    with device.strategy.scope():
+        # Cloned in any case: under MirroredStrategy variables must be made in its scope.
+        policy = "mixed_bfloat16" if device.mixed_precision else "float32"
+        trained = to_policy(model, policy)
+        optimizer = keras.optimizers.SGD(_schedule(options, steps_per_epoch), 0.9, nesterov=True)
+    train_steps = make_train_step(
+        trained,
+        optimizer,
+        objective.loss_fn,
+        device.strategy,
+        accum=device.accum,
+        weight_decay=options.weight_decay,
+        compile=device.compile,
+        teacher=objective.teacher,
+    )
+    test_batches = eval_batches(data, "test", device.val_batch_images)
+    tested = make_evaluate(trained, compile=device.compile)
+
+    def log(row: dict) -> None:
+        folder.append(METRICS, {"phase": phase, **row})
+        numbers = {key: value for key, value in row.items() if isinstance(value, (int, float))}
+        folder.scalars(phase, row["epoch"], numbers)
+
+    fit(
+        train_steps=train_steps,
+        model=trained,
+        optimizer=optimizer,
+        epoch_batches=lambda epoch: train_batches(
+            data,
+            None,
+            options.batch_images,
+            seed=options.seed,
+            epoch=epoch,
+            views=objective.views,
+            augment=True,
+            jitter=objective.jitter,
+            rows=objective.rows,
+        ),
+        strategy=device.strategy,
+        epochs=options.epochs,
+        steps_per_epoch=steps_per_epoch,
+        log=log,
+        log_keep=lambda done: folder.truncate(
+            METRICS, lambda row: row["phase"] != phase or row["epoch"] <= done
+        ),
+        evaluate=lambda: {f"test_{key}": value for key, value in tested(test_batches).items()},
+        checkpoint=folder.file(f"{phase}_state.npz"),
+        progress=phase,
+    )
+    model.set_weights(trained.get_weights())
+    recalibrate(model, data, device)
+    return model
+
+
+def _schedule(options: TrainOptions, steps_per_epoch: int):
+    total_steps = max(1, options.epochs * steps_per_epoch)
+    if options.schedule == "cosine":
+        return schedules.cosine(options.learning_rate, total_steps)
+    return schedules.step_decay(
+        options.learning_rate, options.decay_points, options.decay_rate, total_steps
+    )
+
+
+def recalibrate(model: keras.Model, data: Dataset, device: Device) -> None:
+    """Re-estimates the moving statistics in place on (at most BN_IMAGES) training images."""
+    count = len(data.train.labels)
+    indices = np.random.default_rng(0).permutation(count)[:BN_IMAGES]
+    batches = eval_batches(data, "train", device.val_batch_images, indices=indices)
+    reestimate_bn(model, batches, compile=device.compile)
+
+
+def both_modes(model: keras.Model, data: Dataset, split: str, device: Device) -> dict:
+    """Loss, top-1 and top-5 in percent, in inference mode and (keys `batch_`) by batch statistics."""
+    batches = eval_batches(data, split, device.val_batch_images)
+    inference = evaluate(model, batches, bn="inference", compile=device.compile)
+    by_batch = evaluate(model, batches, bn="batch", compile=device.compile)
+    return inference | {f"batch_{key}": by_batch[key] for key in ("loss", "top1", "top5")}
