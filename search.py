@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from dataloader import Dataset, eval_batches, per_class_indices, train_batches
+from dataloader import Dataset, eval_batches, load, per_class_indices, train_batches
 from nets.graph import ChannelGraph
 from nets.load import load_network
 from op_utils import make_train_step
