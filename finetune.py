@@ -25,7 +25,16 @@ from utils import plots
 from utils.checkpoint import load_keras, save_keras, save_pkl, to_pkl
 from utils.files import read_bytes
 from utils.measure import describe, print_report
-from utils.phases import METRICS, Device, Objective, TrainOptions, both_modes, recalibrate, train
+from utils.phases import (
+    METRICS,
+    Device,
+    Objective,
+    TrainOptions,
+    both_modes,
+    check_batch,
+    recalibrate,
+    train,
+)
 from utils.runfolder import PRUNED, START, RunFolder
 
 EXPORTED, WEIGHTS = "pruned.keras", "trained_param.pkl"
@@ -60,8 +69,8 @@ def finetune(
         return load_keras(folder.file(EXPORTED))
     model = load_keras(search_path / PRUNED)
     begin = time.perf_counter()
-    before = _before_finetuning(model, data, device)
     objective = _objective(search_path, data, teacher, temperature)
+    before = _before_finetuning(model, data, device)
     model = train(folder, "finetune", model, data, objective, options, device)
     rows = [row for row in folder.rows(METRICS) if row["phase"] == "finetune"]
     results = {
@@ -92,9 +101,16 @@ def _objective(search_path: Path, data: Dataset, teacher: str, temperature: floa
     if teacher == "single":
         start = load_keras(search_path / START)
         return Objective(single_loss(temperature), views=2, jitter=True, teacher=start)
-    manifest = json.loads(read_bytes(search_path / "bank.json"))
+    manifest = _read_json(search_path / "bank.json")
     bank = open_bank(search_path, manifest, data.fingerprint)
     return Objective(ensemble_loss(temperature), views=2, jitter=True, rows={"teacher": bank})
+
+
+def _read_json(path: Path):
+    try:
+        return json.loads(read_bytes(path))
+    except ValueError as error:
+        raise cli.UserError(f"{path} is damaged: {error}") from None
 
 
 def draw(folder: RunFolder) -> None:
@@ -143,16 +159,19 @@ def main(argv: list[str] | None = None) -> None:
     search_path = Path(args.search_path or args.train_path)
     if not (search_path / PRUNED).exists():
         raise cli.UserError(f"{search_path} holds no finished search: run search.py on it first")
-    searched = json.loads(read_bytes(search_path / "args.json"))
+    searched = _read_json(search_path / "args.json")
     args.data_path = args.data_path or searched["data_path"]
     args.dataset = searched["dataset"]
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
     data = load(args.dataset, args.data_path)
     flags.fill_defaults(args, data)
+    # Whatever is wrong with the flags or the search's files shows here, before there is a folder.
+    check_batch(args.batch_size, data, device)
+    start, _ = load_keras(search_path / START), load_keras(search_path / PRUNED)
+    _objective(search_path, data, args.finetune_teacher, args.temperature)
     with flags.open_folder(args) as folder:
         model = finetune_from_flags(folder, search_path, data, args, device)
-        start = load_keras(search_path / START)
         report(folder, start, model, data, device, folder.read_json("finetune.json"))
 
 

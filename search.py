@@ -11,17 +11,19 @@ from utils import cli, devices
 
 devices.quiet()
 
+import math
 import time
 from functools import partial
 
 import keras
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from dataloader import Dataset, eval_batches, load, per_class_indices, train_batches
 from nets.graph import ChannelGraph
 from nets.load import load_network
-from op_utils import make_train_step
+from op_utils import check_finite, make_train_step
 from pruning.bank import build_bank
 from pruning.candidates import Candidates
 from pruning.distill import plain_loss
@@ -54,9 +56,8 @@ def search(
     Raises:
         UserError: the target can't be reached, or the training set is too small for D_subset and D_val.
     """
-    subset, validation = per_class_indices(
-        data.train.labels, (options.subset_per_class, options.val_per_class), options.seed
-    )
+    check(model, data, options)
+    subset, validation = _parts(data, options)
     start = _adapted(folder, model, data, subset, options, device)
     graph = ChannelGraph(start)
     images = (data.train.images[validation] - data.mean) / data.std
@@ -83,6 +84,33 @@ def search(
     return load_keras(folder.file(PRUNED))
 
 
+def check(model: keras.Model, data: Dataset, options: SearchOptions) -> None:
+    """Refuses at once what would stop the search later; changes nothing.
+
+    Raises:
+        UserError: the target can't be reached, or the training set is too small for D_subset and
+            D_val.
+    """
+    _parts(data, options)
+    graph = ChannelGraph(model)
+    least = np.zeros(graph.gates.num_units + 1, np.float32)
+    least[[gate.start for gate in graph.gates]] = 1
+    least[-1] = 1
+    lowest = graph.flops(least) / graph.flops()
+    if lowest > options.target_rate:
+        # Rounded up, so that the rate that the message names can be reached.
+        raise cli.UserError(
+            f"--search_target_rate {options.target_rate} can't be reached: with one filter in each "
+            f"of {len(graph.gates)} groups {math.ceil(lowest * 1e4) / 1e4} of the FLOPs remain"
+        )
+
+
+def _parts(data: Dataset, options: SearchOptions) -> list[np.ndarray]:
+    """Indices of D_subset and D_val."""
+    sizes = options.subset_per_class, options.val_per_class
+    return per_class_indices(data.train.labels, sizes, options.seed)
+
+
 def _adapted(folder, model, data, subset, options: SearchOptions, device: Device) -> keras.Model:
     """theta_0: the given network after one epoch of SGD on D_subset (method.md 1, step 1)."""
     path = folder.file(START)
@@ -99,7 +127,9 @@ def _adapted(folder, model, data, subset, options: SearchOptions, device: Device
     steps = make_train_step(
         start, optimizer, plain_loss(), device.strategy, compile=device.compile
     )
-    steps(iter(device.strategy.experimental_distribute_dataset(batches)), len(subset) // batch)
+    count = len(subset) // batch
+    distributed = iter(device.strategy.experimental_distribute_dataset(batches))
+    check_finite(steps(distributed, tf.constant(count))["loss"], 1)
     save_keras(path, start)
     return load_keras(path)
 
@@ -118,7 +148,6 @@ class GreedySearch:
         self.graph, self.val, self.history, self.options = graph, val, history, options
         self.full_flops = graph.flops()
         self.target_flops = int(options.target_rate * self.full_flops)
-        self._check_reachable()
         self.candidates = Candidates(graph, self.target_flops, options.step)
         if options.evaluator == "naive":
             self.evaluator = NaiveEvaluator(graph, val)
@@ -131,17 +160,6 @@ class GreedySearch:
             for layer in layers
             if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))
         }
-
-    def _check_reachable(self) -> None:
-        least = np.zeros(self.graph.gates.num_units + 1, np.float32)
-        least[[gate.start for gate in self.graph.gates]] = 1
-        least[-1] = 1
-        lowest = self.graph.flops(least) / self.full_flops
-        if lowest > self.options.target_rate:
-            raise cli.UserError(
-                f"--search_target_rate {self.options.target_rate} can't be reached: with one filter in "
-                f"each of {len(self.graph.gates)} groups {lowest:.3f} of the FLOPs remain"
-            )
 
     def run(self, log=lambda step, values: None) -> None:
         """Goes on from the last step of the history to the target.
@@ -302,6 +320,7 @@ def main(argv: list[str] | None = None) -> None:
     data = load(args.dataset, args.data_path)
     flags.fill_defaults(args, data)
     network = load_network(args.trained_param, args.arch, data.num_classes, data.image_shape)
+    check(network, data, flags.search_of(args))  # before there is a folder
     with flags.open_folder(args) as folder:
         search(folder, network, data, flags.search_of(args), device)
         print_summary(folder.read_json("search.json"))

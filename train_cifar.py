@@ -24,11 +24,11 @@ from finetune import finetune_from_flags, report
 from nets import build
 from nets.load import load_network
 from pruning.distill import plain_loss
-from search import search
+from search import check, search
 from utils import options as flags
 from utils.checkpoint import load_keras, save_keras
 from utils.measure import print_report
-from utils.phases import Device, Objective, train
+from utils.phases import Device, Objective, check_batch, train
 from utils.runfolder import RunFolder
 
 BASELINE = "baseline.keras"
@@ -47,14 +47,21 @@ def parse(argv: list[str] | None):
 
 
 # ------------------------------------------------------------------ baseline
-def baseline(folder: RunFolder, data: Dataset, args, device: Device) -> keras.Model:
-    """The network to prune: read from --trained_param, or trained here and kept as baseline.keras."""
+def initial(data: Dataset, args) -> keras.Model:
+    """The network of --trained_param, or a fresh one of --arch."""
+    shape = (args.arch, data.num_classes, data.image_shape)
+    return load_network(args.trained_param, *shape) if args.trained_param else build(*shape)
+
+
+def baseline(
+    folder: RunFolder, model: keras.Model, data: Dataset, args, device: Device
+) -> keras.Model:
+    """The network to prune: that of --trained_param, or trained here and kept as baseline.keras."""
     path = folder.file(BASELINE)
     if path.exists():
         return load_keras(path)
     if args.trained_param:
-        return load_network(args.trained_param, args.arch, data.num_classes, data.image_shape)
-    model = build(args.arch, data.num_classes, data.image_shape)
+        return model
     options = flags.train_of(
         args, epochs=args.baseline_epoch, learning_rate=args.baseline_learning_rate
     )
@@ -71,12 +78,16 @@ def main(argv: list[str] | None = None) -> None:
     keras.utils.set_random_seed(args.seed)
     data = load(args.dataset, args.data_path)
     flags.fill_defaults(args, data)
+    # Whatever is wrong with the flags shows here, before there is a folder.
+    network = initial(data, args)
+    check(network, data, flags.search_of(args))
+    check_batch(args.batch_size, data, device)
     with flags.open_folder(args) as folder:
         if folder.finished:
             print(f"{folder.path} holds the finished run of this command:")
             print_report(folder.read_json("result.json"))
             return
-        network = baseline(folder, data, args, device)
+        network = baseline(folder, network, data, args, device)
         search(folder, network, data, flags.search_of(args), device)
         pruned = finetune_from_flags(folder, Path(folder.path), data, args, device)
         more = {

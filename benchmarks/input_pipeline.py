@@ -3,8 +3,8 @@
     python -m benchmarks.input_pipeline --out input_pipeline.json
 
 Random uint8 data of CIFAR-10's size, batches of 128, contrast and saturation jitter, flip and
-crop. Timed: one epoch up to --batches, after one batch of warm-up (tracing, filling of buffers
-included in "start_seconds"). An image in two views counts as two images.
+crop. "start_seconds" runs up to the first batch (what every epoch pays); images/s are of the
+--batches after it. An image in two views counts as two images.
 """
 
 from __future__ import annotations

@@ -34,8 +34,7 @@ def train_batches(
 
     Args:
       indices: integers [n], the training examples to use; None: all of them.
-      batch_images: examples per batch (each in `views` views).
-      views: independently augmented views per example.
+      batch_images: examples per batch. views: independently augmented views of each.
       augment: False leaves images as they are, whatever `jitter` says.
       jitter: also scale contrast and saturation.
       rows: arrays [training examples, ...], in memory or memory-mapped; the rows of a batch's
@@ -49,9 +48,8 @@ def train_batches(
       UserError: fewer examples than one batch.
       ValueError: an index out of range, or rows of the wrong length or name.
     """
-    rows = rows or {}
     indices = _checked_indices(data.train, indices)
-    _check_rows(rows, len(data.train))
+    rows = _checked_rows(rows or {}, len(data.train))
     steps = len(indices) // batch_images
     if not steps:
         raise UserError(
@@ -136,12 +134,13 @@ def _checked_indices(split: Split, indices: np.ndarray | None) -> np.ndarray:
     return indices.astype(np.int32)
 
 
-def _check_rows(rows: Mapping[str, np.ndarray], examples: int) -> None:
+def _checked_rows(rows: Mapping[str, np.ndarray], examples: int) -> Mapping[str, np.ndarray]:
     for key, array in rows.items():
         if key in ("image", "label", "index"):
             raise ValueError(f"rows may not be called {key!r}: every batch has that key")
         if len(array) != examples:
             raise ValueError(f"rows {key!r}: {len(array)} rows for {examples} training examples")
+    return rows
 
 
 def _normaliser(data: Dataset) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from dataloader.dataset import Dataset, Split, make_split
 from utils.cli import UserError
 
 NAMES = ("CIFAR10", "CIFAR100", "DIGITS")
+DOWNLOAD_SITE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
 CIFAR100_CLASSES = """
@@ -96,7 +98,12 @@ def _read_tfds(name: str) -> tuple[Split, Split]:
     import tensorflow_datasets as tfds  # seconds to import, and needed by this source alone
 
     try:
-        loaded = tfds.load(name.lower(), split=["train", "test"], batch_size=-1)
+        builder = tfds.builder(name.lower())
+        if not builder.is_prepared():
+            # TFDS itself retries for minutes before it reports that there is no network.
+            urllib.request.urlopen(DOWNLOAD_SITE, timeout=10).close()
+            builder.download_and_prepare()
+        loaded = builder.as_dataset(split=["train", "test"], batch_size=-1)
         splits = list(tfds.as_numpy(loaded))
     except Exception as error:  # network, disk and TFDS itself fail in many types
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]

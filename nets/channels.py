@@ -34,8 +34,12 @@ PER_CHANNEL = (
     L.Identity,
 )
 ELEMENTWISE = (L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum)
-# Activations that mix channels: removing one channel changes the others.
-MIXING_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "glu")
+# Activations that work on every number by itself; any other may mix channels, as softmax does.
+POINTWISE_ACTIVATIONS = frozenset(
+    "linear relu relu6 leaky_relu elu selu celu gelu silu swish mish hard_silu hard_swish sigmoid "
+    "hard_sigmoid log_sigmoid sparse_sigmoid tanh hard_tanh tanh_shrink softplus sparse_plus "
+    "squareplus softsign soft_shrink hard_shrink threshold exponential".split()
+)
 
 
 class Ids:
@@ -113,7 +117,7 @@ def rule_for(layer, rank: int) -> Callable | None:
     kind = type(layer)
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return None
-    if getattr(getattr(layer, "activation", None), "__name__", "") in MIXING_ACTIVATIONS:
+    if mixing_activation(layer):
         # A kernel layer's own output can still be the network's end; its inputs stay prunable.
         return _kernel_rule if kind is L.Dense else None
     if kind is L.Dense or (kind is L.Conv2D and layer.groups == 1):
@@ -133,6 +137,9 @@ def rule_for(layer, rank: int) -> Callable | None:
     return None
 
 
-def freezes_output(layer) -> bool:
-    """Whether the channels that the layer writes depend on each other."""
-    return getattr(getattr(layer, "activation", None), "__name__", "") in MIXING_ACTIVATIONS
+def mixing_activation(layer) -> str:
+    """Name of the layer's activation if one output channel may depend on another through it, else ""."""
+    activation = getattr(layer, "activation", None)
+    name = getattr(activation, "__name__", type(activation).__name__)
+    pointwise = activation is None or name in POINTWISE_ACTIVATIONS or type(activation) in PER_CHANNEL
+    return "" if pointwise else name

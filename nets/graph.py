@@ -65,6 +65,7 @@ class ChannelGraph:
     def __init__(self, model: keras.Model):
         self.model = model
         self.calls = calls_of(model)
+        self.frozen: dict[str, str] = {}
         self._ids = channels.Ids()
         self._tensor_ids: dict[int, np.ndarray] = {}
         self._layer_ids: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -98,10 +99,12 @@ class ChannelGraph:
                 fresh = ids.fresh(_width(tensor), layer.name)
                 ids.freeze(fresh, why)
                 self._tensor_ids[id(tensor)] = fresh
+            if hasattr(layer, "kernel"):
+                self.frozen[layer.name] = why
             return
         output = rule(ids, layer, inputs, call.outputs[0].shape)
-        if channels.freezes_output(layer):
-            ids.freeze(output, f"{layer.name} mixes channels by {layer.activation.__name__}")
+        if mixing := channels.mixing_activation(layer):
+            ids.freeze(output, f"{layer.name} mixes channels by {mixing}")
         if type(layer) in GATED:
             if layer.name in self._layer_ids:  # a shared layer: all its calls agree
                 seen_in, seen_out = self._layer_ids[layer.name]
@@ -124,7 +127,8 @@ class ChannelGraph:
                 groups[tuple(sorted(blocks[int(root)]))].append(int(root))
         gates, unit_of, start = [], {}, 0
         for signature, members in groups.items():
-            names = [ids.block_names[block] for block in signature]
+            # A shared layer makes a block per call.
+            names = dict.fromkeys(ids.block_names[block] for block in signature)
             gates.append(Gate(start, len(members), names))
             unit_of.update({root: start + offset for offset, root in enumerate(members)})
             start += len(members)
@@ -134,7 +138,7 @@ class ChannelGraph:
             name: (self._unit[inputs], self._unit[outputs])
             for name, (inputs, outputs) in self._layer_ids.items()
         }
-        self.frozen = {
+        self.frozen |= {
             name: reason[int(roots[outputs[0]])]
             for name, (_, outputs) in self._layer_ids.items()
             if int(roots[outputs[0]]) in reason
@@ -147,7 +151,14 @@ class ChannelGraph:
     def _call_cost(self, call: Call) -> tuple | None:
         """(multiply-accumulates per pair of channels, in_units or None, out_units) of a call."""
         layer = call.operation
-        if type(layer) is keras.layers.Conv2D and layer.name in self.units:
+        convolution = type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+        if convolution and layer.name not in self.units:
+            # No rule, so never pruned (a grouped convolution): every weight works at every position.
+            shape = call.outputs[0].shape
+            positions = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
+            weights = math.prod(positions) * math.prod(layer.kernel.shape)
+            return (weights, None, np.array([self.gates.num_units]))
+        if type(layer) is keras.layers.Conv2D:
             positions = math.prod(call.outputs[0].shape[1:-1]) * math.prod(layer.kernel_size)
             return (positions, *self.units[layer.name])
         if type(layer) is keras.layers.DepthwiseConv2D:

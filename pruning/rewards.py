@@ -70,7 +70,8 @@ def example_losses(logits: tf.Tensor, labels: tf.Tensor, teacher: tf.Tensor) -> 
         teacher: probabilities, float32 [n, classes]; rows of zeros add nothing.
     """
     label_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    return label_loss + tf.nn.softmax_cross_entropy_with_logits(teacher, logits)
+    # Not TensorFlow's softmax_cross_entropy: its gradient takes for granted that a row sums to 1.
+    return label_loss - tf.reduce_sum(teacher * tf.nn.log_softmax(logits), axis=-1)
 
 
 def label_loss_and_accuracy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

@@ -54,6 +54,20 @@ class Objective:
     teacher: keras.Model | None = None
 
 
+def check_batch(batch_images: int, data: Dataset, device: Device) -> None:
+    """Raises UserError for a batch too large or not divisible over devices and micro-batches."""
+    replicas = device.strategy.num_replicas_in_sync
+    if batch_images % (replicas * device.accum):
+        raise UserError(
+            f"--batch_size {batch_images} is not divisible by {replicas} devices x "
+            f"--accum {device.accum}"
+        )
+    if batch_images > len(data.train):
+        raise UserError(
+            f"--batch_size {batch_images} is more than the {len(data.train)} training images"
+        )
+
+
 def train(
     folder: RunFolder,
     phase: str,
@@ -69,14 +83,9 @@ def train(
     the network of the last epoch is returned, its moving statistics re-estimated.
 
     Raises:
-        UserError: batch size not divisible over devices and micro-batches; non-finite loss.
+        UserError: as `check_batch`; non-finite loss.
     """
-    replicas = device.strategy.num_replicas_in_sync
-    if options.batch_images % (replicas * device.accum):
-        raise UserError(
-            f"--batch_size {options.batch_images} is not divisible by {replicas} devices x "
-            f"--accum {device.accum}"
-        )
+    check_batch(options.batch_images, data, device)
     steps_per_epoch = len(data.train.labels) // options.batch_images
     with device.strategy.scope():
         # Cloned in any case: under MirroredStrategy variables must be made in its scope.

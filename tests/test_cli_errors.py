@@ -1,0 +1,322 @@
+"""Bad input to the four programs: one line `error: ...`, exit code 2, no run folder left behind."""
+
+import importlib.util
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import finetune
+import search
+import train_cifar
+from dataloader import load
+from nets import build
+from pruning.bank import ARRAY, MANIFEST
+from utils import cli
+from utils.checkpoint import save_keras, save_pkl, to_pkl
+from utils.options import SearchOptions
+from utils.runfolder import PRUNED, START
+
+ROOT = Path(__file__).resolve().parents[1]
+DIGITS = 10, (8, 8, 1)  # classes and image shape
+
+
+def _program(name: str) -> ModuleType:
+    """A program by its path: `import test` may find Python's own package of that name."""
+    spec = importlib.util.spec_from_file_location(f"program_{name}", ROOT / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+measure = _program("test")
+
+
+@pytest.fixture
+def refused(capfd):
+    """Calls a program that must refuse its arguments; returns its message.
+
+    capfd sees file descriptor 2, so that lines of TensorFlow's C++ side would be found as well.
+    """
+
+    def call(program: ModuleType, *argv) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.run(lambda _: program.main([str(argument) for argument in argv]))
+        error = capfd.readouterr().err
+        assert stop.value.code == 2
+        assert re.fullmatch(r"error: [^\n]+\n", error), error
+        return error
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> dict[str, Path]:
+    """Files of fresh networks for DIGITS, but of other kinds where their names say so."""
+    folder = tmp_path_factory.mktemp("weights")
+    network = build("ResNet-20", *DIGITS)
+    save_pkl(folder / "good.pkl", to_pkl(network))
+    save_keras(folder / "good.keras", network)
+    for classes in (7, 12):
+        other = build("ResNet-20", classes, DIGITS[1])
+        save_pkl(folder / f"{classes}_classes.pkl", to_pkl(other))
+    save_keras(folder / "7_classes.keras", build("ResNet-20", 7, DIGITS[1]))
+    save_keras(folder / "colour.keras", build("ResNet-20", 10, (32, 32, 3)))
+    for name in ("good.pkl", "good.keras"):
+        data = (folder / name).read_bytes()
+        (folder / f"truncated_{name}").write_bytes(data[: len(data) // 2])
+    (folder / "noise.keras").write_bytes(b"not a network" * 100)
+    return {path.name: path for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, weights) -> Path:
+    """A folder like that of a finished search on DIGITS; its bank belongs to other data."""
+    folder = tmp_path_factory.mktemp("searched")
+    for name in (START, PRUNED):
+        (folder / name).write_bytes(weights["good.keras"].read_bytes())
+    (folder / "args.json").write_text(json.dumps({"dataset": "DIGITS", "data_path": None}))
+    shape = [len(load("DIGITS").train), 10, 2]
+    np.save(folder / ARRAY, np.zeros(shape, np.float16))
+    manifest = {"shape": shape, "done": 2, "dataset_fingerprint": "that of another data set"}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def cifar(tmp_path) -> Path:
+    """A CIFAR-10 folder of 10 + 40 black images, labels 0..9 in turn."""
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    record = bytes(3072)
+    batch = b"".join(bytes([label]) + record for label in range(10))
+    for name in (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"):
+        (folder / name).write_bytes(batch)
+    return folder
+
+
+# ---------------------------------------------------------------- flags
+
+
+@pytest.mark.parametrize(
+    ("flags", "phrase"),
+    [
+        (["--search_target_rate", "0"], "0 is not strictly between 0 and 1"),
+        (["--search_target_rate", "1"], "1 is not strictly between 0 and 1"),
+        (["--search_target_rate", "1.5"], "1.5 is not strictly between 0 and 1"),
+        (["--search_target_rate", "abc"], "'abc' is not a number between 0 and 1"),
+        (["--search_step", "2"], "--search_step"),
+        (["--gpu_id", "x"], "'x' is not a list of GPU numbers"),
+        (["--train_epoch", "0"], "0 is not at least 1"),
+        (["--decay_points", "0.6,0.3"], "increasing"),
+        (["--score", "magic"], "--score"),
+        (["--learn", "0.1"], "--learn"),
+        (["--arch", "ResNet-21"], "unknown --arch 'ResNet-21': choose one of ResNet-20, "),
+        (["--dataset", "MNIST"], "unknown dataset 'MNIST': choose one of CIFAR10, "),
+        (["--dataset", "CIFAR10", "--data_path", "/no/such/folder"], "/no/such/folder does not"),
+        (["--data_path", "/tmp"], "DIGITS comes with scikit-learn"),
+        (["--batch_size", "30", "--accum", "4"], "--batch_size 30 is not divisible by"),
+        (["--batch_size", "2000"], "--batch_size 2000 is more than the 1442 training images"),
+        (["--val_per_class", "130"], "lower --subset_per_class or --val_per_class"),
+        (["--trained_param", "/no/such.pkl"], "/no/such.pkl does not exist"),
+        (["--trained_param", "/no/such.h5"], ".pkl or .keras, not .h5"),
+        (["--trained_param", "/no/suffix"], ".pkl or .keras"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_train_cifar_refuses(flags, phrase, refused, tmp_path):
+    run = tmp_path / "run"
+    assert phrase in refused(train_cifar, "--train_path", run, *flags)
+    assert not run.exists()
+
+
+def test_the_run_folder_must_be_named(refused):
+    assert "--train_path" in refused(train_cifar)
+
+
+def test_unreachable_target_names_the_lowest_one_that_can_be_reached(refused, tmp_path):
+    run = tmp_path / "run"
+    message = refused(train_cifar, "--train_path", run, "--search_target_rate", "0.001")
+    lowest = float(re.search(r"([\d.]+) of the FLOPs remain", message)[1])
+    assert not run.exists()
+    network, data = build("ResNet-20", *DIGITS), load("DIGITS")
+    search.check(network, data, SearchOptions(lowest, subset_per_class=64, val_per_class=24))
+    with pytest.raises(cli.UserError, match="can't be reached"):
+        search.check(network, data, SearchOptions(lowest - 2e-4, subset_per_class=64))
+
+
+@pytest.mark.parametrize(("program", "argv"), [(search, ["--train_path", "run"]), (measure, [])])
+def test_weights_must_be_given(program, argv, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "--trained_param is missing" in refused(program, *argv)
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- data
+
+
+def test_truncated_data_file(refused, cifar, tmp_path):
+    path = cifar / "data_batch_3.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    argv = "--dataset", "CIFAR10", "--data_path", cifar, "--train_path", tmp_path / "run"
+    message = refused(train_cifar, *argv)
+    assert f"{path} is truncated" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_file(refused, cifar, tmp_path):
+    (cifar / "test_batch.bin").unlink()
+    argv = "--dataset", "CIFAR10", "--data_path", cifar, "--train_path", tmp_path / "run"
+    assert "test_batch.bin is missing" in refused(train_cifar, *argv)
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_images_for_the_search(refused, cifar, tmp_path):
+    argv = "--dataset", "CIFAR10", "--data_path", cifar, "--train_path", tmp_path / "run"
+    message = refused(train_cifar, *argv, "--batch_size", "8")
+    assert "class 0 has 5 training images, but 256 + 32 per class are asked for" in message
+    assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize(
+    ("file", "arch", "phrase"),
+    [
+        ("good.pkl", "ResNet-32", "weights of another arch"),
+        ("7_classes.pkl", "ResNet-20", "gives outputs of shape (None, 7), the data has 10 classes"),
+        ("12_classes.pkl", "ResNet-20", "gives outputs of shape (None, 12), the data has 10"),
+        ("7_classes.keras", "ResNet-20", "gives outputs of shape (None, 7), the data has 10"),
+        ("colour.keras", "ResNet-20", "takes images of shape (32, 32, 3)"),
+        ("truncated_good.pkl", "ResNet-20", "is not a complete pickle"),
+        ("truncated_good.keras", "ResNet-20", "is not a network that can be loaded"),
+        ("noise.keras", "ResNet-20", "is not a network that can be loaded"),
+    ],
+)
+@pytest.mark.parametrize("program", [train_cifar, search, measure])
+def test_unfit_weights(program, file, arch, phrase, weights, refused, tmp_path):
+    run = tmp_path / "run"
+    argv = ["--arch", arch, "--trained_param", weights[file]]
+    message = refused(program, *argv, *([] if program is measure else ["--train_path", run]))
+    assert str(weights[file]) in message and phrase in message
+    assert not run.exists()
+
+
+def test_released_resnet56_is_no_resnet20(res56_pkl, cifar, refused):
+    argv = "--dataset", "CIFAR10", "--data_path", cifar, "--trained_param", res56_pkl
+    assert "weights of another arch" in refused(measure, "--arch", "ResNet-20", *argv)
+
+
+class Foreign:
+    """Unpickled freely, it would leave a file behind."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def test_foreign_class_in_a_pickle_is_not_run(refused, tmp_path):
+    path, mark = tmp_path / "foreign.pkl", tmp_path / "mark"
+    path.write_bytes(pickle.dumps({"conv/kernel:0": np.zeros(3, np.float32), "x": Foreign(mark)}))
+    assert "posix.mkdir" in refused(measure, "--trained_param", path)
+    assert not mark.exists()
+    pickle.loads(path.read_bytes())  # the payload works
+    assert mark.exists()
+
+
+# ---------------------------------------------------------------- run folders
+
+
+def test_run_folder_under_a_file(refused, tmp_path):
+    """Also what an unwritable folder gives; root, which tests may run as, can write everywhere."""
+    (tmp_path / "file").write_text("mine")
+    message = refused(train_cifar, "--train_path", tmp_path / "file" / "run")
+    assert f"cannot write in {tmp_path / 'file' / 'run'}" in message
+    message = refused(train_cifar, "--train_path", tmp_path / "file")
+    assert f"{tmp_path / 'file'} is a file" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_folder_of_other_files_is_left_alone(refused, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert "holds no run of ours" in refused(train_cifar, "--train_path", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_finetune_without_a_search(refused, tmp_path):
+    message = refused(finetune, "--train_path", tmp_path)
+    assert f"{tmp_path} holds no finished search" in message
+    message = refused(finetune, "--train_path", tmp_path / "run", "--search_path", tmp_path)
+    assert f"{tmp_path} holds no finished search" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_finetune_refuses_the_bank_of_another_data_set(refused, searched, tmp_path):
+    run = tmp_path / "run"
+    message = refused(finetune, "--train_path", run, "--search_path", searched)
+    assert f"{searched / ARRAY} belongs to another training set" in message
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("name", [START, PRUNED, "args.json", ARRAY, MANIFEST])
+def test_finetune_refuses_damaged_files_of_the_search(name, refused, searched, tmp_path):
+    damaged, run = tmp_path / "damaged", tmp_path / "run"
+    damaged.mkdir()
+    for path in searched.iterdir():
+        content = path.read_bytes()
+        (damaged / path.name).write_bytes(content[:20] if path.name == name else content)
+    manifest = json.loads((searched / MANIFEST).read_text())
+    manifest["dataset_fingerprint"] = load("DIGITS").fingerprint
+    if name != MANIFEST:
+        (damaged / MANIFEST).write_text(json.dumps(manifest))
+    message = refused(finetune, "--train_path", run, "--search_path", damaged)
+    assert str(damaged / name) in message
+    assert not run.exists()
+
+
+def test_finetune_refuses_an_indivisible_batch(refused, searched, tmp_path):
+    argv = "--train_path", tmp_path / "run", "--search_path", searched
+    assert "--accum 3" in refused(finetune, *argv, "--accum", "3")
+    assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------- as real processes
+
+
+def run_refused(program: str, *argv) -> str:
+    """stderr of a program in a process of its own, with TensorFlow's default log level."""
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, str(ROOT / program), *map(str, argv)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 2, result.stderr
+    assert re.fullmatch(r"error: [^\n]+\n", result.stderr), result.stderr
+    assert len(result.stdout.splitlines()) <= 1, result.stdout
+    return result.stderr
+
+
+def test_process_unreachable_target(tmp_path):
+    run = tmp_path / "run"
+    error = run_refused("train_cifar.py", "--train_path", run, "--search_target_rate", "0.001")
+    assert "can't be reached" in error and not run.exists()
+
+
+def test_process_truncated_weights(weights):
+    error = run_refused("test.py", "--trained_param", weights["truncated_good.keras"])
+    assert "is not a network that can be loaded" in error
+
+
+def test_process_wrong_flag(tmp_path):
+    error = run_refused("search.py", "--train_path", tmp_path / "run", "--gpu_id", "x")
+    assert "search.py --help" in error and not (tmp_path / "run").exists()
