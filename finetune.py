@@ -1,10 +1,10 @@
-"""Phase 2 of EKG (Lee & Song, ECCV 2022): fine-tuning of the pruned network by replaying the memory bank.
+"""Phase 2 of EKG (Lee & Song, ECCV 2022): fine-tuning that replays the memory bank.
 
     python finetune.py --train_path ../run
 
-continues a folder in which search.py has finished. With --search_path the search's folder is only read, so that
-several fine-tunings (teachers, seeds) can start from one search. The test split is read after every epoch
-for the curves; it chooses nothing, the network of the last epoch is kept.
+continues a folder in which search.py has finished. With --search_path the search's folder is only
+read, so that several fine-tunings (teachers, seeds) can start from one search. The test split is
+read after every epoch for the curves; it chooses nothing, the network of the last epoch is kept.
 """
 
 from utils import cli, devices
@@ -87,7 +87,7 @@ def finetune(
 
 
 def _before_finetuning(model: keras.Model, data: Dataset, device: Device) -> dict:
-    """Test figures of the pruned network as the search left it, its moving statistics re-estimated."""
+    """Test figures of the searched network with re-estimated moving statistics."""
     weights = model.get_weights()
     recalibrate(model, data, device)
     figures = both_modes(model, data, "test", device)

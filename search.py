@@ -45,7 +45,7 @@ ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
 def search(
     folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
 ) -> keras.Model:
-    """Runs the search in a run folder, from wherever an earlier process stopped, then builds the bank.
+    """Runs the search from wherever an earlier process stopped, then builds the bank.
 
     Args:
         model: the trained network, functional, of stock layers; it isn't changed.
@@ -54,7 +54,8 @@ def search(
         theta* as a smaller network of stock layers, before any fine-tuning.
 
     Raises:
-        UserError: the target can't be reached, or the training set is too small for D_subset and D_val.
+        UserError: the target can't be reached, or the training set is too small for D_subset and
+            D_val.
     """
     check(model, data, options)
     subset, validation = _parts(data, options)
@@ -124,9 +125,7 @@ def _adapted(folder, model, data, subset, options: SearchOptions, device: Device
         start = keras.models.clone_model(model)
         start.set_weights(model.get_weights())
         optimizer = keras.optimizers.SGD(ADAPT_LEARNING_RATE)
-    steps = make_train_step(
-        start, optimizer, plain_loss(), device.strategy, compile=device.compile
-    )
+    steps = make_train_step(start, optimizer, plain_loss(), device.strategy, compile=device.compile)
     count = len(subset) // batch
     distributed = iter(device.strategy.experimental_distribute_dataset(batches))
     check_finite(steps(distributed, tf.constant(count))["loss"], 1)

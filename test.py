@@ -1,9 +1,10 @@
-"""Top-1/top-5 in both batch-norm modes, parameters, FLOPs and latency of a saved network, before -> after.
+"""Accuracy in both batch-norm modes, size, FLOPs and latency of a network, before -> after.
 
-    python test.py --arch ResNet-56 --dataset CIFAR10 --data_path DIR --trained_param ../run/trained_param.pkl
+    python test.py --arch ResNet-56 --dataset CIFAR10 --data_path DIR --trained_param
+    ../run/trained_param.pkl
 
-"before" is the unpruned network: the one that the run folder beside the weights began with, else the
-architecture of --arch without its accuracy. The only program that is about the test split.
+"before" is the unpruned network: the one that the run folder beside the weights began with, else
+the architecture of --arch without its accuracy. The only program that is about the test split.
 """
 
 from utils import cli, devices

@@ -6,8 +6,8 @@ Command of the paper's ResNet-56 row:
     python train_cifar.py --gpu_id 0 --arch ResNet-56 --dataset CIFAR10 --search_target_rate 0.45 \\
         --train_path ../test
 
-The paper reports 94.09 +-0.07 % for it (Table 2). Not yet measured here at the paper's length; what has been
-measured, on which hardware, is in docs/results.
+The paper reports 94.09 +-0.07 % for it (Table 2). Not yet measured here at the paper's length; what
+has been measured, on which hardware, is in docs/results.
 """
 
 # ------------------------------------------------------------------ imports
@@ -36,7 +36,9 @@ BASELINE = "baseline.keras"
 
 # ------------------------------------------------------------------ flags
 def parse(argv: list[str] | None):
-    parser = cli.Parser(description="Baseline, EKG search, fine-tuning and test on CIFAR or DIGITS.")
+    parser = cli.Parser(
+        description="Baseline, EKG search, fine-tuning and test on CIFAR or DIGITS."
+    )
     flags.add_run(parser)
     flags.add_data(parser)
     flags.add_device(parser)

@@ -1,12 +1,13 @@
 """Which channels of a functional model must be removed together.
 
-Every tensor of the network carries one id per channel (its last axis). A layer with a kernel gives its
-output fresh ids; layers that work channel by channel hand ids on; element-wise merges tie the ids of
-their inputs. Tied ids form one unit. An operation without a rule here *freezes* the ids it touches:
-they are never pruned, and the reason is kept.
+Every tensor of the network carries one id per channel (its last axis). A layer with a kernel gives
+its output fresh ids; layers that work channel by channel hand ids on; element-wise merges tie the
+ids of their inputs. Tied ids form one unit. An operation without a rule here *freezes* the ids it
+touches: they are never pruned, and the reason is kept.
 
-Worked example, a residual sum of 2 channels: stem gives ids [0, 1], the block's convolution [2, 3]; Add ties
-0-2 and 1-3, so the units are {0, 2} and {1, 3}, and the gate of both layers has 2 channels.
+Worked example, a residual sum of 2 channels: stem gives ids [0, 1], the block's convolution [2, 3];
+Add ties 0-2 and 1-3, so the units are {0, 2} and {1, 3}, and the gate of both layers has 2
+channels.
 """
 
 from collections.abc import Callable
@@ -113,7 +114,7 @@ def _concatenate_rule(ids: Ids, layer, inputs, shapes) -> np.ndarray:
 
 
 def rule_for(layer, rank: int) -> Callable | None:
-    """The rule of a layer whose input has `rank` axes, or None where its channels can't be followed."""
+    """The rule of a layer for inputs of `rank` axes; None: its channels can't be followed."""
     kind = type(layer)
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return None
@@ -138,8 +139,10 @@ def rule_for(layer, rank: int) -> Callable | None:
 
 
 def mixing_activation(layer) -> str:
-    """Name of the layer's activation if one output channel may depend on another through it, else ""."""
+    """Name of the layer's activation if it may mix channels, else ""."""
     activation = getattr(layer, "activation", None)
     name = getattr(activation, "__name__", type(activation).__name__)
-    pointwise = activation is None or name in POINTWISE_ACTIVATIONS or type(activation) in PER_CHANNEL
+    pointwise = (
+        activation is None or name in POINTWISE_ACTIVATIONS or type(activation) in PER_CHANNEL
+    )
     return "" if pointwise else name

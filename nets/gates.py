@@ -1,12 +1,13 @@
 """Gates: which channels of a network are kept.
 
-Every prunable channel of a network is one *unit*: a set of channels of one or more tensors that can only be
-removed together (one channel of a residual stream is one unit, however many layers write to it).
-Units are numbered 0 .. U-1 for the whole network; a `Gate` owns a contiguous range of them.
+Every prunable channel of a network is one *unit*: a set of channels of one or more tensors that can
+only be removed together (one channel of a residual stream is one unit, however many layers write to
+it). Units are numbered 0 .. U-1 for the whole network; a `Gate` owns a contiguous range of them.
 
-The central array of the project is the *unit mask*, float32 [U + 1]: 1 keeps, 0 removes. Its last entry
-is always 1 and stands for every channel that can't be removed. A layer finds the mask of its channels
-by `mask[units]`, where `units` int32 [channels] holds a unit number, or U, for each channel.
+The central array of the project is the *unit mask*, float32 [U + 1]: 1 keeps, 0 removes. Its last
+entry is always 1 and stands for every channel that can't be removed. A layer finds the mask of its
+channels by `mask[units]`, where `units` int32 [channels] holds a unit number, or U, for each
+channel.
 """
 
 from collections.abc import Iterator, Sequence
@@ -59,7 +60,8 @@ class Gate:
         """Orders the channels by score, best first; removed channels stay behind every kept one.
 
         Args:
-            scores: float [channels], larger = more important. Equal scores keep their channel order.
+            scores: float [channels], larger = more important. Equal scores keep their channel
+                order.
 
         Raises:
             ValueError: not one finite score per channel.
@@ -119,7 +121,7 @@ class Gates(Sequence):
         return mask
 
     def set_mask(self, mask: np.ndarray) -> None:
-        """Sets every gate from a unit mask, float32 [U + 1]; the order within kept and removed stays.
+        """Sets every gate from a unit mask, float32 [U + 1]; otherwise the order stays.
 
         Raises:
             ValueError: wrong shape, or a gate without a kept channel.

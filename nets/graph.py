@@ -1,7 +1,7 @@
-"""The channel graph of a Keras functional model: groups, gates, costs, the gated and the pruned network.
+"""The channel graph of a functional model: groups, gates, costs, gated and pruned network.
 
-Nothing here depends on a layer's name: channel dependencies are read off the functional graph by the
-rules of `nets.channels`.
+Nothing here depends on a layer's name: channel dependencies are read off the functional graph by
+the rules of `nets.channels`.
 """
 
 import collections
@@ -71,9 +71,7 @@ class ChannelGraph:
         self._layer_ids: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._follow()
         self._number_units()
-        self._costs = [
-            cost for call in self.calls if (cost := self._call_cost(call)) is not None
-        ]
+        self._costs = [cost for call in self.calls if (cost := self._call_cost(call)) is not None]
 
     def _follow(self) -> None:
         """Gives every tensor its channel ids."""
@@ -153,7 +151,8 @@ class ChannelGraph:
         layer = call.operation
         convolution = type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
         if convolution and layer.name not in self.units:
-            # No rule, so never pruned (a grouped convolution): every weight works at every position.
+            # No rule, so never pruned (a grouped convolution): every weight works at every
+            # position.
             shape = call.outputs[0].shape
             positions = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
             weights = math.prod(positions) * math.prod(layer.kernel.shape)
@@ -182,7 +181,7 @@ class ChannelGraph:
         return int(total)
 
     def parameters(self, mask: np.ndarray | None = None) -> int:
-        """Trainable parameters and moving statistics of the pruned network, as Keras counts them."""
+        """All parameters of the pruned network (moving statistics too), as Keras counts them."""
         mask = np.ones(self.gates.num_units + 1) if mask is None else mask
         total = self.model.count_params()
         for name, (in_units, out_units) in self.units.items():
@@ -193,7 +192,7 @@ class ChannelGraph:
         return int(total)
 
     def gated(self) -> tuple[keras.Model, tf.Variable]:
-        """The same network of mask-aware layers with the same weights, and its unit mask variable."""
+        """The same network and weights in mask-aware layers, and its unit mask variable."""
         mask = tf.Variable(self.gates.mask(), trainable=False, name="unit_mask")
 
         def convert(layer):
@@ -207,7 +206,7 @@ class ChannelGraph:
         return gated, mask
 
     def pruned(self, mask: np.ndarray) -> keras.Model:
-        """A smaller functional model of stock layers that computes what the masked network computes.
+        """A smaller model of stock layers that computes what the masked network computes.
 
         Args:
             mask: unit mask, float32 [U + 1].
@@ -225,7 +224,7 @@ class ChannelGraph:
 
 
 def resized(model: keras.Model, widths: dict[str, int]) -> keras.Model:
-    """A functional model with other layer widths; weights of unchanged shape are copied, others fresh.
+    """The model with other layer widths; weights of unchanged shape are copied, others fresh.
 
     Args:
         widths: {layer name: output channels}; layers without a width of their own (batch norm,
@@ -244,6 +243,25 @@ def resized(model: keras.Model, widths: dict[str, int]) -> keras.Model:
         if new.shape == old.shape:
             new.assign(old)
     return smaller
+
+
+def to_policy(model: keras.Model, policy: str) -> keras.Model:
+    """A functional model of the same layers and weights under a dtype policy ("mixed_bfloat16").
+
+    Variables stay float32 and in the same order, so clone and model exchange weights by
+    set_weights; the output layer computes float32 logits. Raises ValueError for nested models.
+    """
+    last = model.output._keras_history.operation
+    if any(isinstance(layer, keras.Model) for layer in model.layers):
+        raise ValueError("a model that contains models cannot change its dtype policy")
+
+    def clone(layer):
+        config = layer.get_config() | {"dtype": "float32" if layer is last else policy}
+        return type(layer).from_config(config)
+
+    converted = keras.models.clone_model(model, clone_function=clone)
+    converted.set_weights(model.get_weights())
+    return converted
 
 
 def _width(tensor) -> int:

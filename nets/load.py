@@ -31,10 +31,13 @@ def load_network(
     elif suffix == ".pkl":
         model = _from_pkl(path, arch, num_classes, input_shape)
     else:
-        raise UserError(f"{path}: weights come as .pkl or .keras, not {suffix or 'without a suffix'}")
+        raise UserError(
+            f"{path}: weights come as .pkl or .keras, not {suffix or 'without a suffix'}"
+        )
     if model.output_shape != (None, num_classes):
         raise UserError(
-            f"{path} gives outputs of shape {model.output_shape}, the data has {num_classes} classes"
+            f"{path} gives outputs of shape {model.output_shape}, "
+            f"the data has {num_classes} classes"
         )
     if model.input_shape[1:] != tuple(input_shape):
         raise UserError(

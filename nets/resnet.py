@@ -30,7 +30,7 @@ def _basic_block(x, filters: int, stride: int, name: str):
 
 
 def cifar_resnet(depth: int, num_classes: int, input_shape: tuple[int, int, int]) -> keras.Model:
-    """The CIFAR ResNet of He et al. 2016 (section 4.2) with projection shortcuts where the width changes.
+    """The CIFAR ResNet of He et al. 2016 (section 4.2), projections where the width changes.
 
     Args:
         depth: 6n + 2; the published ones are 20, 32, 44, 56 and 110.

@@ -1,9 +1,10 @@
 """Stock Keras layers with filter masks: Conv2D, DepthwiseConv2D, FC (Dense) and BatchNorm.
 
-A layer is *bound* to the network's unit mask (see `nets.gates`) by `in_units` and `out_units`. Its effective
-weights come in two forms that give the same output on the kept channels:
+A layer is *bound* to the network's unit mask (see `nets.gates`) by `in_units` and `out_units`. Its
+effective weights come in two forms that give the same output on the kept channels:
 
-* `masked(mask)`: tensors of the original shape, removed filters zero (mask float32 [U + 1], may be a tensor);
+* `masked(mask)`: tensors of the original shape, removed filters zero (mask float32 [U + 1], may be
+  a tensor);
 * `sliced(mask)`: numpy arrays without the removed filters (mask is a numpy array).
 
 Both follow the paper's norm-preserving rule (method.md 1, "Masking"):
@@ -88,7 +89,7 @@ class Conv2D(_GatedKernel, keras.layers.Conv2D):
     """keras.layers.Conv2D with filter masks (groups = 1)."""
 
     def apply(self, x, weights: Weights, training: bool = True):
-        """x float [n, h, w, in] -> [n, h', w', out] under effective weights; `training` is unused."""
+        """x float [n, h, w, in] -> [n, h', w', out]; `training` is unused."""
         y = keras.ops.conv(
             x,
             weights["kernel"],
@@ -160,8 +161,9 @@ class DepthwiseConv2D(Gated, keras.layers.DepthwiseConv2D):
 class BatchNorm(Gated, keras.layers.BatchNormalization):
     """keras.layers.BatchNormalization over the last axis with a filter mask.
 
-    Removed channels come out as exact zeros. As in the search of the paper, `training=True` normalises
-    by the statistics of the batch; the moving statistics are never changed by this class.
+    Removed channels come out as exact zeros. As in the search of the paper, `training=True`
+    normalises by the statistics of the batch; the moving statistics are never changed by this
+    class.
     """
 
     def masked(self, mask) -> Weights:
@@ -187,7 +189,13 @@ class BatchNorm(Gated, keras.layers.BatchNormalization):
         if beta is None:
             beta = tf.zeros_like(weights["moving_mean"])
         y = batch_norm(
-            x, gamma, beta, weights["moving_mean"], weights["moving_variance"], self.epsilon, training
+            x,
+            gamma,
+            beta,
+            weights["moving_mean"],
+            weights["moving_variance"],
+            self.epsilon,
+            training,
         )
         return y * weights["keep"] if "keep" in weights else y
 
@@ -198,7 +206,8 @@ class BatchNorm(Gated, keras.layers.BatchNormalization):
 def batch_norm(x, gamma, beta, mean, variance, epsilon: float, training: bool):
     """Batch normalisation over all axes but the last, by batch (training) or given statistics.
 
-    4-D inputs take TensorFlow's fused kernel, which is faster forwards and backwards on a CPU and a GPU.
+    4-D inputs take TensorFlow's fused kernel, which is faster forwards and backwards on a CPU and a
+    GPU.
     """
     if len(x.shape) == 4:
         empty = tf.zeros([0], tf.float32)

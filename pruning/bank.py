@@ -17,7 +17,8 @@ ARRAY, MANIFEST = "bank.npy", "bank.json"
 def choose_teachers(losses: list[float], count: int) -> list[int]:
     """Steps of the teachers T_1 .. T_K by interpolating the loss between theta* and theta_0.
 
-    T_k = argmin_i |(K - k)/K * L(theta*) + k/K * L(theta_0) - L(theta_i)|, without replacement, theta* excluded.
+    T_k = argmin_i |(K - k)/K * L(theta*) + k/K * L(theta_0) - L(theta_i)|, without replacement,
+    theta* excluded.
 
     Args:
         losses: validation loss of theta_0 .. theta* (the last one).
@@ -52,15 +53,17 @@ def build_bank(
     fingerprint: str,
     compile: bool,
 ) -> dict:
-    """Writes bank.npy, float16 [examples, classes, K], teacher by teacher; goes on where it was stopped.
+    """Writes bank.npy, float16 [examples, classes, K]; goes on after the last finished teacher.
 
     Args:
-        batches: all training examples without augmentation, dicts with "image" float32 [b, h, w, c] and
+        batches: all training examples without augmentation, dicts with "image" float32 [b, h, w, c]
+            and
             "index" int32 [b], in mixed order: batch norm takes the statistics of each batch.
         fingerprint: of the training set, kept in the manifest.
 
     Returns:
-        The manifest: teachers (step, val_loss, flops), shape, dtype, fingerprint, done (teachers written).
+        The manifest: teachers (step, val_loss, flops), shape, dtype, fingerprint, done (teachers
+        written).
     """
     path = folder.file(ARRAY)
     manifest = _open_manifest(folder, history, num_teachers, fingerprint, examples, graph)
@@ -77,7 +80,9 @@ def build_bank(
             bank[batch["index"].numpy(), :, number] = logits.astype(np.float16)
             seen += len(logits)
         if seen != examples or not np.isfinite(bank[:, :, number]).all():
-            raise RuntimeError(f"teacher {number}: {seen} of {examples} rows, or a logit beyond float16")
+            raise RuntimeError(
+                f"teacher {number}: {seen} of {examples} rows, or a logit beyond float16"
+            )
         bank.flush()
         manifest["done"] = number + 1
         folder.write_json(MANIFEST, manifest)
@@ -116,7 +121,8 @@ def open_bank(folder: RunFolder | os.PathLike, manifest: dict, fingerprint: str)
     """The finished bank, memory-mapped read-only, float16 [examples, classes, K].
 
     Raises:
-        UserError: unfinished, of another training set, or not the array that the manifest describes.
+        UserError: unfinished, of another training set, or not the array that the manifest
+            describes.
     """
     path = os.path.join(os.fspath(getattr(folder, "path", folder)), ARRAY)
     if manifest["done"] != manifest["shape"][-1]:
@@ -130,4 +136,3 @@ def open_bank(folder: RunFolder | os.PathLike, manifest: dict, fingerprint: str)
     if list(bank.shape) != manifest["shape"]:
         raise UserError(f"{path} has shape {bank.shape}, its manifest says {manifest['shape']}")
     return bank
-

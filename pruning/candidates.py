@@ -1,4 +1,4 @@
-"""Proposals: how many filters each gate offers, which gates are worth an evaluation (method.md 1, b - d)."""
+"""Proposals: what each gate offers and which are worth an evaluation (method.md 1, b - d)."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Proposal:
 
 
 def quota(channels: int, sharing_layers: int, step: float) -> int:
-    """Filters that a gate offers at a time: `step` of its original width, shared by its layers, at least one."""
+    """Filters a gate offers at a time: `step` of its width, split over its layers, at least 1."""
     return max(1, int(step * channels / sharing_layers + 1e-9))
 
 

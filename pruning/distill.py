@@ -1,8 +1,8 @@
 """Losses of the fine-tuning (method.md 3): cross-entropy plus knowledge, over one or two views.
 
-Each function returns a `loss_fn(logits, batch, teacher_logits)` for `op_utils.make_train_step`: logits
-float32 [views, b, classes], batch["label"] int32 [b] -> (scalar, metrics). The formula sums over the views; the paper averages their
-gradients, so the loss here is the mean over views.
+Each function returns a `loss_fn(logits, batch, teacher_logits)` for `op_utils.make_train_step`:
+logits float32 [views, b, classes], batch["label"] int32 [b] -> (scalar, metrics). The formula sums
+over the views; the paper averages their gradients, so the loss here is the mean over views.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def label_losses(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def distillation(teacher: tf.Tensor, student: tf.Tensor, temperature: float) -> tf.Tensor:
-    """temperature * KL(softmax(teacher / T) || softmax(student / T)), mean over all but the last axis.
+    """T * KL(softmax(teacher / T) || softmax(student / T)), mean over all but the last axis.
 
     The factor is T, as published, not T squared. Logits float32 [..., classes], broadcast together.
     """
@@ -75,7 +75,7 @@ def single_loss(temperature: float) -> LossFunction:
 
 
 def ensemble_loss(temperature: float) -> LossFunction:
-    """Cross-entropy plus distillation from the memory bank's rows, batch["teacher"] [b, classes, K]."""
+    """Cross-entropy plus distillation from the bank, batch["teacher"] [b, classes, K]."""
 
     def loss_fn(logits, batch, teacher_logits):
         label_loss = tf.reduce_mean(label_losses(logits, batch["label"]))

@@ -1,10 +1,13 @@
 """Evaluates proposals on D_val: the only place that knows how.
 
-`NaiveEvaluator` runs the whole masked network for every proposal and is the reference. `ExactEvaluator`
-gives the same rewards faster: it keeps the current network's activations at the cuts, runs a proposal from the cut
-before its gate on sliced kernels, and stops as soon as a proposal can no longer be the best.
+`NaiveEvaluator` runs the whole masked network for every proposal and is the reference.
+`ExactEvaluator`
+gives the same rewards faster: it keeps the current network's activations at the cuts, runs a
+    proposal from the cut before its gate on sliced kernels, and stops as soon as a proposal can no
+    longer be the best.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +30,10 @@ class Validation:
     batch_images: int
 
     def batches(self) -> list[slice]:
-        """Row ranges of the batches: ceil(n / batch_images) of them, sizes differing by at most one."""
+        """Row ranges of ceil(n / batch_images) batches whose sizes differ by at most one."""
         count = -(-len(self.labels) // self.batch_images)
         edges = np.linspace(0, len(self.labels), count + 1).astype(int)
-        return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ class ExactEvaluator:
     def best(self, proposals: list[Proposal], reward: Reward) -> Outcome:
         """The proposal with the largest reward; the same choice as `NaiveEvaluator`.
 
-        Proposals with the best last known reward go first, so that later ones can be given up early.
+        Proposals with the best last known reward go first, so that later ones can be given up
+        early.
         """
         least = reward.least_losses()
         order = sorted(

@@ -1,4 +1,4 @@
-"""The search's journal: every accepted removal, and the logits of every interim network on D_val."""
+"""The search's journal: accepted removals, and the interim networks' logits on D_val."""
 
 import os
 
@@ -13,8 +13,8 @@ ROWS, LOGITS = "history.jsonl", "search_logits.f32"
 class History:
     """Rows of history.jsonl and, record for record, search_logits.f32 (float32 [n, classes] each).
 
-    Row 0 is theta_0; row i adds the filters that step i removed. A record is on the disk before its row, and
-    whatever a killed process left beyond the last complete pair is cut off on opening.
+    Row 0 is theta_0; row i adds the filters that step i removed. A record is on the disk before its
+    row, and whatever a killed process left beyond the last complete pair is cut off on opening.
 
     Args:
         folder: the run folder.

@@ -1,4 +1,4 @@
-"""The reward of a sub-network: validation loss and the ensemble's knowledge (method.md 1, steps e and f)."""
+"""The reward: validation loss and the ensemble's knowledge (method.md 1, steps e and f)."""
 
 import numpy as np
 import tensorflow as tf
@@ -9,7 +9,8 @@ TEACHERS = ("none", "single", "ensemble")
 class Knowledge:
     """The teacher logits T_i that the reward compares a sub-network with.
 
-    `none`: no teacher; `single`: the logits of theta_0 throughout; `ensemble`: the mean of the logits of theta_0 .. theta_i.
+    `none`: no teacher; `single`: the logits of theta_0 throughout; `ensemble`: the mean of the
+    logits of theta_0 .. theta_i.
     """
 
     def __init__(self, kind: str):
@@ -52,11 +53,11 @@ class Reward:
         )
 
     def losses(self, logits: tf.Tensor, rows: slice = slice(None)) -> tf.Tensor:
-        """Minus the reward of every example in `rows`, float32 [rows]; logits float32 [rows, classes]."""
+        """Minus the reward of each example in `rows`, float32 [rows]; logits [rows, classes]."""
         return example_losses(logits, self.labels[rows], self.teacher[rows])
 
     def least_losses(self) -> np.ndarray:
-        """The least that `losses` can be for each example, float32 [n]: the entropy of the teacher's
+        """The least that `losses` can be for each example, float32 [n]: the entropy of the teacher
         distribution (Gibbs' inequality), for the cross-entropy against a label is at least zero."""
         return -tf.reduce_sum(tf.math.xlogy(self.teacher, self.teacher), axis=-1).numpy()
 
@@ -75,6 +76,6 @@ def example_losses(logits: tf.Tensor, labels: tf.Tensor, teacher: tf.Tensor) -> 
 
 
 def label_loss_and_accuracy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Mean cross-entropy and top-1 accuracy in percent of logits [n, classes] against labels [n]."""
+    """Mean cross-entropy and top-1 in percent of logits [n, classes] against labels [n]."""
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     return float(tf.reduce_mean(loss)), 100 * float(np.mean(logits.argmax(-1) == labels))

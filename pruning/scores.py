@@ -1,8 +1,8 @@
 """Filter importance from the weights alone: L1, FPGM, random (method.md 7).
 
-A score is float64 [U + 1], one value per unit of the channel graph, larger = more important. The scores of a
-unit that several layers write (a residual stream) are summed over these layers. The Taylor score needs a
-backward pass and lives in `pruning.segments.ImportancePass`.
+A score is float64 [U + 1], one value per unit of the channel graph, larger = more important. The
+scores of a unit that several layers write (a residual stream) are summed over these layers. The
+Taylor score needs a backward pass and lives in `pruning.segments.ImportancePass`.
 """
 
 from collections.abc import Callable
@@ -33,13 +33,18 @@ def fpgm(kernel: np.ndarray) -> np.ndarray:
 
 
 def weight_scores(
-    score: str, graph: ChannelGraph, kernels: dict[str, np.ndarray], mask: np.ndarray, seed: list[int]
+    score: str,
+    graph: ChannelGraph,
+    kernels: dict[str, np.ndarray],
+    mask: np.ndarray,
+    seed: list[int],
 ) -> np.ndarray:
     """Scores of every kept unit of the current network; removed units score zero.
 
     Args:
         score: "l1", "fpgm" or "random".
-        kernels: {layer name: the layer's full kernel [..., in, out]} of convolutions and dense layers.
+        kernels: {layer name: the layer's full kernel [..., in, out]} of convolutions and dense
+            layers.
         mask: unit mask of the current network, float32 [U + 1].
         seed: of the random score.
 

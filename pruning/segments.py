@@ -1,9 +1,9 @@
 """A network cut into compiled segments that run on effective weights given as arguments.
 
-A segment is the run of calls between two *cuts*: places where a single tensor holds everything that the
-rest of the network needs (the block outputs of a residual network). Because weights are arguments of
-dynamic shape, one trace serves every sub-network: no setting of the gates ever recompiles. Batch norm
-uses the statistics of the batch throughout, as the search does.
+A segment is the run of calls between two *cuts*: places where a single tensor holds everything that
+the rest of the network needs (the block outputs of a residual network). Because weights are
+arguments of dynamic shape, one trace serves every sub-network: no setting of the gates ever
+recompiles. Batch norm uses the statistics of the batch throughout, as the search does.
 """
 
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Segments:
         self._gate_layers = self._layers_of_gates()
 
     def _find_cuts(self) -> tuple[list[int], list]:
-        """Call numbers at which a single tensor is live, and these tensors (network input first)."""
+        """Call numbers at which a single tensor is live, and these tensors, input first."""
         calls = self.graph.calls
         last_use = {id(self._output): len(calls)}
         for number, call in enumerate(calls):
@@ -79,13 +79,15 @@ class Segments:
         return tuple(dict.fromkeys(name for name in names if name in self.graph.units))
 
     def _layers_of_gates(self) -> list[tuple[tuple[str, ...], int]]:
-        """For every gate: the layers whose weights it changes, and the first segment that has one."""
+        """Of every gate: the layers whose weights it changes, the first segment with one."""
         result = []
         for gate in self.graph.gates:
             names = tuple(
                 name
                 for name, pair in self.graph.units.items()
-                if any(((one >= gate.start) & (one < gate.start + gate.channels)).any() for one in pair)
+                if any(
+                    ((one >= gate.start) & (one < gate.start + gate.channels)).any() for one in pair
+                )
             )
             first = next(i for i, one in enumerate(self.segments) if set(names) & set(one.layers))
             result.append((names, first))
@@ -95,7 +97,8 @@ class Segments:
         """Number of the first segment that a change of this gate touches."""
         return self._gate_layers[gate][1]
 
-    # --- weights -----------------------------------------------------------------------------------
+    # --- weights
+    # -----------------------------------------------------------------------------------
 
     def _layer_weights(self, name: str, mask: np.ndarray) -> dict[str, tf.Tensor]:
         layer = self._layers[name]
@@ -111,7 +114,8 @@ class Segments:
         names, _ = self._gate_layers[gate]
         return current | {name: self._layer_weights(name, mask) for name in names}
 
-    # --- compiled parts ----------------------------------------------------------------------------
+    # --- compiled parts
+    # ----------------------------------------------------------------------------
 
     def _tensor_spec(self, tensor) -> tf.TensorSpec:
         shape = [None, *tensor.shape[1:]]
@@ -177,18 +181,20 @@ class Segments:
 
 
 class ImportancePass:
-    """Forward and backward pass of a network: its cut activations, logits and filter scores at once.
+    """Forward and backward pass: cut activations, logits and filter scores at once.
 
-    A filter's score is |sum over n, h, w of (d loss / d y) * y| (first-order Taylor), where y is the
-    gate's output: a tensor that a convolution or dense layer reads. Linear layers and pooling between
-    the gate and its reader leave that sum as it is.
+    A filter's score is |sum over n, h, w of (d loss / d y) * y| (first-order Taylor), where y is
+    the gate's output: a tensor that a convolution or dense layer reads. Linear layers and pooling
+    between the gate and its reader leave that sum as it is.
     """
 
     def __init__(self, segments: Segments):
         self._segments = segments
         graph = segments.graph
         readers = [
-            call for call in graph.calls if type(segments._layers.get(call.operation.name)) in (Conv2D, FC)
+            call
+            for call in graph.calls
+            if type(segments._layers.get(call.operation.name)) in (Conv2D, FC)
         ]
         sites = {id(call.inputs[0]): call.inputs[0] for call in readers}
         self._num_units = graph.gates.num_units
@@ -231,12 +237,13 @@ class ImportancePass:
         """One batch of the pass.
 
         Args:
-            images: float32 [n, h, w, c]; labels: int32 [n]; teacher: probabilities, float32 [n, classes].
+            images: float32 [n, h, w, c]; labels: int32 [n]; teacher: probabilities, float32 [n,
+                classes].
             weights: effective weights under `mask`, float32 [U + 1].
 
         Returns:
-            (activations at the cuts and the logits, as `Segments.run` gives them; scores float64 [U + 1],
-            zero for removed units).
+            (activations at the cuts and the logits, as `Segments.run` gives them; scores float64 [U
+            + 1], zero for removed units).
         """
         layer_weights = [weights[name] for name in self._names]
         cuts, logits, site_scores = self._function(images, labels, teacher, layer_weights)

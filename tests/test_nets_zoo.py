@@ -96,7 +96,9 @@ def shared():
     left = both(L.Conv2D(5, 3, activation="relu", name="left")(x))
     right = both(L.Conv2D(5, 1, strides=2, activation="relu", name="right")(x))
     pool = L.GlobalAveragePooling2D()
-    return keras.Model(image, L.Dense(CLASSES, name="fc")(L.Concatenate()([pool(left), pool(right)])))
+    return keras.Model(
+        image, L.Dense(CLASSES, name="fc")(L.Concatenate()([pool(left), pool(right)]))
+    )
 
 
 def softmax():

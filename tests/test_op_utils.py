@@ -8,6 +8,8 @@ import pytest
 import tensorflow as tf
 
 import op_utils
+from nets import graph
+from utils import evaluation
 from utils.cli import UserError
 
 CLASSES = 7
@@ -212,7 +214,7 @@ def test_teacher_sees_the_views_and_stays_as_it_is(strategy):
     _, metrics = train(strategy, arrays, 8, 1, loss_fn=mimic, teacher=teacher, compile=True)
     for old, variable in zip(before, teacher.variables, strict=True):
         np.testing.assert_array_equal(old, variable.numpy())
-    forward = op_utils.make_forward(teacher, bn="batch")
+    forward = evaluation.make_forward(teacher, bn="batch")
     own = np.split(arrays["image"], strategy.num_replicas_in_sync)
     target = np.mean([np.mean(forward(x.reshape(-1, 6, 6, 3)).numpy() ** 2) for x in own])
     assert metrics["target"][0] == pytest.approx(target, rel=1e-4)
@@ -262,7 +264,7 @@ def test_evaluate_against_numpy(compile):
     image = random.normal(size=(50, 1, 1, 2)).astype(np.float32)
     label = random.integers(0, 8, 50, np.int32)
     data = tf.data.Dataset.from_tensor_slices({"image": image, "label": label}).batch(16)
-    result = op_utils.evaluate(linear_net(8, weights), data, compile=compile)
+    result = evaluation.evaluate(linear_net(8, weights), data, compile=compile)
     logits = image.reshape(50, 2) @ weights
     own = logits[range(50), label]
     assert result["loss"] == pytest.approx(np.mean(np.log(np.exp(logits).sum(1)) - own), abs=1e-5)
@@ -274,12 +276,12 @@ def test_evaluate_against_numpy(compile):
 
 def test_evaluate_few_classes_ties_nan_and_nothing():
     batch = {"image": np.ones((4, 1, 1, 2), np.float32), "label": np.array([0, 1, 2, 3])}
-    tied = op_utils.evaluate(linear_net(4, np.zeros((2, 4))), [batch])
+    tied = evaluation.evaluate(linear_net(4, np.zeros((2, 4))), [batch])
     assert tied["top5"] is None and tied["top1"] == 25  # argmax is class 0
-    broken = op_utils.evaluate(linear_net(4, np.full((2, 4), np.nan)), [batch])
+    broken = evaluation.evaluate(linear_net(4, np.full((2, 4), np.nan)), [batch])
     assert broken["top1"] == 0 and np.isnan(broken["loss"])
     with pytest.raises(ValueError, match="no example"):
-        op_utils.evaluate(linear_net(4, np.zeros((2, 4))), [])
+        evaluation.evaluate(linear_net(4, np.zeros((2, 4))), [])
 
 
 def numpy_bn(x, gamma, beta, epsilon=1e-3):
@@ -292,7 +294,7 @@ def test_forward_in_both_bn_modes(compile):
     model = shaken_net(dropout=0.9)
     before = [v.numpy() for v in model.variables]
     image = examples(16)["image"][:, 0]
-    inference = op_utils.make_forward(model, bn="inference", compile=compile)(image)
+    inference = evaluation.make_forward(model, bn="inference", compile=compile)(image)
     np.testing.assert_allclose(inference, model(image, training=False), atol=1e-5)
     x = image
     for i in (1, 4):
@@ -300,7 +302,7 @@ def test_forward_in_both_bn_modes(compile):
         x = np.maximum(numpy_bn(model.layers[i](x).numpy(), bn.gamma.numpy(), bn.beta.numpy()), 0)
     dense = model.layers[-1]
     expected = x.mean((1, 2)) @ dense.kernel.numpy() + dense.bias.numpy()
-    batch = op_utils.make_forward(model, bn="batch", compile=compile)(image)
+    batch = evaluation.make_forward(model, bn="batch", compile=compile)(image)
     np.testing.assert_allclose(batch, expected, atol=1e-4)
     for old, variable in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(old, variable.numpy())
@@ -311,9 +313,9 @@ def test_batch_mode_refuses_frozen_bn_and_unknown_modes():
     model = small_net()
     model.trainable = False
     with pytest.raises(ValueError, match="trainable=False"):
-        op_utils.make_forward(model, bn="batch")(examples(4)["image"][:, 0])
+        evaluation.make_forward(model, bn="batch")(examples(4)["image"][:, 0])
     with pytest.raises(ValueError, match="'inference' or 'batch'"):
-        op_utils.make_forward(model, bn="train")
+        evaluation.make_forward(model, bn="train")
 
 
 def test_reestimate_bn_against_numpy():
@@ -322,7 +324,7 @@ def test_reestimate_bn_against_numpy():
     before = {v.path: v.numpy() for v in model.variables}
     image = examples(40)["image"][:, 0]
     parts = [image[:16], image[16:32], image[32:]]
-    op_utils.reestimate_bn(model, [{"image": part} for part in parts])
+    evaluation.reestimate_bn(model, [{"image": part} for part in parts])
     y = [model.layers[1](part).numpy() for part in parts]
     bn = model.layers[2]
     assert bn.momentum == 0.8
@@ -341,9 +343,9 @@ def test_reestimate_bn_against_numpy():
 
 
 def test_reestimate_bn_edges():
-    op_utils.reestimate_bn(small_net(bn=False), [])
+    evaluation.reestimate_bn(small_net(bn=False), [])
     with pytest.raises(ValueError, match="no batch"):
-        op_utils.reestimate_bn(small_net(), [])
+        evaluation.reestimate_bn(small_net(), [])
 
 
 def test_evaluation_of_mirrored_models():
@@ -352,9 +354,9 @@ def test_evaluation_of_mirrored_models():
     with two_replicas().scope():
         mirrored = shaken_net()
     single = shaken_net()
-    assert op_utils.evaluate(mirrored, data) == pytest.approx(op_utils.evaluate(single, data))
+    assert evaluation.evaluate(mirrored, data) == pytest.approx(evaluation.evaluate(single, data))
     for model in (mirrored, single):
-        op_utils.reestimate_bn(model, data)
+        evaluation.reestimate_bn(model, data)
     assert_close(mirrored.get_weights(), single.get_weights(), 1e-6)
 
 
@@ -363,7 +365,7 @@ def test_evaluation_of_mirrored_models():
 
 def test_mixed_precision_clone():
     model = shaken_net()
-    half = op_utils.to_policy(model, "mixed_bfloat16")
+    half = graph.to_policy(model, "mixed_bfloat16")
     assert [v.path for v in half.variables] == [v.path for v in model.variables]
     assert all(v.dtype == "float32" for v in half.variables)
     assert half.layers[1].compute_dtype == half.layers[2].compute_dtype == "bfloat16"
@@ -373,7 +375,7 @@ def test_mixed_precision_clone():
     half.layers[1].kernel.assign(half.layers[1].kernel * 2)
     model.set_weights(half.get_weights())
     assert_close(model.get_weights(), half.get_weights(), 0)
-    assert op_utils.to_policy(half, "float32")(image).numpy() == pytest.approx(model(image).numpy())
+    assert graph.to_policy(half, "float32")(image).numpy() == pytest.approx(model(image).numpy())
 
 
 def test_mixed_precision_takes_moments_in_float32():
@@ -382,16 +384,16 @@ def test_mixed_precision_takes_moments_in_float32():
     inputs = layers.Input((6, 6, 3))
     x = layers.BatchNormalization(momentum=0.0)(inputs)
     model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
-    half = op_utils.to_policy(model, "mixed_bfloat16")
+    half = graph.to_policy(model, "mixed_bfloat16")
     image = np.random.default_rng(0).choice([100.0, 100.5, 101.0], (64, 6, 6, 3))
-    op_utils.reestimate_bn(half, [{"image": image.astype(np.float32)}])
+    evaluation.reestimate_bn(half, [{"image": image.astype(np.float32)}])
     np.testing.assert_allclose(half.layers[1].moving_mean, image.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(half.layers[1].moving_variance, image.var((0, 1, 2)), rtol=1e-3)
 
 
 def test_mixed_precision_trains_like_float32():
     def build():
-        return op_utils.to_policy(small_net(), "mixed_bfloat16")
+        return graph.to_policy(small_net(), "mixed_bfloat16")
 
     full, _ = train(one_replica(), examples(96), 32, 3)
     half, metrics = train(one_replica(), examples(96), 32, 3, build, compile=True)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from op_utils import make_forward
+from utils.evaluation import make_forward
 
 WARM_UP = 3
 LEAST_RUNS = 15

@@ -20,8 +20,9 @@ def describe(
         accuracy: False leaves the accuracy of `before` unmeasured (fresh weights).
 
     Returns:
-        {"before": {...}, "after": {...}}: parameters, flops (multiply-accumulates per image), latency in ms per image
-        by batch size, and on the test split loss, top1, top5 in percent in both batch-norm modes.
+        {"before": {...}, "after": {...}}: parameters, flops (multiply-accumulates per image),
+        latency in ms per image by batch size, and on the test split loss, top1, top5 in percent in
+        both batch-norm modes.
     """
     times = {
         batch: latencies([before, after], batch, compile=device.compile)

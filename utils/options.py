@@ -10,7 +10,8 @@ from utils import cli, devices
 from utils.phases import Device, TrainOptions
 from utils.runfolder import RunFolder
 
-# Epochs and batch size where the user gives none: the paper's for CIFAR, minutes on a CPU for DIGITS.
+# Epochs and batch size where the user gives none: the paper's for CIFAR, minutes on a CPU for
+# DIGITS.
 DEFAULTS = {
     "CIFAR10": {"baseline_epoch": 200, "train_epoch": 100, "batch_size": 128},
     "CIFAR100": {"baseline_epoch": 200, "train_epoch": 100, "batch_size": 128},
@@ -169,9 +170,7 @@ def search_of(args: argparse.Namespace) -> SearchOptions:
     )
 
 
-def train_of(
-    args: argparse.Namespace, *, epochs: int, learning_rate: float
-) -> TrainOptions:
+def train_of(args: argparse.Namespace, *, epochs: int, learning_rate: float) -> TrainOptions:
     """The `TrainOptions` of the flags for a baseline or a fine-tuning."""
     return TrainOptions(
         epochs=epochs,

@@ -1,4 +1,4 @@
-"""What the phases share: one training run in a run folder, batch-norm statistics, both accuracies."""
+"""What the phases share: training in a run folder, batch-norm statistics, accuracies."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,9 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from dataloader import Dataset, eval_batches, train_batches
-from op_utils import evaluate, make_evaluate, make_train_step, reestimate_bn, to_policy
+from nets.graph import to_policy
+from op_utils import make_train_step
 from utils import schedules
 from utils.cli import UserError
+from utils.evaluation import evaluate, make_evaluate, reestimate_bn
 from utils.runfolder import RunFolder
 from utils.training import fit
 
@@ -79,8 +81,8 @@ def train(
 ) -> keras.Model:
     """Trains `model` on the whole training split, resuming from `<phase>_state.npz` in the folder.
 
-    One row an epoch goes to metrics.jsonl; its `test_` columns are for the curves and choose nothing:
-    the network of the last epoch is returned, its moving statistics re-estimated.
+    One row an epoch goes to metrics.jsonl; its `test_` columns are for the curves and choose
+    nothing: the network of the last epoch is returned, its moving statistics re-estimated.
 
     Raises:
         UserError: as `check_batch`; non-finite loss.
@@ -159,7 +161,7 @@ def recalibrate(model: keras.Model, data: Dataset, device: Device) -> None:
 
 
 def both_modes(model: keras.Model, data: Dataset, split: str, device: Device) -> dict:
-    """Loss, top-1 and top-5 in percent, in inference mode and (keys `batch_`) by batch statistics."""
+    """Loss, top-1 and top-5 in percent by moving and (keys `batch_`) batch statistics."""
     batches = eval_batches(data, split, device.val_batch_images)
     inference = evaluate(model, batches, bn="inference", compile=device.compile)
     by_batch = evaluate(model, batches, bn="batch", compile=device.compile)

@@ -1,0 +1,183 @@
+"""Quotas, Otsu's threshold and the clipping of proposals, on typed-in numbers."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from test_nets_zoo import residual
+
+from nets.graph import ChannelGraph
+from pruning.candidates import OVERSHOOT, Candidates, Proposal, otsu_threshold, quota
+
+L = keras.layers
+
+
+@pytest.mark.parametrize(
+    ("channels", "layers", "step", "expected"),
+    [
+        (16, 1, 0.2, 3),
+        (32, 1, 0.2, 6),
+        (64, 1, 0.2, 12),
+        (16, 10, 0.2, 1),  # ResNet-56: a stream that 10 layers write
+        (64, 10, 0.2, 1),
+        (512, 3, 0.2, 34),
+        (10, 1, 0.3, 3),  # 0.3 * 10 is a little less than 3 in binary
+        (4, 1, 0.1, 1),
+        (1, 1, 0.2, 1),
+        (8, 1, 1.0, 8),
+    ],
+)
+def test_quota(channels, layers, step, expected):
+    assert quota(channels, layers, step) == expected
+
+
+@pytest.mark.parametrize(
+    ("costs", "trim", "expected"),
+    [
+        ([1.0, 2, 10, 11], 0.0, 2),
+        ([11.0, 1, 10, 2], 0.0, 2),
+        ([1.0, 1, 1, 9, 9], 0.0, 1),
+        ([1.0, 9, 9, 9, 9], 0.0, 1),
+        ([1.0, 1, 1, 1, 9], 0.0, 1),
+        ([0.0, 1, 1.1, 5, 5.1, 1000], 0.2, 1.1),  # trimmed: 0 and 1000
+        ([0.0, 1, 1.1, 5, 5.1, 1000], 0.0, 5.1),
+        ([-9.0, 1, 2, 8, 9], 0.2, 2),  # trimmed: -9 and 9
+        ([1.0, 2, 10, 11], 0.2, 2),  # a fifth of 4 is less than one
+        ([5.0], 0.2, 5),
+        ([1.0, 3], 0.2, 1),
+        ([4.0, 4, 4, 4, 4], 0.2, 4),
+        ([1.0, 4, 4, 4, 9], 0.2, 4),  # equal after trimming
+        ([0.0, 0], 0.2, 0),
+    ],
+)
+def test_otsu_threshold(costs, trim, expected):
+    assert otsu_threshold(costs, trim) == expected
+
+
+def test_otsu_splits_where_the_classes_vary_least():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        costs = np.sort(rng.exponential(size=rng.integers(2, 12)))
+
+        def within(cut, costs=costs):
+            return costs[:cut].var() * cut + costs[cut:].var() * (len(costs) - cut)
+
+        best = min(range(1, len(costs)), key=within)
+        assert otsu_threshold(costs, trim=0.0) == costs[best - 1]
+
+
+def two_branches():
+    """Gates of 2 dear and 10 cheap filters; of 1404 FLOPs a dear filter has 437, a cheap one 53."""
+    image = L.Input((4, 4, 3))
+    dear = L.Conv2D(2, 3, padding="same", name="dear")(image)
+    cheap = L.Conv2D(10, 1, name="cheap")(image)
+    pooled = [L.GlobalAveragePooling2D()(x) for x in (dear, cheap)]
+    return ChannelGraph(keras.Model(image, L.Dense(5)(L.Concatenate()(pooled))))
+
+
+def proposals_of(graph, target, step, widths=()):
+    """{layer: proposal}; scores rise with the channel number, so that low numbers go first."""
+    scores = np.arange(graph.gates.num_units + 1, dtype=float) + 1
+    for gate, width in zip(graph.gates, widths, strict=False):
+        gate.remove(np.arange(gate.channels - width))
+    for gate in graph.gates:
+        gate.rank(scores[gate.units])
+    proposed = Candidates(graph, target, step).propose(scores)
+    assert [one.gate for one in proposed] == sorted(one.gate for one in proposed)
+    return {graph.gates[one.gate].layers[0]: one for one in proposed}
+
+
+def ordered(graph, widths):
+    """Widths in the order of the gates."""
+    return [widths[gate.layers[0]] for gate in graph.gates]
+
+
+def test_a_proposal_far_from_the_target():
+    graph = two_branches()
+    assert graph.flops() == 1404
+    proposals = proposals_of(graph, target=100, step=0.3)
+    cheap = proposals["cheap"]
+    gate = graph.gates[cheap.gate]
+    assert cheap.channels.tolist() == [0, 1, 2]
+    assert cheap.flops == 1404 - 3 * 53
+    assert cheap.cost == sum(gate.start + i + 1 for i in range(3))
+    expected = np.ones(13)
+    expected[gate.start : gate.start + 3] = 0
+    assert cheap.mask.tolist() == expected.tolist()
+    assert proposals["dear"].channels.tolist() == [0]
+    assert graph.gates.widths == ordered(graph, {"dear": 2, "cheap": 10})  # only proposed
+
+
+@pytest.mark.parametrize(
+    ("target", "filters"),
+    [
+        (1404 - 5 * 53, 5),  # exactly
+        (1404 - 5 * 53 + 1, 5),
+        (1404 - 4 * 53 - 1, 5),
+        (1404 - 4 * 53, 4),
+        (1404 - 3 * 53 - 1, 4),
+        (1404 - 1, 1),
+    ],
+)
+def test_overshoot_is_clipped_to_the_fewest_filters_that_reach_the_target(target, filters):
+    graph = two_branches()
+    cheap = proposals_of(graph, target, step=0.5)["cheap"]
+    assert cheap.channels.tolist() == list(range(filters))
+    assert cheap.flops == 1404 - 53 * filters == graph.flops(cheap.mask) <= target
+
+
+def test_a_proposal_that_falls_far_below_the_target_waits():
+    assert OVERSHOOT == 0.005  # 7.02 of 1404 FLOPs
+    # two cheap filters leave 1298, within 7.02 of the target; one dear filter leaves 967
+    assert set(proposals_of(two_branches(), target=1300, step=0.5)) == {"cheap"}
+    # at best 1245 are left: nothing is near, so everything is offered
+    both = proposals_of(two_branches(), target=1290, step=0.5)
+    assert {name: one.flops for name, one in both.items()} == {"cheap": 1245, "dear": 967}
+
+
+def test_no_gate_is_ever_emptied():
+    graph = two_branches()
+    widths = ordered(graph, {"dear": 1, "cheap": 3})
+    proposals = proposals_of(graph, target=10, step=1.0, widths=widths)
+    assert {name: one.channels.tolist() for name, one in proposals.items()} == {"cheap": [7, 8]}
+    for gate in graph.gates:
+        assert proposals["cheap"].mask[gate.units].sum() >= 1
+
+
+def test_a_stream_shares_its_quota_among_its_layers():
+    graph = ChannelGraph(residual())  # channels: stem 4, a1 5, the stream 6 by 3 layers, b1 7
+    scores = np.random.default_rng(0).random(23)
+    proposals = Candidates(graph, target_flops=1, step=0.6).propose(scores)
+    assert [len(one.channels) for one in proposals] == [2, 3, 1, 4]
+
+
+def test_the_quota_is_of_the_original_width():
+    graph = two_branches()
+    widths = ordered(graph, {"dear": 2, "cheap": 6})
+    proposals = proposals_of(graph, target=1, step=0.3, widths=widths)
+    assert proposals["cheap"].channels.tolist() == [4, 5, 6]  # 3 of 10, not of 6
+
+
+def proposals_at(costs):
+    return [Proposal(i, np.array([0]), cost, np.ones(3), 7) for i, cost in enumerate(costs)]
+
+
+@pytest.mark.parametrize(
+    ("costs", "kept"),
+    [
+        ([5.0, 1.0, 5.1, 1.1, 1000.0, 0.0], [1, 3, 5]),
+        ([3.0], [0]),
+        ([2.0, 2.0, 2.0], [0, 1, 2]),
+        ([0.0, 8.0], [0]),
+    ],
+)
+def test_screening_keeps_the_cheap_ones_in_order(costs, kept):
+    candidates = Candidates(two_branches(), target_flops=1, step=0.2)
+    assert [one.gate for one in candidates.screened(proposals_at(costs))] == kept
+
+
+def test_screening_always_leaves_something():
+    candidates = Candidates(two_branches(), target_flops=1, step=0.2)
+    for costs in itertools.product([0.0, 1.0, 7.0], repeat=4):
+        assert candidates.screened(proposals_at(costs))

@@ -1,0 +1,72 @@
+"""Weight scores against plain loops."""
+
+import keras
+import numpy as np
+import pytest
+from test_nets_zoo import random_mask, residual, shared
+
+from nets.graph import ChannelGraph
+from pruning.scores import fpgm, l1, weight_scores
+
+
+def kernels_of(graph):
+    layers = [graph.model.get_layer(name) for name in graph.units]
+    kinds = (keras.layers.Conv2D, keras.layers.Dense)
+    return {layer.name: layer.kernel.numpy() for layer in layers if isinstance(layer, kinds)}
+
+
+def test_literals():
+    kernel = np.array([[3.0, 0.0, -1.0], [-4.0, 0.0, 0.0]])  # filters (3, -4), (0, 0), (-1, 0)
+    assert l1(kernel).tolist() == [7, 0, 1]
+    far = 32**0.5
+    np.testing.assert_allclose(fpgm(kernel), [5 + far, 5 + 1, far + 1])
+    np.testing.assert_allclose(fpgm(np.ones((2, 2, 3, 4))), [0, 0, 0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 5, 7), (4, 6)])
+def test_against_loops(shape):
+    kernel = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    filters = [kernel[..., i].astype(np.float64).ravel() for i in range(shape[-1])]
+    sums = [sum(abs(w) for w in one) for one in filters]
+    np.testing.assert_allclose(l1(kernel), sums, rtol=1e-6)
+    distances = [sum(np.sqrt(((a - b) ** 2).sum()) for b in filters) for a in filters]
+    np.testing.assert_allclose(fpgm(kernel), distances, rtol=1e-6)
+
+
+@pytest.mark.parametrize("score", ["l1", "fpgm"])
+def test_scores_of_a_stream_are_summed_over_its_layers(score):
+    graph = ChannelGraph(residual())
+    kernels = kernels_of(graph)
+    mask = random_mask(graph)
+    scores = weight_scores(score, graph, kernels, mask, [0])
+    function = {"l1": l1, "fpgm": fpgm}[score]
+    kept = [np.flatnonzero(mask[gate.units]) for gate in graph.gates]
+    stem, a1, stream, b1 = range(4)
+    inputs = {"a2": a1, "shortcut": stem, "b2": b1}
+    expected = sum(
+        function(kernels[name][:, :, kept[gate]][..., kept[stream]])
+        for name, gate in inputs.items()
+    )
+    gate = graph.gates[stream]
+    np.testing.assert_allclose(scores[gate.start + kept[stream]], expected, rtol=1e-6)
+    assert scores.shape == mask.shape
+    assert (scores[:-1] > 0).tolist() == (mask[:-1] > 0).tolist()
+
+
+def test_a_shared_layer_counts_once():
+    graph = ChannelGraph(shared())
+    kernels = kernels_of(graph)
+    mask = np.ones(graph.gates.num_units + 1, np.float32)
+    scores = weight_scores("l1", graph, kernels, mask, [0])
+    gate = next(gate for gate in graph.gates if "both" in gate.layers)
+    np.testing.assert_allclose(scores[gate.units], np.abs(kernels["both"]).sum((0, 1, 2)))
+
+
+def test_random_scores_depend_on_the_seed_alone():
+    graph = ChannelGraph(residual())
+    mask = random_mask(graph)
+    one, same, other = (weight_scores("random", graph, {}, mask, [0, i]) for i in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+    assert (one[mask == 0] == 0).all()
+    assert len(set(one[mask > 0])) == (mask > 0).sum()

@@ -1,0 +1,66 @@
+"""Keras models as pure functions: called on their variables' values, changing no variable.
+
+So what is compiled from them is pure: the same code serves XLA, plain TensorFlow and mirrored
+    replicas, and a stock keras.layers.BatchNormalization needs no special variables. On two CPU
+    cores (ResNet-20, batch 64) this is as fast as calling the model directly on its variables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import keras
+import tensorflow as tf
+
+
+def read(model: keras.Model) -> list[tf.Tensor]:
+    """The current values of all the model's variables."""
+    return [tf.convert_to_tensor(v.value) for v in model.variables]
+
+
+def of(variables: Sequence[keras.Variable], model: keras.Model, values: Sequence) -> list:
+    """The values of some of the model's variables, out of those of all."""
+    by_id = {id(v): value for v, value in zip(model.variables, values, strict=True)}
+    return [by_id[id(v)] for v in variables]
+
+
+def call(model, values, images, *, training, updated=()):
+    """Logits float32 and the new values of the `updated` variables; changes no variable."""
+    with keras.StatelessScope(list(zip(model.variables, values, strict=True))) as scope:
+        logits = model(images, training=training)
+    return tf.cast(logits, tf.float32), [scope.get_current_value(v) for v in updated]
+
+
+def batch_norms(model: keras.Model) -> list[keras.layers.Layer]:
+    """All layers, nested ones included, that keep moving statistics."""
+    return [layer for layer in model._flatten_layers() if hasattr(layer, "moving_variance")]
+
+
+@contextlib.contextmanager
+def batch_statistics(model: keras.Model, **attributes: float) -> Iterator[None]:
+    """While a function is traced: training=True means batch statistics and nothing else.
+
+    Dropout is switched off; `attributes` are set on every batch norm and put back afterwards.
+    """
+    norms = batch_norms(model)
+    frozen = [layer.name for layer in norms if not layer.trainable]
+    if frozen:
+        raise ValueError(
+            f"{frozen[0]} has trainable=False, which makes Keras use its moving statistics; "
+            "leave models that run on batch statistics trainable, nothing changes them here"
+        )
+    changes = [(layer, name, value) for layer in norms for name, value in attributes.items()]
+    changes += [
+        (layer, "rate", 0.0)
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.Dropout)
+    ]
+    before = [getattr(layer, name) for layer, name, _ in changes]
+    try:
+        for layer, name, value in changes:
+            setattr(layer, name, value)
+        yield
+    finally:
+        for (layer, name, _), value in zip(changes, before, strict=True):
+            setattr(layer, name, value)
