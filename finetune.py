@@ -12,7 +12,6 @@ from utils import cli, devices
 devices.quiet()
 
 import json
-import time
 from pathlib import Path
 
 import keras
@@ -30,9 +29,7 @@ from utils.phases import (
     Device,
     Objective,
     TrainOptions,
-    both_modes,
     check_batch,
-    recalibrate,
     train,
 )
 from utils.runfolder import PRUNED, START, RunFolder
@@ -68,31 +65,22 @@ def finetune(
     if folder.file(EXPORTED).exists():
         return load_keras(folder.file(EXPORTED))
     model = load_keras(search_path / PRUNED)
-    begin = time.perf_counter()
     objective = _objective(search_path, data, teacher, temperature)
-    before = _before_finetuning(model, data, device)
     model = train(folder, "finetune", model, data, objective, options, device)
     rows = [row for row in folder.rows(METRICS) if row["phase"] == "finetune"]
-    results = {
-        "before_finetuning": before,
-        "after_finetuning": both_modes(model, data, "test", device),
-        "train_seconds": sum(row["seconds"] for row in rows),
-        "wall_seconds_of_last_process": time.perf_counter() - begin,
-    }
-    folder.write_json("finetune.json", results)
+    folder.write_json(
+        "finetune.json",
+        {
+            "teacher": teacher,
+            "temperature": temperature,
+            "epochs": len(rows),
+            "seconds": sum(row["seconds"] for row in rows),
+        },
+    )
     save_pkl(folder.file(WEIGHTS), to_pkl(model))
     draw(folder)
     save_keras(folder.file(EXPORTED), model)
     return model
-
-
-def _before_finetuning(model: keras.Model, data: Dataset, device: Device) -> dict:
-    """Test figures of the searched network with re-estimated moving statistics."""
-    weights = model.get_weights()
-    recalibrate(model, data, device)
-    figures = both_modes(model, data, "test", device)
-    model.set_weights(weights)
-    return figures
 
 
 def _objective(search_path: Path, data: Dataset, teacher: str, temperature: float) -> Objective:

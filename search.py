@@ -35,7 +35,7 @@ from utils import options as flags
 from utils import plots
 from utils.checkpoint import load_keras, save_keras
 from utils.options import SearchOptions
-from utils.phases import Device
+from utils.phases import Device, both_modes, recalibrate
 from utils.report import before_after
 from utils.runfolder import PRUNED, START, RunFolder
 
@@ -82,7 +82,15 @@ def search(
         folder.write_json("search.json", summary(graph, history, manifest, seconds))
         draw(folder, history)
         save_keras(folder.file(PRUNED), graph.pruned(history.mask(graph, len(history.rows) - 1)))
-    return load_keras(folder.file(PRUNED))
+    pruned = load_keras(folder.file(PRUNED))
+    results = folder.read_json("search.json")
+    if "test" not in results:
+        test = {"before": start, "after": load_keras(folder.file(PRUNED))}
+        for side, network in test.items():
+            recalibrate(network, data, device)
+            test[side] = both_modes(network, data, "test", device)
+        folder.write_json("search.json", results | {"test": test})
+    return pruned
 
 
 def check(model: keras.Model, data: Dataset, options: SearchOptions) -> None:
@@ -299,6 +307,9 @@ def print_summary(results: dict) -> None:
             ("D_val top-1 %", "val_accuracy", ".2f"),
         )
     ]
+    for mode, key in (("moving statistics", "top1"), ("batch statistics", "batch_top1")):
+        sides = (results["test"][side][key] for side in ("before", "after"))
+        rows.append((f"test top-1 %, {mode}, not fine-tuned", *sides, ".2f"))
     print(before_after(rows))
     seconds = ", ".join(f"{part} {value:.1f}" for part, value in results["seconds"].items())
     print(f"{results['steps']} steps, {results['evaluations']} evaluations; seconds: {seconds}")

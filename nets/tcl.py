@@ -56,8 +56,16 @@ class Gated:
         """Effective weights of the original shapes, removed filters zero."""
         raise NotImplementedError
 
-    def sliced(self, mask: np.ndarray, full: dict | None = None) -> dict[str, np.ndarray]:
-        """Effective weights without the removed filters; `full` saves reading the weights again."""
+    def sliced(
+        self, mask: np.ndarray, keep: np.ndarray | None = None, full: dict | None = None
+    ) -> dict[str, np.ndarray]:
+        """Effective weights without the removed filters.
+
+        Args:
+            mask: unit mask, float32 [U + 1].
+            keep: units to leave in the arrays, as zeros where `mask` removes them; default: mask.
+            full: what `full()` gave, to save reading the weights again.
+        """
         raise NotImplementedError
 
 
@@ -75,13 +83,16 @@ class _GatedKernel(Gated):
             weights["bias"] = self.bias * mask_out
         return weights
 
-    def sliced(self, mask: np.ndarray, full: dict | None = None) -> dict[str, np.ndarray]:
-        full = full or self.full()
-        kept_in, kept_out = mask[self.in_units] > 0, mask[self.out_units] > 0
-        kept = full["kernel"][..., kept_in, :][..., kept_out]
+    def sliced(
+        self, mask: np.ndarray, keep: np.ndarray | None = None, full: dict | None = None
+    ) -> dict[str, np.ndarray]:
+        full, keep = full or self.full(), mask if keep is None else keep
+        stay_in, stay_out = keep[self.in_units] > 0, keep[self.out_units] > 0
+        mask_in, mask_out = mask[self.in_units][stay_in], mask[self.out_units][stay_out]
+        kept = full["kernel"][..., stay_in, :][..., stay_out] * mask_in[:, None] * mask_out
         weights = {"kernel": kept * _norm_ratio(full["kernel"], kept)}
         if self.use_bias:
-            weights["bias"] = full["bias"][kept_out]
+            weights["bias"] = full["bias"][stay_out] * mask_out
         return weights
 
 
@@ -132,12 +143,16 @@ class DepthwiseConv2D(Gated, keras.layers.DepthwiseConv2D):
             weights["bias"] = self.bias * tf.gather(mask, self.out_units)
         return weights
 
-    def sliced(self, mask: np.ndarray, full: dict | None = None) -> dict[str, np.ndarray]:
-        full = full or self.full()
-        kept = full["kernel"][:, :, mask[self.in_units] > 0]
+    def sliced(
+        self, mask: np.ndarray, keep: np.ndarray | None = None, full: dict | None = None
+    ) -> dict[str, np.ndarray]:
+        full, keep = full or self.full(), mask if keep is None else keep
+        stay = keep[self.in_units] > 0
+        kept = full["kernel"][:, :, stay] * mask[self.in_units][stay][:, None]
         weights = {"kernel": kept * _norm_ratio(full["kernel"], kept)}
         if self.use_bias:
-            weights["bias"] = full["bias"][mask[self.out_units] > 0]
+            stay = keep[self.out_units] > 0
+            weights["bias"] = full["bias"][stay] * mask[self.out_units][stay]
         return weights
 
     def apply(self, x, weights: Weights, training: bool = True):
@@ -176,9 +191,15 @@ class BatchNorm(Gated, keras.layers.BatchNormalization):
             weights["keep"] = keep
         return weights
 
-    def sliced(self, mask: np.ndarray, full: dict | None = None) -> dict[str, np.ndarray]:
-        keep = mask[self.out_units] > 0
-        return {name: value[keep] for name, value in (full or self.full()).items()}
+    def sliced(
+        self, mask: np.ndarray, keep: np.ndarray | None = None, full: dict | None = None
+    ) -> dict[str, np.ndarray]:
+        stay = (mask if keep is None else keep)[self.out_units] > 0
+        weights = {name: value[stay] for name, value in (full or self.full()).items()}
+        for name in ("gamma", "beta"):
+            if name in weights:
+                weights[name] = weights[name] * mask[self.out_units][stay]
+        return weights
 
     def apply(self, x, weights: Weights, training: bool = True):
         """x float [..., c] -> the same shape; `training` chooses batch or moving statistics."""

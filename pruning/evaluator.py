@@ -8,7 +8,9 @@ gives the same rewards faster: it keeps the current network's activations at the
 """
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +19,7 @@ from nets.graph import ChannelGraph
 from pruning.candidates import Proposal
 from pruning.rewards import Reward
 from pruning.segments import ImportancePass, Segments
+from utils.provenance import cpu_count
 
 TIE = 1e-6  # rewards closer than this are told apart only by evaluating to the end
 
@@ -58,10 +61,19 @@ class ExactEvaluator:
         graph: the channel graph of theta_0.
         data: D_val.
         compile: XLA on masked full-width kernels (GPU).
+        workers: threads that evaluate proposals side by side; default: one per core, one on a GPU.
     """
 
-    def __init__(self, graph: ChannelGraph, data: Validation, *, compile: bool = False):
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        data: Validation,
+        *,
+        compile: bool = False,
+        workers: int | None = None,
+    ):
         self._data = data
+        self._pool = ThreadPoolExecutor(workers or (1 if compile else cpu_count()))
         self._rows = data.batches()
         self._images = [tf.constant(data.images[rows]) for rows in self._rows]
         self._segments = Segments(graph, compile=compile)
@@ -77,7 +89,8 @@ class ExactEvaluator:
             Its logits on D_val, float32 [n, classes].
         """
         self._weights = self._segments.weights(mask)
-        return self._keep([self._segments.run(images, self._weights) for images in self._images])
+        run = partial(self._segments.run, weights=self._weights)
+        return self._keep(list(self._pool.map(run, self._images)))
 
     def set_current_with_importance(
         self, mask: np.ndarray, reward: Reward
@@ -90,14 +103,13 @@ class ExactEvaluator:
         if self._importance is None:
             self._importance = ImportancePass(self._segments)
         self._weights = self._segments.weights(mask)
-        outputs, scores = [], 0
-        for rows, images in zip(self._rows, self._images, strict=True):
-            output, score = self._importance.run(
-                images, reward.labels[rows], reward.teacher[rows], self._weights, mask
-            )
-            outputs.append(output)
-            scores = scores + score
-        return self._keep(outputs), scores
+
+        def run(rows: slice, images: tf.Tensor) -> tuple:
+            labels, teacher = reward.labels[rows], reward.teacher[rows]
+            return self._importance.run(images, labels, teacher, self._weights, mask)
+
+        results = list(self._pool.map(run, self._rows, self._images))
+        return self._keep([outputs for outputs, _ in results]), sum(one for _, one in results)
 
     def _keep(self, outputs: list[list[tf.Tensor]]) -> np.ndarray:
         self._cache = [one[:-1] for one in outputs]
@@ -114,17 +126,20 @@ class ExactEvaluator:
             range(len(proposals)),
             key=lambda i: -self._last_rewards.get(proposals[i].gate, -np.inf),
         )
-        rewards = np.full(len(proposals), np.nan)
-        best_loss, best_logits = np.inf, None
-        for index in order:
-            result = self._evaluate(proposals[index], reward, least, best_loss)
+        losses = np.full(len(proposals), np.inf)
+        logits: list[np.ndarray | None] = [None] * len(proposals)
+
+        def evaluate(index: int) -> None:
+            # Another thread may lower the least loss meanwhile: that only delays giving up.
+            result = self._evaluate(proposals[index], reward, least, losses.min())
             if result is not None:
-                loss, logits = result
-                rewards[index] = self._last_rewards[proposals[index].gate] = -loss
-                if loss < best_loss:
-                    best_loss, best_logits = loss, logits
-        best = int(np.nanargmax(rewards))
-        return Outcome(best, float(rewards[best]), rewards, best_logits, len(proposals))
+                losses[index], logits[index] = result
+                self._last_rewards[proposals[index].gate] = -losses[index]
+
+        list(self._pool.map(evaluate, order))
+        best = int(np.argmin(losses))
+        rewards = np.where(np.isinf(losses), np.nan, -losses)
+        return Outcome(best, float(rewards[best]), rewards, logits[best], len(proposals))
 
     def _evaluate(
         self, proposal: Proposal, reward: Reward, least: np.ndarray, best_loss: float
@@ -145,12 +160,10 @@ class ExactEvaluator:
 class NaiveEvaluator(ExactEvaluator):
     """The reference: a full masked forward pass for every proposal, nothing reused."""
 
-    def __init__(self, graph: ChannelGraph, data: Validation, *, compile: bool = False):
-        super().__init__(graph, data, compile=compile)
+    def __init__(self, graph: ChannelGraph, data: Validation, **options):
+        super().__init__(graph, data, **options)
         gated, self._mask = graph.gated()
-        self._forward = tf.function(
-            lambda images: gated(images, training=True), autograph=False, jit_compile=compile
-        )
+        self._forward = tf.function(lambda images: gated(images, training=True), autograph=False)
 
     def best(self, proposals: list[Proposal], reward: Reward) -> Outcome:
         """Evaluates every proposal and takes the first of the largest rewards."""

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,7 @@ import search
 import train_cifar
 from dataloader import load
 from nets.load import load_network
+from nets.resnet import cifar_resnet
 from utils import latency, measure
 from utils.checkpoint import load_keras, load_pkl
 from utils.cli import UserError
@@ -93,10 +94,6 @@ def same_network(one: Path, other: Path) -> None:
 def quick_latency(monkeypatch):
     """Shortens what only has to be there; the programs themselves measure for 4 seconds."""
     monkeypatch.setattr(measure, "latencies", partial(latency.latencies, seconds=0.0))
-
-
-def cpu(**settings) -> Device:
-    return Device(tf.distribute.get_strategy(), **{"compile": False, **settings})
 
 
 # ---------------------------------------------------------------- the undisturbed run
@@ -189,12 +186,12 @@ def phase_of(folder: Path) -> str:
 
 
 def kill_in(phase: str, folder: Path) -> None:
-    """Starts the run, or goes on with it, and kills it in `phase`; a missed moment is tried again."""
+    """Starts the run, or goes on with it, and kills it in `phase`; tries twice at most."""
     snapshot = folder.with_name(f"before_{phase}")
     if folder.exists():
         shutil.copytree(folder, snapshot)
     for _ in range(2):
-        if kill_once(phase_of, phase, folder) == phase:
+        if kill_once(phase, folder) == phase:
             return
         shutil.rmtree(folder)
         if snapshot.exists():
@@ -202,7 +199,8 @@ def kill_in(phase: str, folder: Path) -> None:
     pytest.fail(f"the moment of the phase {phase} was missed twice")
 
 
-def kill_once(phase_of: Callable[[Path], str], phase: str, folder: Path) -> str:
+def kill_once(phase: str, folder: Path) -> str:
+    """Returns the phase that it really was killed in."""
     process = subprocess.Popen(
         command("train_cifar.py", folder, *ARGUMENTS),
         stdout=subprocess.PIPE,
@@ -380,7 +378,7 @@ def test_search_and_finetune_as_commands_of_their_own(finished, tmp_path):
 
 
 def test_finetune_elsewhere_with_every_switch(finished, tmp_path, quick_latency):
-    """Online teacher, bfloat16, micro-batches, cosine schedule; the search's folder is only read."""
+    """Online teacher, bfloat16, micro-batches, cosine; the search's folder is only read."""
     before = state(finished)
     argv = ["--search_path", finished, "--train_path", tmp_path / "run", "--gpu_id", "cpu"]
     argv += "--finetune_teacher single --train_epoch 2 --batch_size 120 --accum 2".split()
@@ -396,35 +394,38 @@ def test_finetune_elsewhere_with_every_switch(finished, tmp_path, quick_latency)
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
-def test_imported_finetune_compiled_without_a_teacher(finished, tmp_path):
-    options = TrainOptions(
+def test_phases_as_imported_functions(tmp_path):
+    """On the smallest ResNet; the fine-tuning is compiled by XLA, whose time this keeps short."""
+    searching = SearchOptions(
+        target_rate=0.8,
+        step=0.5,
+        teacher="none",
+        score="l1",
+        evaluator="naive",
+        subset_per_class=16,
+        val_per_class=8,
+        num_teacher=1,
+    )
+    training = TrainOptions(
         epochs=1, learning_rate=0.01, batch_images=128, weight_decay=5e-4, seed=0
     )
-    before, device = state(finished), cpu(compile=True)
-    with RunFolder.open(tmp_path / "run", {}) as folder:
-        model = finetune.finetune(folder, finished, load("DIGITS"), options, device, teacher="none")
-    assert state(finished) == before
-    network = load_network(tmp_path / "run" / "trained_param.pkl", "ResNet-20", 10, (8, 8, 1))
-    for mine, saved in zip(model.get_weights(), network.get_weights(), strict=True):
-        assert np.array_equal(mine, saved)
-    (row,) = rows(tmp_path / "run" / "metrics.jsonl")
-    assert "distillation_loss" not in row and row["loss"] < 2
-
-
-def test_imported_search(finished, tmp_path):
-    options = SearchOptions(
-        target_rate=0.85, step=0.5, score="l1", teacher="none", evaluator="naive",
-        subset_per_class=16, val_per_class=8, num_teacher=1,
-    )  # fmt: skip
-    model, data = load_keras(finished / "baseline.keras"), load("DIGITS")
+    data, model = load("DIGITS"), cifar_resnet(8, 10, (8, 8, 1))
     weights = model.get_weights()
-    with RunFolder.open(tmp_path / "run", {}) as folder:
-        pruned = search.search(folder, model, data, options, cpu())
-        again = search.search(folder, model, data, options, cpu())
+    device = Device(tf.distribute.get_strategy(), compile=False)
+    compiled = replace(device, compile=True, val_batch_images=2000)
+    with RunFolder.open(tmp_path, {}) as folder:
+        pruned = search.search(folder, model, data, searching, device)
+        tuned = finetune.finetune(folder, tmp_path, data, training, compiled, teacher="none")
     for one, other in zip(weights, model.get_weights(), strict=True):
         assert np.array_equal(one, other), "the given network isn't changed"
-    assert pruned.count_params() == again.count_params() < model.count_params()
-    summary = read(tmp_path / "run" / "search.json")
-    assert 0.8 < summary["flops_rate"] <= 0.85
-    assert summary["steps"] == len(rows(tmp_path / "run" / "history.jsonl")) - 1
-    assert np.load(tmp_path / "run" / "bank.npy").shape == (1442, 10, 1)
+    assert pruned.count_params() == tuned.count_params() < model.count_params()
+    summary = read(tmp_path / "search.json")
+    assert 0.7 < summary["flops_rate"] <= 0.8
+    assert summary["steps"] == len(rows(tmp_path / "history.jsonl")) - 1
+    assert np.load(tmp_path / "bank.npy").shape == (1442, 10, 1)
+    (row,) = rows(tmp_path / "metrics.jsonl")
+    assert row["phase"] == "finetune" and row["accuracy"] > 20
+    assert "distillation_loss" not in row
+    saved = load_keras(tmp_path / "pruned.keras")
+    for mine, other in zip(tuned.get_weights(), saved.get_weights(), strict=True):
+        assert np.array_equal(mine, other)

@@ -1,0 +1,234 @@
+"""The fast evaluator against the naive one, step by step and over real searches."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_nets_zoo import (
+    dense_block,
+    images_for,
+    mobile,
+    random_mask,
+    residual,
+    shaken,
+    shared,
+    squeeze,
+    unknown,
+    vgg,
+)
+
+from nets import tcl
+from nets.graph import ChannelGraph
+from nets.resnet import cifar_resnet
+from pruning.candidates import Candidates
+from pruning.evaluator import ExactEvaluator, NaiveEvaluator, Validation
+from pruning.history import History
+from pruning.rewards import Reward
+from search import GreedySearch
+from utils.options import SearchOptions
+from utils.phases import Device
+from utils.runfolder import RunFolder
+
+
+def validation(model, count=24, batch_images=10, seed=5):
+    labels = np.random.default_rng(seed).integers(0, model.output_shape[-1], count)
+    return Validation(images_for(model, count), labels.astype(np.int32), batch_images)
+
+
+def reward_for(model, val, seed=6):
+    shape = (len(val.labels), model.output_shape[-1])
+    teacher = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return Reward(val.labels, teacher, shape[1])
+
+
+def proposals_at(graph, mask, step=0.4):
+    """A proposal of every gate that has a filter to give, with random scores."""
+    graph.gates.set_mask(mask)
+    scores = np.random.default_rng(8).random(len(mask))
+    for gate in graph.gates:
+        gate.rank(scores[gate.units])
+    return Candidates(graph, target_flops=1, step=step).propose(scores)
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch_images", "sizes"),
+    [(24, 10, [8, 8, 8]), (25, 10, [8, 8, 9]), (9, 10, [9]), (10, 3, [2, 3, 2, 3])],
+)
+def test_batches_of_nearly_equal_size(examples, batch_images, sizes):
+    val = Validation(np.zeros((examples, 2)), np.zeros(examples), batch_images)
+    rows = val.batches()
+    assert [one.stop - one.start for one in rows] == sizes
+    assert [one.start for one in rows] == [0, *(one.stop for one in rows[:-1])]
+    assert rows[-1].stop == examples
+
+
+def assert_same_outcome(exact, naive):
+    assert exact.best == naive.best == np.argmax(naive.rewards)
+    assert exact.reward == pytest.approx(naive.reward, abs=1e-4)
+    assert np.abs(exact.logits - naive.logits).max() <= 1e-3
+    done = ~np.isnan(exact.rewards)
+    assert done[exact.best]
+    np.testing.assert_allclose(exact.rewards[done], naive.rewards[done], atol=1e-4)
+    assert (naive.rewards[~done] < naive.reward).all()  # given up for a reason
+    assert exact.evaluations == naive.evaluations == len(naive.rewards)
+
+
+@pytest.mark.parametrize("build", [residual, mobile, squeeze, dense_block, vgg, shared, unknown])
+def test_the_same_choice_in_every_kind_of_network(build):
+    model = shaken(build())
+    graph = ChannelGraph(model)
+    val = validation(model, count=25)
+    reward = reward_for(model, val)
+    exact, naive = ExactEvaluator(graph, val), NaiveEvaluator(graph, val)
+    gated, variable = graph.gated()
+    for mask in (np.ones(graph.gates.num_units + 1, np.float32), random_mask(graph, keep=0.8)):
+        proposals = proposals_at(graph, mask)
+        assert len(proposals) == len(graph.gates)
+        variable.assign(mask)
+        expected = [gated(val.images[rows], training=True) for rows in val.batches()]
+        logits = exact.set_current(mask)
+        assert np.abs(logits).max() > 0.1
+        np.testing.assert_allclose(logits, np.concatenate(expected), atol=1e-4)
+        naive.set_current(mask)
+        assert_same_outcome(exact.best(proposals, reward), naive.best(proposals, reward))
+
+
+def test_the_reward_is_that_of_the_pruned_network():
+    model = shaken(residual())
+    graph = ChannelGraph(model)
+    val = validation(model)
+    reward = reward_for(model, val)
+    evaluator = ExactEvaluator(graph, val)
+    mask = random_mask(graph)
+    evaluator.set_current(mask)
+    proposals = proposals_at(graph, mask)
+    outcome = evaluator.best(proposals, reward)
+    pruned = graph.pruned(proposals[outcome.best].mask)
+    logits = np.concatenate([pruned(val.images[rows], training=True) for rows in val.batches()])
+    np.testing.assert_allclose(outcome.logits, logits, atol=1e-4)
+    assert outcome.reward == pytest.approx(-float(tf.reduce_mean(reward.losses(logits))), abs=1e-5)
+
+
+def test_the_logits_are_those_of_the_chosen_proposal_when_rewards_are_equal():
+    # A dense layer without weights: whatever is removed, every proposal has the same reward.
+    model = shaken(residual())
+    graph = ChannelGraph(model)
+    fc = model.get_layer("fc")
+    fc.set_weights([np.zeros_like(fc.kernel), np.arange(5, dtype=np.float32)])
+    val = validation(model)
+    reward = reward_for(model, val)
+    mask = np.ones(graph.gates.num_units + 1, np.float32)
+    for evaluator in (ExactEvaluator(graph, val), NaiveEvaluator(graph, val)):
+        evaluator.set_current(mask)
+        outcome = evaluator.best(proposals_at(graph, mask), reward)
+        assert outcome.best == 0
+        np.testing.assert_allclose(outcome.logits, np.tile(np.arange(5), (24, 1)))
+
+
+def searched(path, evaluator, *, target=0.72, batch_images=16, **options):
+    """The history of a real search on a small ResNet-8, and its channel graph."""
+    keras.utils.set_random_seed(0)
+    graph = ChannelGraph(shaken(cifar_resnet(8, 5, (8, 8, 3))))
+    val = validation(graph.model, count=40, batch_images=batch_images)
+    device = Device(strategy=tf.distribute.get_strategy(), compile=False)
+    settings = SearchOptions(target_rate=target, evaluator=evaluator, **options)
+    with RunFolder.open(path, {}) as folder:
+        history = History(folder, (40, 5))
+        GreedySearch(graph, val, history, settings, device).run()
+    return graph, val, history
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_images": 16},  # 13, 13 and 14 images
+        {"batch_images": 40, "teacher": "none", "step": 0.1, "target": 0.85},
+        {"teacher": "single", "score": "l1", "target": 0.8},
+    ],
+)
+def test_a_whole_search_takes_the_same_steps(tmp_path, options):
+    graph, _, exact = searched(tmp_path / "exact", "exact", **options)
+    _, _, naive = searched(tmp_path / "naive", "naive", **options)
+    assert len(exact.rows) == len(naive.rows) >= 5
+    for one, other in zip(exact.rows[1:], naive.rows[1:], strict=True):
+        for key in ("gate", "removed", "widths", "flops", "evaluations"):
+            assert one[key] == other[key]
+        assert one["reward"] == pytest.approx(other["reward"], abs=1e-4)
+        assert one["val_loss"] == pytest.approx(other["val_loss"], abs=1e-4)
+    assert len({row["gate"] for row in exact.rows[1:]}) > 1
+    assert exact.rows[-2]["flops_rate"] > options.get("target", 0.72) >= exact.rows[-1]["flops_rate"]
+    assert (graph.gates.mask() == exact.mask(graph, len(exact.rows) - 1)).all()
+
+
+def test_the_history_tells_what_the_networks_of_the_search_give(tmp_path):
+    graph, val, history = searched(tmp_path, "exact")
+    for step in (1, len(history.rows) - 1):
+        pruned = graph.pruned(history.mask(graph, step))
+        logits = np.concatenate([pruned(val.images[rows], training=True) for rows in val.batches()])
+        np.testing.assert_allclose(history.logits(step), logits, atol=1e-4)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(val.labels, logits)
+        row = history.rows[step]
+        assert row["val_loss"] == pytest.approx(float(tf.reduce_mean(losses)), abs=1e-4)
+        hits = logits.argmax(-1) == val.labels
+        assert row["val_accuracy"] == pytest.approx(100 * hits.mean())
+        assert row["flops"] == ChannelGraph(pruned).flops()
+
+
+class Traces:
+    """Counts how often Python runs the layers: only tracing does, a compiled function never."""
+
+    def __init__(self, monkeypatch):
+        self.count = 0
+        for kind in (tcl.Conv2D, tcl.FC, tcl.BatchNorm):
+            monkeypatch.setattr(kind, "apply", self._counted(kind.apply))
+
+    def _counted(self, apply):
+        def counted(layer, *args, **kwargs):
+            self.count += 1
+            return apply(layer, *args, **kwargs)
+
+        return counted
+
+
+def test_nothing_is_traced_again_while_the_network_shrinks(monkeypatch):
+    traces = Traces(monkeypatch)
+    model = shaken(residual())
+    graph = ChannelGraph(model)
+    val = validation(model, count=25)
+    evaluator = ExactEvaluator(graph, val)
+    counts = []
+    mask = np.ones(graph.gates.num_units + 1, np.float32)
+    for step in range(5):
+        reward = reward_for(model, val, seed=step)
+        evaluator.set_current_with_importance(mask, reward)
+        evaluator.set_current(mask)
+        proposals = proposals_at(graph, mask, step=0.2)
+        mask = proposals[evaluator.best(proposals, reward).best].mask
+        counts.append(traces.count)
+    assert counts[0] > 0
+    assert counts == counts[:1] * 5
+    assert graph.flops(mask) < graph.flops()
+
+
+def test_full_width_with_xla_is_the_same_as_sliced(monkeypatch):
+    model = shaken(mobile())
+    graph = ChannelGraph(model)
+    val = validation(model, count=16, batch_images=8)
+    reward = reward_for(model, val)
+    sliced, masked = ExactEvaluator(graph, val), ExactEvaluator(graph, val, compile=True)
+    traces, counts = Traces(monkeypatch), []
+    for mask in (np.ones(graph.gates.num_units + 1, np.float32), random_mask(graph, keep=0.8)):
+        logits, scores = sliced.set_current_with_importance(mask, reward)
+        compiled_logits, compiled_scores = masked.set_current_with_importance(mask, reward)
+        np.testing.assert_allclose(compiled_logits, logits, atol=1e-4)
+        np.testing.assert_allclose(compiled_scores[:-1], scores[:-1], rtol=2e-3, atol=1e-3)
+        proposals = proposals_at(graph, mask)
+        outcomes = [one.best(proposals, reward) for one in (sliced, masked)]
+        assert outcomes[0].best == outcomes[1].best
+        np.testing.assert_allclose(outcomes[1].logits, outcomes[0].logits, atol=1e-4)
+        both = ~np.isnan(outcomes[0].rewards + outcomes[1].rewards)
+        assert both.any()
+        rewards = [one.rewards[both] for one in outcomes]
+        np.testing.assert_allclose(rewards[1], rewards[0], atol=1e-4)
+        counts.append(traces.count)
+    assert counts[1] == counts[0]  # another mask compiles nothing anew
