@@ -65,7 +65,7 @@ def finetune(
     if folder.file(EXPORTED).exists():
         return load_keras(folder.file(EXPORTED))
     model = load_keras(search_path / PRUNED)
-    objective = _objective(search_path, data, teacher, temperature)
+    objective = _objective(search_path, data, teacher, temperature, device)
     model = train(folder, "finetune", model, data, objective, options, device)
     rows = [row for row in folder.rows(METRICS) if row["phase"] == "finetune"]
     folder.write_json(
@@ -83,11 +83,14 @@ def finetune(
     return model
 
 
-def _objective(search_path: Path, data: Dataset, teacher: str, temperature: float) -> Objective:
+def _objective(
+    search_path: Path, data: Dataset, teacher: str, temperature: float, device: Device
+) -> Objective:
     if teacher == "none":
         return Objective(plain_loss())
     if teacher == "single":
-        start = load_keras(search_path / START)
+        with device.strategy.scope():
+            start = load_keras(search_path / START)
         return Objective(single_loss(temperature), views=2, jitter=True, teacher=start)
     manifest = _read_json(search_path / "bank.json")
     bank = open_bank(search_path, manifest, data.fingerprint)
@@ -157,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     # Whatever is wrong with the flags or the search's files shows here, before there is a folder.
     check_batch(args.batch_size, data, device)
     start, _ = load_keras(search_path / START), load_keras(search_path / PRUNED)
-    _objective(search_path, data, args.finetune_teacher, args.temperature)
+    _objective(search_path, data, args.finetune_teacher, args.temperature, device)
     with flags.open_folder(args) as folder:
         model = finetune_from_flags(folder, search_path, data, args, device)
         report(folder, start, model, data, device, folder.read_json("finetune.json"))

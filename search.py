@@ -18,23 +18,19 @@ from functools import partial
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from dataloader import Dataset, eval_batches, load, per_class_indices, train_batches
 from nets.graph import ChannelGraph
 from nets.load import load_network
 from op_utils import check_finite, make_train_step
 from pruning.bank import build_bank
-from pruning.candidates import Candidates
 from pruning.distill import plain_loss
-from pruning.evaluator import ExactEvaluator, NaiveEvaluator, Validation
+from pruning.evaluator import Validation
+from pruning.greedy import GreedySearch, SearchOptions
 from pruning.history import History
-from pruning.rewards import Knowledge, Reward, label_loss_and_accuracy
-from pruning.scores import weight_scores
 from utils import options as flags
 from utils import plots
 from utils.checkpoint import load_keras, save_keras
-from utils.options import SearchOptions
 from utils.phases import Device, both_modes, recalibrate
 from utils.report import before_after
 from utils.runfolder import PRUNED, START, RunFolder
@@ -58,14 +54,29 @@ def search(
             D_val.
     """
     check(model, data, options)
+    if not folder.file(PRUNED).exists():
+        _search_and_fill_bank(folder, model, data, options, device)
+    results = folder.read_json("search.json")
+    if "test" not in results:
+        test = {"before": load_keras(folder.file(START)), "after": load_keras(folder.file(PRUNED))}
+        for side, network in test.items():
+            recalibrate(network, data, device)
+            test[side] = both_modes(network, data, "test", device)
+        folder.write_json("search.json", results | {"test": test})
+    return load_keras(folder.file(PRUNED))
+
+
+def _search_and_fill_bank(
+    folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
+) -> None:
     subset, validation = _parts(data, options)
-    start = _adapted(folder, model, data, subset, options, device)
-    graph = ChannelGraph(start)
+    graph = ChannelGraph(_adapted(folder, model, data, subset, options, device))
     images = (data.train.images[validation] - data.mean) / data.std
     labels = data.train.labels[validation]
     val = Validation(images.astype(np.float32), labels, options.batch_images)
     history = History(folder, (len(labels), data.num_classes))
-    GreedySearch(graph, val, history, options, device).run(partial(folder.scalars, "search"))
+    greedy = GreedySearch(graph, val, history, options, compile=device.compile)
+    greedy.run(log=partial(folder.scalars, "search"))
     begin = time.perf_counter()
     manifest = build_bank(
         folder,
@@ -77,20 +88,10 @@ def search(
         fingerprint=data.fingerprint,
         compile=device.compile,
     )
-    if not folder.file(PRUNED).exists():
-        seconds = _seconds(history) | {"bank": time.perf_counter() - begin}
-        folder.write_json("search.json", summary(graph, history, manifest, seconds))
-        draw(folder, history)
-        save_keras(folder.file(PRUNED), graph.pruned(history.mask(graph, len(history.rows) - 1)))
-    pruned = load_keras(folder.file(PRUNED))
-    results = folder.read_json("search.json")
-    if "test" not in results:
-        test = {"before": start, "after": load_keras(folder.file(PRUNED))}
-        for side, network in test.items():
-            recalibrate(network, data, device)
-            test[side] = both_modes(network, data, "test", device)
-        folder.write_json("search.json", results | {"test": test})
-    return pruned
+    seconds = _seconds(history) | {"bank": time.perf_counter() - begin}
+    folder.write_json("search.json", summary(graph, history, manifest, seconds))
+    draw(folder, history, options.target_rate)
+    save_keras(folder.file(PRUNED), graph.pruned(history.mask(graph, len(history.rows) - 1)))
 
 
 def check(model: keras.Model, data: Dataset, options: SearchOptions) -> None:
@@ -141,117 +142,6 @@ def _adapted(folder, model, data, subset, options: SearchOptions, device: Device
     return load_keras(path)
 
 
-class GreedySearch:
-    """The loop of Algorithm 1 on one channel graph; its state is the history on the disk."""
-
-    def __init__(
-        self,
-        graph: ChannelGraph,
-        val: Validation,
-        history: History,
-        options: SearchOptions,
-        device: Device,
-    ):
-        self.graph, self.val, self.history, self.options = graph, val, history, options
-        self.full_flops = graph.flops()
-        self.target_flops = int(options.target_rate * self.full_flops)
-        self.candidates = Candidates(graph, self.target_flops, options.step)
-        if options.evaluator == "naive":
-            self.evaluator = NaiveEvaluator(graph, val)
-        else:
-            self.evaluator = ExactEvaluator(graph, val, compile=device.compile)
-        self.knowledge = Knowledge(options.teacher)
-        layers = [graph.model.get_layer(name) for name in graph.units]
-        self._kernels = {
-            layer.name: layer.kernel.numpy()
-            for layer in layers
-            if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))
-        }
-
-    def run(self, log=lambda step, values: None) -> None:
-        """Goes on from the last step of the history to the target.
-
-        Args:
-            log: called with (step, scalars) for every step taken.
-        """
-        self._restore()
-        bar = tqdm(
-            total=100.0,
-            desc="search",
-            disable=None,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}] {postfix}",
-        )
-        with bar:
-            self._show(bar)
-            while (row := self.history.rows[-1])["flops"] > self.target_flops:
-                row = self._step()
-                log(row["step"], {key: row[key] for key in ("val_loss", "flops_rate", "reward")})
-                self._show(bar)
-
-    def _show(self, bar: tqdm) -> None:
-        rate = self.history.rows[-1]["flops_rate"]
-        bar.n = min(100.0, 100 * (1 - rate) / (1 - self.options.target_rate))
-        loss = self.history.rows[-1]["val_loss"]
-        bar.set_postfix_str(f"FLOPs left {100 * rate:.1f} %, D_val loss {loss:.4f}")
-
-    def _restore(self) -> None:
-        if not self.history.rows:
-            begin = time.perf_counter()
-            logits = self.evaluator.set_current(self.graph.gates.mask())
-            row = {"gate": None, "removed": [], "reward": None, "evaluations": 0}
-            self._record(row, logits, {"start": time.perf_counter() - begin})
-        for step in range(len(self.history.rows)):
-            self.knowledge.add(self.history.logits(step))
-        for row in self.history.rows[1:]:
-            self.graph.gates[row["gate"]].remove(row["removed"])
-
-    def _step(self) -> dict:
-        begin = time.perf_counter()
-        reward = Reward(self.val.labels, self.knowledge.logits, self.graph.model.output_shape[-1])
-        scores = self._scores(reward)
-        for gate in self.graph.gates:
-            gate.rank(scores[gate.units])
-        proposals = self.candidates.screened(self.candidates.propose(scores))
-        middle = time.perf_counter()
-        outcome = self.evaluator.best(proposals, reward)
-        best = proposals[outcome.best]
-        self.graph.gates[best.gate].remove(best.channels)
-        self.knowledge.add(outcome.logits)
-        row = {
-            "gate": best.gate,
-            "removed": sorted(int(channel) for channel in best.channels),
-            "reward": outcome.reward,
-            "evaluations": outcome.evaluations,
-        }
-        seconds = {"importance": middle - begin, "proposals": time.perf_counter() - middle}
-        return self._record(row, outcome.logits, seconds)
-
-    def _scores(self, reward: Reward) -> np.ndarray:
-        mask = self.graph.gates.mask()
-        if self.options.score == "taylor":
-            return self.evaluator.set_current_with_importance(mask, reward)[1]
-        self.evaluator.set_current(mask)
-        seed = [self.options.seed, len(self.history.rows)]
-        return weight_scores(self.options.score, self.graph, self._kernels, mask, seed)
-
-    def _record(self, row: dict, logits: np.ndarray, seconds: dict) -> dict:
-        loss, accuracy = label_loss_and_accuracy(logits, self.val.labels)
-        flops = self.graph.flops(self.graph.gates.mask())
-        row = {
-            "step": len(self.history.rows),
-            "name": None if row["gate"] is None else self.graph.gates[row["gate"]].name,
-            **row,
-            "widths": self.graph.gates.widths,
-            "val_loss": loss,
-            "val_accuracy": accuracy,
-            "flops": flops,
-            "flops_rate": flops / self.full_flops,
-            "seconds": seconds,
-        }
-        self.history.add(row, logits)
-        return row
-
-
 def _seconds(history: History) -> dict[str, float]:
     """Seconds of the whole search by part, over all the processes that worked on it."""
     total: dict[str, float] = {}
@@ -284,7 +174,7 @@ def summary(graph: ChannelGraph, history: History, manifest: dict, seconds: dict
     }
 
 
-def draw(folder: RunFolder, history: History) -> None:
+def draw(folder: RunFolder, history: History, target_rate: float) -> None:
     """widths.png and search_curve.png of a finished search."""
     results = folder.read_json("search.json")
     widths = results["widths"]
@@ -293,6 +183,8 @@ def draw(folder: RunFolder, history: History) -> None:
         folder.file("search_curve.png"),
         [row["flops_rate"] for row in history.rows],
         [row["val_loss"] for row in history.rows],
+        val_accuracy=[row["val_accuracy"] / 100 for row in history.rows],
+        target=target_rate,
     )
 
 

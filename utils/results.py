@@ -1,0 +1,187 @@
+"""Tables of measured figures, printed from result files.
+
+    python -m utils.results collect NAME RUN   # copies a run's result files to docs/results/NAME
+    python -m utils.results write              # writes the tables into README.md
+
+Every figure in the README's results section comes from `tables`; nothing is typed in.
+"""
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from utils import cli
+from utils.files import atomic_write, read_bytes
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+JSON = ("args.json", "versions.json", "search.json", "finetune.json", "result.json")
+PICTURES = ("widths.png", "search_curve.png", "training_curves.png")
+BEGIN, END = "<!-- results: begin (python -m utils.results write) -->", "<!-- results: end -->"
+MISSING = "not measured"
+
+
+def collect(name: str, run: Path) -> None:
+    """Copies the result files of a run folder to docs/results/<name>.
+
+    Raises:
+        UserError: no run in that folder.
+    """
+    if not (run / "args.json").exists():
+        raise cli.UserError(f"{run} holds no run")
+    target = RESULTS / name
+    target.mkdir(parents=True, exist_ok=True)
+    for file in (*JSON, *PICTURES):
+        if (run / file).exists():
+            shutil.copyfile(run / file, target / file)
+
+
+def read_runs(folder: Path) -> dict[str, dict]:
+    """{run name: {"args": ..., "search": ..., ...}} of all collected runs, sorted by name."""
+    runs = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            files = [path / file for file in JSON if (path / file).exists()]
+            runs[path.name] = {file.stem: json.loads(read_bytes(file)) for file in files}
+    return runs
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    lines = [list(header), ["---"] * len(list(header)), *map(list, rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def spread(values: list[float], spec: str = ".2f") -> str:
+    """Mean ± standard deviation (n - 1) and the number of values; "not measured" for none."""
+    if not values:
+        return MISSING
+    mean = format(float(np.mean(values)), spec)
+    if len(values) == 1:
+        return f"{mean} (n = 1)"
+    return f"{mean} ± {format(float(np.std(values, ddof=1)), spec)} (n = {len(values)})"
+
+
+def pipeline_table(run: dict) -> str:
+    """Before -> after of one finished run of the whole pipeline."""
+    result = run["result"]
+    rows = []
+    for title, keys, spec in (
+        ("parameters", ("parameters",), ",.0f"),
+        ("FLOPs (multiply-accumulates)", ("flops",), ",.0f"),
+        ("top-1 %, moving statistics", ("test", "top1"), ".2f"),
+        ("top-1 %, batch statistics", ("test", "batch_top1"), ".2f"),
+        ("latency, ms per image, batch 1", ("latency_ms", "1"), ".3f"),
+        ("latency, ms per image, batch 128", ("latency_ms", "128"), ".3f"),
+    ):
+        sides = []
+        for side in ("before", "after"):
+            value = result[side]
+            for key in keys:
+                value = value[key]
+            sides.append(value)
+        rows.append([title, *(format(v, spec) for v in sides), f"{sides[1] / sides[0]:.3f}"])
+    return table(["", "before", "after", "ratio"], rows)
+
+
+def search_table(runs: Iterable[dict]) -> str:
+    """One row per search: loss, accuracy before fine-tuning, cost."""
+    rows = []
+    for run in runs:
+        search, args = run["search"], run["args"]
+        seconds = search["seconds"]
+        rows.append(
+            [
+                args["score"],
+                args["search_teacher"],
+                f"{100 * search['flops_rate']:.2f}",
+                f"{search['val_loss']['before']:.4f} → {search['val_loss']['after']:.4f}",
+                f"{search['test']['before']['top1']:.1f} → {search['test']['after']['top1']:.1f}",
+                f"{search['test']['before']['batch_top1']:.1f} → "
+                f"{search['test']['after']['batch_top1']:.1f}",
+                f"{search['steps']} / {search['evaluations']}",
+                " / ".join(f"{seconds.get(k, 0):.0f}" for k in ("importance", "proposals", "bank")),
+            ]
+        )
+    header = ["score", "teacher", "FLOPs left %", "D_val loss", "top-1 %, moving statistics"]
+    header += ["top-1 %, batch statistics", "steps / evaluations"]
+    return table([*header, "seconds: importance / proposals / bank"], rows)
+
+
+def finetune_table(runs: Iterable[dict]) -> str:
+    """One row per fine-tuning teacher: accuracy over seeds."""
+    groups = defaultdict(list)
+    for run in runs:
+        groups[run["finetune"]["teacher"], run["finetune"]["epochs"]].append(run)
+    rows = []
+    for (teacher, epochs), group in sorted(groups.items(), key=lambda item: item[0][0] != "none"):
+        tests = [run["result"]["after"]["test"] for run in group]
+        seconds = [run["finetune"].get("seconds") for run in group]
+        rows.append(
+            [
+                teacher,
+                str(epochs),
+                spread([test["top1"] for test in tests]),
+                spread([test["batch_top1"] for test in tests]),
+                spread([test["loss"] for test in tests], ".4f"),
+                spread(seconds, ".0f"),
+            ]
+        )
+    header = ["fine-tuning teacher", "epochs", "top-1 %, moving statistics"]
+    return table([*header, "top-1 %, batch statistics", "test loss", "training seconds"], rows)
+
+
+def tables(folder: Path = RESULTS) -> str:
+    """The results section in Markdown, from the collected runs."""
+    runs = read_runs(folder)
+    searches = [run for name, run in runs.items() if name.startswith("search_")]
+    tunings = [run for name, run in runs.items() if name.startswith("tune_")]
+    digits = runs.get("digits")
+    parts = [
+        "**DIGITS, ResNet-20** (the first command above):",
+        pipeline_table(digits) if digits else MISSING,
+        "**Searches of ResNet-56 on original CIFAR-10 pixels** (`res56_cifar10.pkl`; 5,170 "
+        "training and 500 test images; not fine-tuned, batch-norm statistics re-estimated; two "
+        "searches at a time, a core each):",
+        search_table(searches) if searches else MISSING,
+        "**Fine-tuning of the sub-network found by taylor + ensemble**, on the same 5,170 images:",
+        finetune_table(tunings) if tunings else MISSING,
+    ]
+    return "\n\n".join(parts)
+
+
+def write(readme: Path = ROOT / "README.md") -> None:
+    """Puts the tables between the README's two markers.
+
+    Raises:
+        UserError: a marker is missing.
+    """
+    text = readme.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise cli.UserError(f"{readme} lacks the markers {BEGIN} and {END}")
+    head, tail = text.split(BEGIN)[0], text.split(END)[1]
+    new = f"{head}{BEGIN}\n\n{tables()}\n\n{END}{tail}"
+    atomic_write(readme, lambda path: path.write_text(new, encoding="utf-8"))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = cli.Parser(description="Collects result files and writes the README's tables.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
+    collecting = commands.add_parser("collect")
+    collecting.add_argument("name")
+    collecting.add_argument("run", type=Path)
+    commands.add_parser("write")
+    args = parser.parse_args(argv)
+    if args.command == "collect":
+        collect(args.name, args.run)
+    else:
+        write()
+
+
+if __name__ == "__main__":
+    cli.run(main)
