@@ -24,7 +24,7 @@ from finetune import finetune_from_flags, report
 from nets import build
 from nets.load import load_network
 from pruning.distill import plain_loss
-from search import check, search
+from search import check, print_summary, search
 from utils import options as flags
 from utils.checkpoint import load_keras, save_keras
 from utils.measure import print_report
@@ -89,8 +89,13 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{folder.path} holds the finished run of this command:")
             print_report(folder.read_json("result.json"))
             return
+        if not args.trained_param:
+            print(f"baseline: {args.arch}, {args.baseline_epoch} epochs", flush=True)
         network = baseline(folder, network, data, args, device)
+        print(f"search: to {args.search_target_rate:.0%} of the FLOPs", flush=True)
         search(folder, network, data, flags.search_of(args), device)
+        print_summary(folder.read_json("search.json"))
+        print(f"fine-tuning: {args.train_epoch} epochs", flush=True)
         pruned = finetune_from_flags(folder, Path(folder.path), data, args, device)
         more = {
             "search": folder.read_json("search.json"),

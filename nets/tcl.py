@@ -221,7 +221,8 @@ class BatchNorm(Gated, keras.layers.BatchNormalization):
         return y * weights["keep"] if "keep" in weights else y
 
     def call(self, inputs, training=None, mask=None):
-        return self.apply(inputs, self.current(), bool(training))
+        # As in stock Keras, a frozen layer keeps to its moving statistics.
+        return self.apply(inputs, self.current(), bool(training) and self.trainable)
 
 
 def batch_norm(x, gamma, beta, mean, variance, epsilon: float, training: bool):

@@ -98,7 +98,7 @@ def _open_manifest(
     graph: ChannelGraph,
 ) -> dict:
     """The manifest of an unfinished bank, or of a new one with its empty array."""
-    if folder.file(MANIFEST).exists():
+    if folder.file(MANIFEST).exists() and folder.file(ARRAY).exists():
         return folder.read_json(MANIFEST)
     steps = choose_teachers([row["val_loss"] for row in history.rows], num_teachers)
     shape = (examples, graph.model.outputs[0].shape[-1], num_teachers)

@@ -20,6 +20,7 @@ from pruning.candidates import Proposal
 from pruning.rewards import Reward
 from pruning.segments import ImportancePass, Segments
 from utils.provenance import cpu_count
+from utils.stateless import batch_statistics
 
 TIE = 1e-6  # rewards closer than this are told apart only by evaluating to the end
 
@@ -163,7 +164,13 @@ class NaiveEvaluator(ExactEvaluator):
     def __init__(self, graph: ChannelGraph, data: Validation, **options):
         super().__init__(graph, data, **options)
         gated, self._mask = graph.gated()
-        self._forward = tf.function(lambda images: gated(images, training=True), autograph=False)
+
+        @tf.function(autograph=False)
+        def forward(images):
+            with batch_statistics(gated):
+                return gated(images, training=True)
+
+        self._forward = forward
 
     def best(self, proposals: list[Proposal], reward: Reward) -> Outcome:
         """Evaluates every proposal and takes the first of the largest rewards."""

@@ -241,7 +241,7 @@ class ImportancePass:
             outputs = [values[id(site)] for site in self._sites]
             slopes = tape.gradient(loss, outputs)
             scores = [
-                tf.abs(tf.reduce_sum(slope * y, list(range(len(y.shape) - 1))))
+                tf.reduce_sum(slope * y, list(range(len(y.shape) - 1)))
                 for slope, y in zip(slopes, outputs, strict=True)
             ]
             return [values[id(cut)] for cut in parts._cuts], logits, scores
@@ -271,5 +271,8 @@ class ImportancePass:
         for site, values in zip(self._sites, site_scores, strict=True):
             units = self._segments.graph.tensor_units(site)
             kept = units[stay[units] > 0]
-            np.add.at(scores, kept, values.numpy().astype(np.float64))
+            # A unit may have several channels here (flattened positions): they are summed first.
+            signed = np.zeros_like(scores)
+            np.add.at(signed, kept, values.numpy())
+            scores += np.abs(signed)
         return [*cuts, logits], scores * (mask > 0)

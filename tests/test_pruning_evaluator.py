@@ -152,7 +152,6 @@ def with_dropout():
     return keras.Model(image, keras.layers.Dense(5)(x))
 
 
-@pytest.mark.xfail(reason="NaiveEvaluator runs with dropout", strict=True)
 def test_dropout_is_off_in_both_evaluators():
     model = shaken(with_dropout())
     graph = ChannelGraph(model)

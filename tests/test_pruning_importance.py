@@ -108,14 +108,9 @@ def graph_of(build):
     return ChannelGraph(shaken(build()))
 
 
-SUMMED_TOO_LATE = pytest.mark.xfail(
-    reason="ImportancePass takes absolute values position by position behind Flatten", strict=True
-)
-
-
 @pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("teacher", [False, True])
-@pytest.mark.parametrize("build", [residual, pytest.param(flat, marks=SUMMED_TOO_LATE)])
+@pytest.mark.parametrize("build", [residual, flat])
 def test_taylor_scores(build, teacher, pruned):
     graph = graph_of(build)
     mask = np.ones(graph.gates.num_units + 1, np.float32)
