@@ -16,8 +16,8 @@ from nets.graph import ChannelGraph
 from nets.tcl import FC, Conv2D
 from pruning.rewards import example_losses
 
-# TensorFlow's CPU convolutions are fastest on multiples of 8 channels (AVX2: 8 floats): one of 12
-# channels takes longer than one of 16.
+# TensorFlow's CPU convolutions run best on multiples of 8 channels (AVX2: 8 floats): one of 7
+# channels was seen to take twice as long as one of 8.
 ALIGN = 8
 
 LayerWeights = dict[str, dict[str, tf.Tensor]]
@@ -38,6 +38,11 @@ class Segments:
         graph: the channel graph of the stock network.
         compile: run by XLA on full-width masked weights (GPU) instead of sliced ones (CPU).
 
+    Attributes:
+        layers: {name: mask-aware layer} of the network's gated twin.
+        cuts: the single live tensor at the start of every segment, network input first.
+        segments: the compiled runs between the cuts.
+
     Raises:
         ValueError: the network has more than one input or output.
     """
@@ -47,24 +52,24 @@ class Segments:
         if len(inputs) != 1 or len(outputs) != 1:
             raise ValueError("the search takes networks with one input and one output")
         self.graph = graph
-        self._compile = compile
+        self.compile = compile
         gated, _ = graph.gated()
-        self._layers = {name: gated.get_layer(name) for name in graph.units}
-        self._full = {name: layer.full() for name, layer in self._layers.items()}
-        self._input, self._output = inputs[0], outputs[0]
-        self._bounds, self._cuts = self._find_cuts()
+        self.layers = {name: gated.get_layer(name) for name in graph.units}
+        self._full = {name: layer.full() for name, layer in self.layers.items()}
+        self.input, self.output = inputs[0], outputs[0]
+        self._bounds, self.cuts = self._find_cuts()
         self.segments = [self._trace(number) for number in range(len(self._bounds) - 1)]
         self._gate_layers = self._layers_of_gates()
 
     def _find_cuts(self) -> tuple[list[int], list]:
         """Call numbers at which a single tensor is live, and these tensors, input first."""
         calls = self.graph.calls
-        last_use = {id(self._output): len(calls)}
+        last_use = {id(self.output): len(calls)}
         for number, call in enumerate(calls):
             for tensor in call.inputs:
                 last_use[id(tensor)] = max(number, last_use.get(id(tensor), 0))
-        live = {id(self._input): self._input}
-        bounds, cuts = [0], [self._input]
+        live = {id(self.input): self.input}
+        bounds, cuts = [0], [self.input]
         for number, call in enumerate(calls[:-1], start=1):
             live.update({id(tensor): tensor for tensor in call.outputs})
             live = {key: one for key, one in live.items() if last_use.get(key, -1) >= number}
@@ -75,10 +80,10 @@ class Segments:
         return [*bounds, len(calls)], cuts
 
     def _has_kernel(self, first: int, last: int) -> bool:
-        names = self._names(first, last)
+        names = self.names(first, last)
         return any("kernel" in self._full[name] for name in names)
 
-    def _names(self, first: int, last: int) -> tuple[str, ...]:
+    def names(self, first: int, last: int) -> tuple[str, ...]:
         names = [call.operation.name for call in self.graph.calls[first:last]]
         return tuple(dict.fromkeys(name for name in names if name in self.graph.units))
 
@@ -101,8 +106,7 @@ class Segments:
         """Number of the first segment that a change of this gate touches."""
         return self._gate_layers[gate][1]
 
-    # --- weights
-    # -----------------------------------------------------------------------------------
+    # ---------------------------------------------------------------- weights
 
     def aligned(self, mask: np.ndarray) -> np.ndarray:
         """The units that stay in the arrays, float32 [U + 1].
@@ -110,7 +114,7 @@ class Segments:
         When sliced: the kept ones and, in every gate, as many removed ones (zeros) as fill its
         width up to a multiple of ALIGN. When compiled: all.
         """
-        if self._compile:
+        if self.compile:
             return np.ones_like(mask)
         stay = mask.copy()
         for gate in self.graph.gates:
@@ -119,8 +123,8 @@ class Segments:
         return stay
 
     def _layer_weights(self, name: str, mask: np.ndarray, stay: np.ndarray) -> dict[str, tf.Tensor]:
-        layer = self._layers[name]
-        form = layer.masked(mask) if self._compile else layer.sliced(mask, stay, self._full[name])
+        layer = self.layers[name]
+        form = layer.masked(mask) if self.compile else layer.sliced(mask, stay, self._full[name])
         return {key: tf.convert_to_tensor(value) for key, value in form.items()}
 
     def weights(self, mask: np.ndarray) -> LayerWeights:
@@ -134,17 +138,16 @@ class Segments:
         stay = self.aligned(mask)
         return current | {name: self._layer_weights(name, mask, stay) for name in names}
 
-    # --- compiled parts
-    # ----------------------------------------------------------------------------
+    # ---------------------------------------------------------------- compiled parts
 
-    def _tensor_spec(self, tensor) -> tf.TensorSpec:
+    def tensor_spec(self, tensor) -> tf.TensorSpec:
         shape = [None, *tensor.shape[1:]]
         prunable = self.graph.tensor_units(tensor) < self.graph.gates.num_units
-        if prunable.any() and not self._compile:
+        if prunable.any() and not self.compile:
             shape[-1] = None
         return tf.TensorSpec(shape, tf.float32)
 
-    def _weight_specs(self, names: tuple[str, ...]) -> list[dict[str, tf.TensorSpec]]:
+    def weight_specs(self, names: tuple[str, ...]) -> list[dict[str, tf.TensorSpec]]:
         everything = np.ones(self.graph.gates.num_units + 1, np.float32)
         return [
             {
@@ -155,17 +158,17 @@ class Segments:
         ]
 
     def _weight_shape(self, shape: tf.TensorShape) -> list:
-        if self._compile:
+        if self.compile:
             return list(shape)
         return [*shape[:-2], None, None] if len(shape) > 1 else [None]
 
-    def _run(self, values: dict, first: int, last: int, weights: LayerWeights) -> None:
+    def run_calls(self, values: dict, first: int, last: int, weights: LayerWeights) -> None:
         """Runs calls first .. last - 1 on `values` {id of KerasTensor: tensor}, in place."""
         for call in self.graph.calls[first:last]:
             args, kwargs = call.arguments.fill_in(values)
             name = call.operation.name
             if name in weights:
-                result = self._layers[name].apply(args[0], weights[name], training=True)
+                result = self.layers[name].apply(args[0], weights[name], training=True)
             else:
                 result = call.operation(*args, **kwargs)
             for tensor, value in zip(call.outputs, keras.tree.flatten(result), strict=True):
@@ -173,18 +176,16 @@ class Segments:
 
     def _trace(self, number: int) -> Segment:
         first, last = self._bounds[number : number + 2]
-        names = self._names(first, last)
-        start, end = [*self._cuts, self._output][number : number + 2]
+        names = self.names(first, last)
+        start, end = [*self.cuts, self.output][number : number + 2]
 
-        @tf.function(jit_compile=self._compile, autograph=False)
+        @tf.function(jit_compile=self.compile, autograph=False)
         def segment(x, weights):
             values = {id(start): x}
-            self._run(values, first, last, dict(zip(names, weights, strict=True)))
+            self.run_calls(values, first, last, dict(zip(names, weights, strict=True)))
             return values[id(end)]
 
-        concrete = segment.get_concrete_function(
-            self._tensor_spec(start), self._weight_specs(names)
-        )
+        concrete = segment.get_concrete_function(self.tensor_spec(start), self.weight_specs(names))
         return Segment(names, concrete)
 
     def run(self, x: tf.Tensor, weights: LayerWeights, first: int = 0) -> list[tf.Tensor]:
@@ -214,7 +215,7 @@ class ImportancePass:
         readers = [
             call
             for call in graph.calls
-            if type(segments._layers.get(call.operation.name)) in (Conv2D, FC)
+            if type(segments.layers.get(call.operation.name)) in (Conv2D, FC)
         ]
         sites = {id(call.inputs[0]): call.inputs[0] for call in readers}
         self._num_units = graph.gates.num_units
@@ -223,20 +224,20 @@ class ImportancePass:
             for tensor in sites.values()
             if (graph.tensor_units(tensor) < self._num_units).any()
         ]
-        self._names = segments._names(0, len(graph.calls))
+        self._names = segments.names(0, len(graph.calls))
         self._function = self._trace()
 
     def _trace(self) -> tf.types.experimental.ConcreteFunction:
         parts = self._segments
 
-        @tf.function(jit_compile=parts._compile, autograph=False)
+        @tf.function(jit_compile=parts.compile, autograph=False)
         def gradient(images, labels, teacher, weights):
-            values = {id(parts._input): images}
+            values = {id(parts.input): images}
             with tf.GradientTape() as tape:
                 tape.watch(images)
                 by_name = dict(zip(self._names, weights, strict=True))
-                parts._run(values, 0, len(parts.graph.calls), by_name)
-                logits = values[id(parts._output)]
+                parts.run_calls(values, 0, len(parts.graph.calls), by_name)
+                logits = values[id(parts.output)]
                 loss = tf.reduce_sum(example_losses(logits, labels, teacher))
             outputs = [values[id(site)] for site in self._sites]
             slopes = tape.gradient(loss, outputs)
@@ -244,13 +245,13 @@ class ImportancePass:
                 tf.reduce_sum(slope * y, list(range(len(y.shape) - 1)))
                 for slope, y in zip(slopes, outputs, strict=True)
             ]
-            return [values[id(cut)] for cut in parts._cuts], logits, scores
+            return [values[id(cut)] for cut in parts.cuts], logits, scores
 
         return gradient.get_concrete_function(
-            parts._tensor_spec(parts._input),
+            parts.tensor_spec(parts.input),
             tf.TensorSpec([None], tf.int32),
-            tf.TensorSpec([None, parts._output.shape[-1]], tf.float32),
-            parts._weight_specs(self._names),
+            tf.TensorSpec([None, parts.output.shape[-1]], tf.float32),
+            parts.weight_specs(self._names),
         )
 
     def run(self, images, labels, teacher, weights: LayerWeights, mask: np.ndarray) -> tuple:

@@ -224,6 +224,7 @@ def killed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("killed") / "run"
     for phase in ("baseline", "search", "bank", "finetune"):
         kill_in(phase, folder)
+    shutil.copytree(folder, folder.with_name("before_end"))
     run(command("train_cifar.py", folder, *ARGUMENTS))
     return folder
 
@@ -240,6 +241,15 @@ def test_killed_run_ends_with_the_same_numbers(finished, killed):
     for figures in results:
         del figures["search"]["seconds"]
     assert results[0]["search"] == results[1]["search"]
+
+
+def test_killed_run_went_on_instead_of_starting_over(killed):
+    """What was logged before a kill is there afterwards as it was, with its seconds."""
+    for snapshot in ("before_bank", "before_finetune", "before_end"):
+        for name in ("history.jsonl", "metrics.jsonl"):
+            logged = rows(killed.with_name(snapshot) / name)
+            assert len(logged) > 1
+            assert rows(killed / name)[: len(logged)] == logged
 
 
 def test_killed_run_holds_the_same_files(finished, killed):
