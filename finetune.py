@@ -11,7 +11,6 @@ from utils import cli, devices
 
 devices.quiet()
 
-import json
 from pathlib import Path
 
 import keras
@@ -22,7 +21,7 @@ from pruning.distill import ensemble_loss, plain_loss, single_loss
 from utils import options as flags
 from utils import plots
 from utils.checkpoint import load_keras, save_keras, save_pkl, to_pkl
-from utils.files import read_bytes
+from utils.jsonl import read_json
 from utils.measure import describe, print_report
 from utils.phases import (
     METRICS,
@@ -32,7 +31,7 @@ from utils.phases import (
     check_batch,
     train,
 )
-from utils.runfolder import PRUNED, START, RunFolder
+from utils.runfolder import BASELINE, PRUNED, START, RunFolder
 
 EXPORTED, WEIGHTS = "pruned.keras", "trained_param.pkl"
 
@@ -92,16 +91,9 @@ def _objective(
         with device.strategy.scope():
             start = load_keras(search_path / START)
         return Objective(single_loss(temperature), views=2, jitter=True, teacher=start)
-    manifest = _read_json(search_path / "bank.json")
+    manifest = read_json(search_path / "bank.json")
     bank = open_bank(search_path, manifest, data.fingerprint)
     return Objective(ensemble_loss(temperature), views=2, jitter=True, rows={"teacher": bank})
-
-
-def _read_json(path: Path):
-    try:
-        return json.loads(read_bytes(path))
-    except ValueError as error:
-        raise cli.UserError(f"{path} is damaged: {error}") from None
 
 
 def draw(folder: RunFolder) -> None:
@@ -150,7 +142,7 @@ def main(argv: list[str] | None = None) -> None:
     search_path = Path(args.search_path or args.train_path)
     if not (search_path / PRUNED).exists():
         raise cli.UserError(f"{search_path} holds no finished search: run search.py on it first")
-    searched = _read_json(search_path / "args.json")
+    searched = read_json(search_path / "args.json")
     args.data_path = args.data_path or searched["data_path"]
     args.dataset = searched["dataset"]
     device = flags.device_of(args)
@@ -159,11 +151,15 @@ def main(argv: list[str] | None = None) -> None:
     flags.fill_defaults(args, data)
     # Whatever is wrong with the flags or the search's files shows here, before there is a folder.
     check_batch(args.batch_size, data, device)
-    start, _ = load_keras(search_path / START), load_keras(search_path / PRUNED)
+    before, _ = load_keras(search_path / BASELINE), load_keras(search_path / PRUNED)
     _objective(search_path, data, args.finetune_teacher, args.temperature, device)
-    with flags.open_folder(args) as folder:
+    with flags.open_folder(args, "finetune_state.npz") as folder:
+        if folder.finished:
+            print(f"{folder.path} holds the finished run of this command:")
+            print_report(folder.read_json("result.json"))
+            return
         model = finetune_from_flags(folder, search_path, data, args, device)
-        report(folder, start, model, data, device, folder.read_json("finetune.json"))
+        report(folder, before, model, data, device, folder.read_json("finetune.json"))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from utils import plots
 from utils.checkpoint import load_keras, save_keras
 from utils.phases import Device, both_modes, recalibrate
 from utils.report import before_after
-from utils.runfolder import PRUNED, START, RunFolder
+from utils.runfolder import BASELINE, PRUNED, START, RunFolder
 
 ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
 
@@ -54,6 +54,8 @@ def search(
             D_val.
     """
     check(model, data, options)
+    if not folder.file(BASELINE).exists():
+        save_keras(folder.file(BASELINE), model)
     if not folder.file(PRUNED).exists():
         _search_and_fill_bank(folder, model, data, options, device)
     results = folder.read_json("search.json")
@@ -223,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     flags.fill_defaults(args, data)
     network = load_network(args.trained_param, args.arch, data.num_classes, data.image_shape)
     check(network, data, flags.search_of(args))  # before there is a folder
-    with flags.open_folder(args) as folder:
+    with flags.open_folder(args, START) as folder:
         search(folder, network, data, flags.search_of(args), device)
         print_summary(folder.read_json("search.json"))
 

@@ -21,7 +21,7 @@ from utils import options as flags
 from utils.checkpoint import load_keras
 from utils.files import atomic_write
 from utils.measure import describe, print_report
-from utils.runfolder import START
+from utils.runfolder import BASELINE
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,9 +37,9 @@ def main(argv: list[str] | None = None) -> None:
     data = load(args.dataset, args.data_path)
     shape = (args.arch, data.num_classes, data.image_shape)
     after = load_network(args.trained_param, *shape)
-    start = Path(args.trained_param).parent / START
-    before = load_keras(start) if start.exists() else build(*shape)
-    results = describe(before, after, data, device, accuracy=start.exists())
+    given = Path(args.trained_param).parent / BASELINE
+    before = load_keras(given) if given.exists() else build(*shape)
+    results = describe(before, after, data, device, accuracy=given.exists())
     print_report(results)
     if args.json:
         text = json.dumps(results, indent=2, sort_keys=True) + "\n"

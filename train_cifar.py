@@ -29,9 +29,7 @@ from utils import options as flags
 from utils.checkpoint import load_keras, save_keras
 from utils.measure import print_report
 from utils.phases import Device, Objective, check_batch, train
-from utils.runfolder import RunFolder
-
-BASELINE = "baseline.keras"
+from utils.runfolder import BASELINE, START, RunFolder
 
 
 # ------------------------------------------------------------------ flags
@@ -84,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     network = initial(data, args)
     check(network, data, flags.search_of(args))
     check_batch(args.batch_size, data, device)
-    with flags.open_folder(args) as folder:
+    with flags.open_folder(args, "baseline_state.npz", START) as folder:
         if folder.finished:
             print(f"{folder.path} holds the finished run of this command:")
             print_report(folder.read_json("result.json"))

@@ -22,7 +22,7 @@ from pruning.bank import ARRAY, MANIFEST
 from utils import cli
 from utils.checkpoint import save_keras, save_pkl, to_pkl
 from utils.options import SearchOptions
-from utils.runfolder import PRUNED, START
+from utils.runfolder import BASELINE, PRUNED, START
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = 10, (8, 8, 1)  # classes and image shape
@@ -81,7 +81,7 @@ def weights(tmp_path_factory) -> dict[str, Path]:
 def searched(tmp_path_factory, weights) -> Path:
     """A folder like that of a finished search on DIGITS; its bank belongs to other data."""
     folder = tmp_path_factory.mktemp("searched")
-    for name in (START, PRUNED):
+    for name in (BASELINE, START, PRUNED):
         (folder / name).write_bytes(weights["good.keras"].read_bytes())
     (folder / "args.json").write_text(json.dumps({"dataset": "DIGITS", "data_path": None}))
     shape = [len(load("DIGITS").train), 10, 2]
@@ -270,7 +270,7 @@ def test_finetune_refuses_the_bank_of_another_data_set(refused, searched, tmp_pa
     assert not run.exists()
 
 
-@pytest.mark.parametrize("name", [START, PRUNED, "args.json", ARRAY, MANIFEST])
+@pytest.mark.parametrize("name", [BASELINE, PRUNED, "args.json", ARRAY, MANIFEST])
 def test_finetune_refuses_damaged_files_of_the_search(name, refused, searched, tmp_path):
     damaged, run = tmp_path / "damaged", tmp_path / "run"
     damaged.mkdir()

@@ -24,6 +24,14 @@ def dumps(obj: Any, indent: int | None = None) -> str:
     return json.dumps(_plain(obj), indent=indent, sort_keys=indent is not None, allow_nan=False)
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises UserError when it is missing or damaged."""
+    try:
+        return json.loads(read_bytes(path))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
 def append_row(path: Path, row: Row) -> None:
     """Adds one line and waits until it is on the disk; raises UserError if that fails."""
     try:

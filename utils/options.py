@@ -168,14 +168,19 @@ def train_of(args: argparse.Namespace, *, epochs: int, learning_rate: float) -> 
     )
 
 
-def open_folder(args: argparse.Namespace) -> RunFolder:
+def open_folder(args: argparse.Namespace, *begun: str) -> RunFolder:
     """The run folder of --train_path for these flags; refuses an unfinished run with --resume off.
+
+    Args:
+        begun: files of which the command writes the first one early: one there means a run to
+            resume.
 
     Raises:
         UserError: as `RunFolder.open`, or an unfinished run that must not be resumed.
     """
     folder = RunFolder.open(args.train_path, vars(args), overwrite=args.overwrite)
-    if not args.resume and folder.started and not folder.finished:
+    unfinished = not folder.finished and any(folder.file(name).exists() for name in begun)
+    if unfinished and not args.resume:
         folder.close()
         raise cli.UserError(
             f"{args.train_path} holds an unfinished run: leave out --resume off to go on with it, "

@@ -6,7 +6,6 @@
 Every figure in the README's results section comes from `tables`; nothing is typed in.
 """
 
-import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable
@@ -15,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from utils import cli
-from utils.files import atomic_write, read_bytes
+from utils.files import atomic_write
+from utils.jsonl import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -46,7 +46,7 @@ def read_runs(folder: Path) -> dict[str, dict]:
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             files = [path / file for file in JSON if (path / file).exists()]
-            runs[path.name] = {file.stem: json.loads(read_bytes(file)) for file in files}
+            runs[path.name] = {file.stem: read_json(file) for file in files}
     return runs
 
 

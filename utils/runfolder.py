@@ -13,13 +13,14 @@ from typing import Any
 
 from utils import jsonl, provenance
 from utils.cli import UserError
-from utils.files import atomic_write, read_bytes
+from utils.files import atomic_write
 from utils.jsonl import Row
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\..+)?")  # the names that files.atomic_write gives
 _PHASES = ("baseline", "search", "bank", "finetune")
 _SUFFIXES = (".json", ".npy", ".keras", "_*.npz", "_*.f32", "_*.keras")
 
+BASELINE = "baseline.keras"  # the network as given or trained, before everything
 START = "search_start.keras"  # theta_0, with which the search begins
 PRUNED = "search_pruned.keras"  # theta*, before its fine-tuning
 
@@ -162,12 +163,6 @@ class RunFolder:
         """Whether the run has written result.json."""
         return self.file("result.json").exists()
 
-    @property
-    def started(self) -> bool:
-        """Whether the run has written anything besides its arguments."""
-        marks = [self.file("args.json"), self.file("versions.json")]
-        return any(path not in marks for path in self._known())
-
     def file(self, name: str) -> Path:
         """The path of one of the run's files; raises ValueError for a name not in KNOWN."""
         if not any(fnmatch(name, pattern) for pattern in self.KNOWN):
@@ -181,11 +176,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any:
         """The content of a JSON file; raises UserError when it is missing or damaged."""
-        path = self.file(name)
-        try:
-            return json.loads(read_bytes(path))
-        except ValueError as error:
-            raise UserError(f"{path} is damaged: {error}") from None
+        return jsonl.read_json(self.file(name))
 
     # ------------------------------------------------------------ rows (JSON lines)
 
