@@ -15,11 +15,13 @@ import numpy as np
 
 from utils import cli
 from utils.files import atomic_write
-from utils.jsonl import read_json
+from utils.jsonl import read_json, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 JSON = ("args.json", "versions.json", "search.json", "finetune.json", "result.json")
+METRICS = "metrics.jsonl"
+RATES = "input_pipeline.json"  # python -m benchmarks.input_pipeline --out docs/results/...
 PICTURES = ("widths.png", "search_curve.png", "training_curves.png")
 BEGIN, END = "<!-- results: begin (python -m utils.results write) -->", "<!-- results: end -->"
 MISSING = "not measured"
@@ -35,7 +37,7 @@ def collect(name: str, run: Path) -> None:
         raise cli.UserError(f"{run} holds no run")
     target = RESULTS / name
     target.mkdir(parents=True, exist_ok=True)
-    for file in (*JSON, *PICTURES):
+    for file in (*JSON, METRICS, *PICTURES):
         if (run / file).exists():
             shutil.copyfile(run / file, target / file)
 
@@ -47,6 +49,7 @@ def read_runs(folder: Path) -> dict[str, dict]:
         if path.is_dir():
             files = [path / file for file in JSON if (path / file).exists()]
             runs[path.name] = {file.stem: read_json(file) for file in files}
+            runs[path.name]["metrics"] = read_rows(path / METRICS)
     return runs
 
 
@@ -112,15 +115,34 @@ def search_table(runs: Iterable[dict]) -> str:
     return table([*header, "seconds: importance / proposals / bank"], rows)
 
 
+def tuning_rows(run: dict) -> list[dict]:
+    """The rows of a run's metrics.jsonl that belong to its fine-tuning."""
+    return [row for row in run["metrics"] if row["phase"] == "finetune"]
+
+
+def pipeline_rate_table(rates: dict, tunings: Iterable[dict]) -> str:
+    """Images per second of the input pipeline alone beside those of fine-tuning steps."""
+    rows = [
+        [f"input pipeline alone, {one['views']} view(s)", f"{one['images_per_second']:,}"]
+        for one in rates["pipelines"]
+    ]
+    for run in tunings:
+        views = 1 if run["args"]["finetune_teacher"] == "none" else 2
+        median = float(np.median([row["images_per_second"] for row in tuning_rows(run)]))
+        title = f"fine-tuning the pruned ResNet-56, {views} view(s), seed {run['args']['seed']}"
+        rows.append([title, f"{median * views:,.0f}"])
+    return table(["views per second", ""], rows)
+
+
 def finetune_table(runs: Iterable[dict]) -> str:
     """One row per fine-tuning teacher: accuracy over seeds."""
     groups = defaultdict(list)
     for run in runs:
-        groups[run["finetune"]["teacher"], run["finetune"]["epochs"]].append(run)
+        groups[run["args"]["finetune_teacher"], run["args"]["train_epoch"]].append(run)
     rows = []
     for (teacher, epochs), group in sorted(groups.items(), key=lambda item: item[0][0] != "none"):
         tests = [run["result"]["after"]["test"] for run in group]
-        seconds = [run["finetune"].get("seconds") for run in group]
+        seconds = [sum(row["seconds"] for row in tuning_rows(run)) for run in group]
         rows.append(
             [
                 teacher,
@@ -151,6 +173,11 @@ def tables(folder: Path = RESULTS) -> str:
         "**Fine-tuning of the sub-network found by taylor + ensemble**, on the same 5,170 images:",
         finetune_table(tunings) if tunings else MISSING,
     ]
+    if (folder / RATES).exists():
+        parts += [
+            "**Input pipeline** (batches of 128 images; fine-tuning on one core):",
+            pipeline_rate_table(read_json(folder / RATES), tunings),
+        ]
     return "\n\n".join(parts)
 
 
