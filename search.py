@@ -180,7 +180,13 @@ def draw(folder: RunFolder, history: History, target_rate: float) -> None:
     """widths.png and search_curve.png of a finished search."""
     results = folder.read_json("search.json")
     widths = results["widths"]
-    plots.widths(folder.file("widths.png"), results["gates"], widths["before"], widths["after"])
+    plots.widths(
+        folder.file("widths.png"),
+        results["gates"],
+        widths["before"],
+        widths["after"],
+        title="Filters kept in each channel group",
+    )
     plots.search_curve(
         folder.file("search_curve.png"),
         [row["flops_rate"] for row in history.rows],

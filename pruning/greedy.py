@@ -9,11 +9,13 @@ from tqdm import tqdm
 
 from nets.graph import ChannelGraph
 from pruning.candidates import Candidates
-from pruning.evaluator import ExactEvaluator, NaiveEvaluator, Validation
+from pruning.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator, Validation
 from pruning.history import History
 from pruning.rewards import Knowledge, Reward, label_loss_and_accuracy
 from pruning.scores import weight_scores
 from utils.cli import UserError
+
+EVALUATORS = {"exact": ExactEvaluator, "lazy": LazyEvaluator, "naive": NaiveEvaluator}
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,7 @@ class GreedySearch:
         self.full_flops = graph.flops()
         self.target_flops = int(options.target_rate * self.full_flops)
         self.candidates = Candidates(graph, self.target_flops, options.step)
-        kind = NaiveEvaluator if options.evaluator == "naive" else ExactEvaluator
-        self.evaluator = kind(graph, val, compile=compile)
+        self.evaluator = EVALUATORS[options.evaluator](graph, val, compile=compile)
         self.knowledge = Knowledge(options.teacher)
         layers = [graph.model.get_layer(name) for name in graph.units]
         self._kernels = {
@@ -94,6 +95,8 @@ class GreedySearch:
             self.knowledge.add(self.history.logits(step))
         for row in self.history.rows[1:]:
             self.graph.gates[row["gate"]].remove(row["removed"])
+        drops = self.history.rows[-1].get("drops", {})
+        self.evaluator.remember({int(gate): drop for gate, drop in drops.items()})
 
     def _step(self) -> dict:
         begin = time.perf_counter()
@@ -118,6 +121,8 @@ class GreedySearch:
             "reward": outcome.reward,
             "evaluations": outcome.evaluations,
         }
+        if isinstance(self.evaluator, LazyEvaluator):
+            row["drops"] = {str(gate): drop for gate, drop in self.evaluator.drops().items()}
         seconds = {"importance": middle - begin, "proposals": time.perf_counter() - middle}
         return self._record(row, outcome.logits, seconds)
 

@@ -21,7 +21,7 @@ from nets import tcl
 from nets.graph import ChannelGraph
 from nets.resnet import cifar_resnet
 from pruning.candidates import Candidates
-from pruning.evaluator import ExactEvaluator, NaiveEvaluator, Validation
+from pruning.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator, Validation
 from pruning.greedy import GreedySearch
 from pruning.history import History
 from pruning.rewards import Reward
@@ -208,6 +208,36 @@ def test_a_whole_search_takes_the_same_steps(tmp_path, options):
     rates = [row["flops_rate"] for row in exact.rows]
     assert rates[-2] > options.get("target", 0.72) >= rates[-1]
     assert (graph.gates.mask() == exact.mask(graph, len(exact.rows) - 1)).all()
+
+
+def test_lazy_search_saves_evaluations_and_resumes_to_the_same_network(tmp_path):
+    _, _, exact = searched(tmp_path / "exact", "exact", target=0.6)
+    _, _, lazy = searched(tmp_path / "lazy", "lazy", target=0.6)
+    assert sum(row["evaluations"] for row in lazy.rows) < sum(
+        row["evaluations"] for row in exact.rows
+    )
+    assert lazy.rows[1]["evaluations"] == exact.rows[1]["evaluations"]  # nothing known yet
+    assert lazy.rows[1]["removed"] == exact.rows[1]["removed"]
+    with RunFolder.open(tmp_path / "lazy", {}) as folder:
+        folder.truncate("history.jsonl", 4)
+    _, _, resumed = searched(tmp_path / "lazy", "lazy", target=0.6)
+    for one, other in zip(lazy.rows, resumed.rows, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_lazy_stops_when_a_fresh_reward_beats_every_stale_one():
+    order, expected = np.array([2, 0, 1, 3]), [0.3, 0.5, -np.inf, 0.6]
+    losses, seen = np.full(4, np.inf), []
+
+    def evaluate(index, best_loss):
+        seen.append(int(index))
+        losses[index] = {0: 0.45, 1: 0.9, 2: 0.7, 3: 0.1}[int(index)]
+
+    model = residual()
+    evaluator = LazyEvaluator(ChannelGraph(model), validation(model, count=8), workers=1)
+    # The first two (a wave): 0.7 and 0.45; the next stale ones promise 0.5 and 0.6, no better.
+    assert evaluator._work_off(order, evaluate, expected, losses) == 2
+    assert seen == [2, 0]
 
 
 def test_the_history_tells_what_the_networks_of_the_search_give(tmp_path):

@@ -5,7 +5,7 @@ import argparse
 import tensorflow as tf
 
 from dataloader import Dataset
-from pruning.greedy import SearchOptions
+from pruning.greedy import EVALUATORS, SearchOptions
 from utils import cli, devices
 from utils.phases import Device, TrainOptions
 from utils.runfolder import RunFolder
@@ -74,7 +74,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         "--search_teacher", choices=("none", "single", "ensemble"), default="ensemble"
     )
     group.add_argument("--score", choices=("taylor", "l1", "fpgm", "random"), default="taylor")
-    group.add_argument("--evaluator", choices=("exact", "naive"), default="exact")
+    group.add_argument("--evaluator", choices=tuple(EVALUATORS), default="exact")
     group.add_argument("--search_batch_size", type=cli.positive_int, default=256)
     group.add_argument("--search_seed", type=int, default=0, help="of D_subset and D_val")
     group.add_argument(
