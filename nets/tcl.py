@@ -52,6 +52,12 @@ class Gated:
             return {v.name: v.value for v in self.weights}
         return self.masked(self.units_mask)
 
+    def _finish(self, y, weights: Weights):
+        """Bias and activation, as the stock kernel layers apply them."""
+        if self.use_bias:
+            y = y + weights["bias"]
+        return self.activation(y) if self.activation is not None else y
+
     def masked(self, mask) -> Weights:
         """Effective weights of the original shapes, removed filters zero."""
         raise NotImplementedError
@@ -109,9 +115,7 @@ class Conv2D(_GatedKernel, keras.layers.Conv2D):
             dilation_rate=self.dilation_rate,
             data_format=self.data_format,
         )
-        if self.use_bias:
-            y = y + weights["bias"]
-        return self.activation(y) if self.activation is not None else y
+        return self._finish(y, weights)
 
     def call(self, inputs):
         return self.apply(inputs, self.current())
@@ -123,9 +127,7 @@ class FC(_GatedKernel, keras.layers.Dense):
     def apply(self, x, weights: Weights, training: bool = True):
         """x float [..., in] -> [..., out] under effective weights; `training` is unused."""
         y = keras.ops.matmul(x, weights["kernel"])
-        if self.use_bias:
-            y = y + weights["bias"]
-        return self.activation(y) if self.activation is not None else y
+        return self._finish(y, weights)
 
     def call(self, inputs, training=None):
         return self.apply(inputs, self.current())
@@ -165,9 +167,7 @@ class DepthwiseConv2D(Gated, keras.layers.DepthwiseConv2D):
             dilation_rate=self.dilation_rate,
             data_format=self.data_format,
         )
-        if self.use_bias:
-            y = y + weights["bias"]
-        return self.activation(y) if self.activation is not None else y
+        return self._finish(y, weights)
 
     def call(self, inputs):
         return self.apply(inputs, self.current())
