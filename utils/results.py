@@ -167,8 +167,8 @@ def tables(folder: Path = RESULTS) -> str:
         "**DIGITS, ResNet-20** (the first command above):",
         pipeline_table(digits) if digits else MISSING,
         "**Searches of ResNet-56 on original CIFAR-10 pixels** (`res56_cifar10.pkl`; 5,170 "
-        "training and 500 test images; not fine-tuned, batch-norm statistics re-estimated; seconds on "
-        "one core of a busy machine):",
+        "training and 500 test images; not fine-tuned, batch-norm statistics re-estimated; seconds "
+        "on one core of a busy machine):",
         search_table(searches) if searches else MISSING,
         "**Fine-tuning of the sub-network found by taylor + ensemble**, on the same 5,170 images:",
         finetune_table(tunings) if tunings else MISSING,
