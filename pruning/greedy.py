@@ -93,8 +93,8 @@ class GreedySearch:
             self._record(row, logits, {"start": time.perf_counter() - begin})
         for step in range(len(self.history.rows)):
             self.knowledge.add(self.history.logits(step))
-        for row in self.history.rows[1:]:
-            self.graph.gates[row["gate"]].remove(row["removed"])
+        last = len(self.history.rows) - 1
+        self.graph.gates.set_mask(self.history.mask(self.graph, last))
         drops = self.history.rows[-1].get("drops", {})
         self.evaluator.remember({int(gate): drop for gate, drop in drops.items()})
 

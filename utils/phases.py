@@ -88,7 +88,7 @@ def train(
         UserError: as `check_batch`; non-finite loss.
     """
     check_batch(options.batch_images, data, device)
-    steps_per_epoch = len(data.train.labels) // options.batch_images
+    steps_per_epoch = schedules.steps_in(1, len(data.train), options.batch_images)
     with device.strategy.scope():
         # Cloned in any case: under MirroredStrategy variables must be made in its scope.
         policy = "mixed_bfloat16" if device.mixed_precision else "float32"

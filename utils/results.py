@@ -16,6 +16,7 @@ import numpy as np
 from utils import cli
 from utils.files import atomic_write
 from utils.jsonl import read_json, read_rows
+from utils.report import NOT_MEASURED
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -24,7 +25,6 @@ METRICS = "metrics.jsonl"
 RATES = "input_pipeline.json"  # python -m benchmarks.input_pipeline --out docs/results/...
 PICTURES = ("widths.png", "search_curve.png", "training_curves.png")
 BEGIN, END = "<!-- results: begin (python -m utils.results write) -->", "<!-- results: end -->"
-MISSING = "not measured"
 
 
 def collect(name: str, run: Path) -> None:
@@ -62,7 +62,7 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def spread(values: list[float], spec: str = ".2f") -> str:
     """Mean ± standard deviation (n - 1) and the number of values; "not measured" for none."""
     if not values:
-        return MISSING
+        return NOT_MEASURED
     mean = format(float(np.mean(values)), spec)
     if len(values) == 1:
         return f"{mean} (n = 1)"
@@ -165,13 +165,13 @@ def tables(folder: Path = RESULTS) -> str:
     digits = runs.get("digits")
     parts = [
         "**DIGITS, ResNet-20** (the first command above):",
-        pipeline_table(digits) if digits else MISSING,
+        pipeline_table(digits) if digits else NOT_MEASURED,
         "**Searches of ResNet-56 on original CIFAR-10 pixels** (`res56_cifar10.pkl`; 5,170 "
         "training and 500 test images; not fine-tuned, batch-norm statistics re-estimated; seconds "
         "on one core of a busy machine):",
-        search_table(searches) if searches else MISSING,
+        search_table(searches) if searches else NOT_MEASURED,
         "**Fine-tuning of the sub-network found by taylor + ensemble**, on the same 5,170 images:",
-        finetune_table(tunings) if tunings else MISSING,
+        finetune_table(tunings) if tunings else NOT_MEASURED,
     ]
     if (folder / RATES).exists():
         parts += [
