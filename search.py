@@ -24,8 +24,8 @@ from nets.graph import ChannelGraph
 from nets.load import load_network
 from op_utils import check_finite, make_train_step
 from pruning.bank import build_bank
+from pruning.current import Validation
 from pruning.distill import plain_loss
-from pruning.evaluator import Validation
 from pruning.greedy import GreedySearch, SearchOptions
 from pruning.history import History
 from utils import options as flags
@@ -77,7 +77,9 @@ def _search_and_fill_bank(
     labels = data.train.labels[validation]
     val = Validation(images.astype(np.float32), labels, options.batch_images)
     history = History(folder, (len(labels), data.num_classes))
-    greedy = GreedySearch(graph, val, history, options, compile=device.compile)
+    replicas = devices.replicas(device.strategy)
+    greedy = GreedySearch(graph, val, history, options, compile=device.compile, devices=replicas)
+    print(greedy.evaluator.current.cuts)
     greedy.run(log=partial(folder.scalars, "search"))
     begin = time.perf_counter()
     manifest = build_bank(
@@ -106,14 +108,16 @@ def check(model: keras.Model, data: Dataset, options: SearchOptions) -> None:
     _parts(data, options)
     graph = ChannelGraph(model)
     least = np.zeros(graph.gates.num_units + 1, np.float32)
-    least[[gate.start for gate in graph.gates]] = 1
+    for gate in graph.gates:
+        least[gate.start : gate.start + min(gate.channels, options.round_to)] = 1
     least[-1] = 1
     lowest = graph.flops(least) / graph.flops()
     if lowest > options.target_rate:
         # Rounded up, so that the rate that the message names can be reached.
         raise cli.UserError(
-            f"--search_target_rate {options.target_rate} can't be reached: with one filter in each "
-            f"of {len(graph.gates)} groups {math.ceil(lowest * 1e4) / 1e4} of the FLOPs remain"
+            f"--search_target_rate {options.target_rate} can't be reached: with "
+            f"{options.round_to} filter(s) in each of {len(graph.gates)} groups "
+            f"{math.ceil(lowest * 1e4) / 1e4} of the FLOPs remain"
         )
 
 

@@ -76,7 +76,7 @@ def build_bank(
         weights = segments.weights(mask)
         seen = 0
         for batch in batches:
-            logits = segments.run(batch["image"], weights)[-1].numpy()
+            logits = segments.logits(batch["image"], weights).numpy()
             bank[batch["index"].numpy(), :, number] = logits.astype(np.float16)
             seen += len(logits)
         if seen != examples or not np.isfinite(bank[:, :, number]).all():
