@@ -24,6 +24,7 @@ from nets.graph import ChannelGraph
 from nets.load import load_network
 from op_utils import check_finite, make_train_step
 from pruning.bank import build_bank
+from pruning.candidates import lowest_rate
 from pruning.current import Validation
 from pruning.distill import plain_loss
 from pruning.greedy import GreedySearch, SearchOptions
@@ -71,12 +72,8 @@ def search(
 def _search_and_fill_bank(
     folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
 ) -> None:
-    subset, validation = _parts(data, options)
-    graph = ChannelGraph(_adapted(folder, model, data, subset, options, device))
-    images = (data.train.images[validation] - data.mean) / data.std
-    labels = data.train.labels[validation]
-    val = Validation(images.astype(np.float32), labels, options.batch_images)
-    history = History(folder, (len(labels), data.num_classes))
+    graph, val = prepare(folder, model, data, options, device)
+    history = History(folder, (len(val.labels), data.num_classes))
     replicas = devices.replicas(device.strategy)
     greedy = GreedySearch(graph, val, history, options, compile=device.compile, devices=replicas)
     print(greedy.evaluator.current.cuts)
@@ -98,6 +95,21 @@ def _search_and_fill_bank(
     save_keras(folder.file(PRUNED), graph.pruned(history.mask(graph, len(history.rows) - 1)))
 
 
+def prepare(
+    folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
+) -> tuple[ChannelGraph, Validation]:
+    """What the greedy loop works on: theta_0, adapted to D_subset (kept in the folder), and D_val.
+
+    Raises:
+        UserError: the training set is too small for D_subset and D_val, or a loss isn't finite.
+    """
+    subset, validation = _parts(data, options)
+    graph = ChannelGraph(_adapted(folder, model, data, subset, options, device))
+    images = (data.train.images[validation] - data.mean) / data.std
+    labels = data.train.labels[validation]
+    return graph, Validation(images.astype(np.float32), labels, options.batch_images)
+
+
 def check(model: keras.Model, data: Dataset, options: SearchOptions) -> None:
     """Refuses at once what would stop the search later; changes nothing.
 
@@ -107,11 +119,7 @@ def check(model: keras.Model, data: Dataset, options: SearchOptions) -> None:
     """
     _parts(data, options)
     graph = ChannelGraph(model)
-    least = np.zeros(graph.gates.num_units + 1, np.float32)
-    for gate in graph.gates:
-        least[gate.start : gate.start + min(gate.channels, options.round_to)] = 1
-    least[-1] = 1
-    lowest = graph.flops(least) / graph.flops()
+    lowest = lowest_rate(graph, options.round_to)
     if lowest > options.target_rate:
         # Rounded up, so that the rate that the message names can be reached.
         raise cli.UserError(

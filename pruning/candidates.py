@@ -47,6 +47,15 @@ def removable(gate: Gate, count: int, round_to: int) -> list[int]:
     return [int(gate.width - width) for width in multiples if width >= lowest]
 
 
+def lowest_rate(graph: ChannelGraph, round_to: int = 1) -> float:
+    """The smallest share of the FLOPs that a search can leave: `round_to` filters in every gate."""
+    mask = np.zeros(graph.gates.num_units + 1, np.float32)
+    for gate in graph.gates:
+        mask[gate.start : gate.start + min(gate.channels, round_to)] = 1
+    mask[-1] = 1
+    return graph.flops(mask) / graph.flops()
+
+
 def otsu_threshold(costs: np.ndarray, trim: float = 0.2) -> float:
     """Otsu's threshold of a list of costs: the largest cost of the lower class.
 

@@ -9,7 +9,15 @@ from test_nets_zoo import residual
 
 from nets.gates import Gate
 from nets.graph import ChannelGraph
-from pruning.candidates import OVERSHOOT, Candidates, Proposal, otsu_threshold, quota, removable
+from pruning.candidates import (
+    OVERSHOOT,
+    Candidates,
+    Proposal,
+    lowest_rate,
+    otsu_threshold,
+    quota,
+    removable,
+)
 
 L = keras.layers
 
@@ -53,6 +61,17 @@ def test_removable_counts(channels, width, count, round_to, expected):
     gate = Gate(0, channels, ["layer"])
     gate.remove(gate.weakest(channels - width))
     assert removable(gate, count, round_to) == expected
+
+
+@pytest.mark.parametrize("round_to", [1, 4, 8])
+def test_lowest_rate_leaves_round_to_filters_in_every_gate(round_to):
+    graph = two_branches()
+    expected = lowest_rate(graph, round_to)
+    for gate in graph.gates:
+        least = min(gate.channels, round_to)
+        if gate.width > least:
+            gate.remove(gate.weakest(gate.width - least))
+    assert graph.flops(graph.gates.mask()) / graph.flops() == expected < 1
 
 
 @pytest.mark.parametrize(
