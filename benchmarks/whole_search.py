@@ -5,7 +5,7 @@
         --trained_param res56_cifar10.pkl --search_target_rate 0.45
 
 Everything behind `--` goes to search.py. The time holds the start of Python, the adaptation of the
-network, the search, the memory bank and the test; the first two evaluators' networks are compared.
+network, the search, the memory bank and the test before and after.
 """
 
 import os
