@@ -24,7 +24,8 @@ from nets.graph import ChannelGraph
 from nets.load import load_network
 from op_utils import check_finite, make_train_step
 from pruning.bank import build_bank
-from pruning.candidates import lowest_rate
+from pruning.budgets import make_budget
+from pruning.candidates import lowest_mask
 from pruning.current import Validation
 from pruning.distill import plain_loss
 from pruning.greedy import GreedySearch, SearchOptions
@@ -32,9 +33,11 @@ from pruning.history import History
 from utils import options as flags
 from utils import plots
 from utils.checkpoint import load_keras, save_keras
+from utils.latency import latencies
+from utils.measure import LATENCY_BATCHES
 from utils.phases import Device, both_modes, recalibrate
-from utils.report import before_after
 from utils.runfolder import BASELINE, PRUNED, START, RunFolder
+from utils.search_report import LABELS, draw, print_summary, seconds_of, summary
 
 ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
 
@@ -65,6 +68,7 @@ def search(
         for side, network in test.items():
             recalibrate(network, data, device)
             test[side] = both_modes(network, data, "test", device)
+        _test_front(folder, results["front"], data, device)
         folder.write_json("search.json", results | {"test": test})
     return load_keras(folder.file(PRUNED))
 
@@ -89,10 +93,35 @@ def _search_and_fill_bank(
         fingerprint=data.fingerprint,
         compile=device.compile,
     )
-    seconds = _seconds(history) | {"bank": time.perf_counter() - begin}
-    folder.write_json("search.json", summary(graph, history, manifest, seconds))
-    draw(folder, history, options.target_rate)
+    seconds = seconds_of(history) | {"bank": time.perf_counter() - begin}
+    results = summary(graph, history, options, manifest, seconds)
+    folder.write_json("search.json", results)
+    draw(folder, history, options.target_rate, options.budget)
+    for one in results["front"]:
+        network = graph.pruned(history.mask(graph, one["step"]))
+        save_keras(folder.file(front_file(one["wanted"])), network)
     save_keras(folder.file(PRUNED), graph.pruned(history.mask(graph, len(history.rows) - 1)))
+
+
+def front_file(rate: float) -> str:
+    """Name of the network that a search keeps on its way at a rate of --budgets."""
+    return f"search_pruned_{rate:g}.keras"
+
+
+def _test_front(folder: RunFolder, front: list[dict], data: Dataset, device: Device) -> None:
+    """Adds accuracies and latencies (ms per image) to the entries of a front, and draws them."""
+    if not front:
+        return
+    models = [load_keras(folder.file(front_file(one["wanted"]))) for one in front]
+    for one, network in zip(front, models, strict=True):
+        recalibrate(network, data, device)
+        one["test"] = both_modes(network, data, "test", device)
+        one["latency_ms"] = {}
+    for batch in LATENCY_BATCHES:
+        times = latencies(models, batch, compile=device.compile)
+        for one, milliseconds in zip(front, times, strict=True):
+            one["latency_ms"][str(batch)] = milliseconds
+    plots.front(folder.file("search_front.png"), front)
 
 
 def prepare(
@@ -119,13 +148,15 @@ def check(model: keras.Model, data: Dataset, options: SearchOptions) -> None:
     """
     _parts(data, options)
     graph = ChannelGraph(model)
-    lowest = lowest_rate(graph, options.round_to)
-    if lowest > options.target_rate:
+    budget = make_budget(options.budget, graph)
+    lowest = budget.size(lowest_mask(graph, options.round_to)) / budget.full
+    # How low a latency can get is known only once it is measured.
+    if lowest > options.target_rate and options.budget != "latency":
         # Rounded up, so that the rate that the message names can be reached.
         raise cli.UserError(
             f"--search_target_rate {options.target_rate} can't be reached: with "
             f"{options.round_to} filter(s) in each of {len(graph.gates)} groups "
-            f"{math.ceil(lowest * 1e4) / 1e4} of the FLOPs remain"
+            f"{math.ceil(lowest * 1e4) / 1e4} of the {LABELS[options.budget]} remain"
         )
 
 
@@ -154,77 +185,6 @@ def _adapted(folder, model, data, subset, options: SearchOptions, device: Device
     check_finite(steps(distributed, tf.constant(count))["loss"], 1)
     save_keras(path, start)
     return load_keras(path)
-
-
-def _seconds(history: History) -> dict[str, float]:
-    """Seconds of the whole search by part, over all the processes that worked on it."""
-    total: dict[str, float] = {}
-    for row in history.rows:
-        for part, seconds in row["seconds"].items():
-            total[part] = total.get(part, 0.0) + seconds
-    return total
-
-
-def summary(graph: ChannelGraph, history: History, manifest: dict, seconds: dict) -> dict:
-    """What search.json holds: the outcome of the search in figures."""
-    first, last = history.rows[0], history.rows[-1]
-    mask = history.mask(graph, len(history.rows) - 1)
-    return {
-        "steps": len(history.rows) - 1,
-        "evaluations": sum(row["evaluations"] for row in history.rows),
-        "flops": {"before": first["flops"], "after": last["flops"]},
-        "flops_rate": last["flops_rate"],
-        "parameters": {"before": graph.parameters(), "after": graph.parameters(mask)},
-        "val_loss": {"before": first["val_loss"], "after": last["val_loss"]},
-        "val_accuracy": {"before": first["val_accuracy"], "after": last["val_accuracy"]},
-        "gates": [gate.name for gate in graph.gates],
-        "widths": {"before": first["widths"], "after": last["widths"]},
-        "layers": {
-            name: [len(out_units), int(np.count_nonzero(mask[out_units]))]
-            for name, (_, out_units) in graph.units.items()
-        },
-        "teachers": manifest["teachers"],
-        "seconds": seconds,
-    }
-
-
-def draw(folder: RunFolder, history: History, target_rate: float) -> None:
-    """widths.png and search_curve.png of a finished search."""
-    results = folder.read_json("search.json")
-    widths = results["widths"]
-    plots.widths(
-        folder.file("widths.png"),
-        results["gates"],
-        widths["before"],
-        widths["after"],
-        title="Filters kept in each channel group",
-    )
-    plots.search_curve(
-        folder.file("search_curve.png"),
-        [row["flops_rate"] for row in history.rows],
-        [row["val_loss"] for row in history.rows],
-        val_accuracy=[row["val_accuracy"] / 100 for row in history.rows],
-        target=target_rate,
-    )
-
-
-def print_summary(results: dict) -> None:
-    """Prints the before -> after block and the seconds of a search's search.json."""
-    rows = [
-        (title, results[key]["before"], results[key]["after"], spec)
-        for title, key, spec in (
-            ("parameters", "parameters", ",.0f"),
-            ("FLOPs (multiply-accumulates)", "flops", ",.0f"),
-            ("D_val loss", "val_loss", ".4f"),
-            ("D_val top-1 %", "val_accuracy", ".2f"),
-        )
-    ]
-    for mode, key in (("moving statistics", "top1"), ("batch statistics", "batch_top1")):
-        sides = (results["test"][side][key] for side in ("before", "after"))
-        rows.append((f"test top-1 %, {mode}, not fine-tuned", *sides, ".2f"))
-    print(before_after(rows))
-    seconds = ", ".join(f"{part} {value:.1f}" for part, value in results["seconds"].items())
-    print(f"{results['steps']} steps, {results['evaluations']} evaluations; seconds: {seconds}")
 
 
 def main(argv: list[str] | None = None) -> None:

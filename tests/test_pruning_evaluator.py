@@ -47,7 +47,7 @@ def proposals_at(graph, mask, step=0.4):
     scores = np.random.default_rng(8).random(len(mask))
     for gate in graph.gates:
         gate.rank(scores[gate.units])
-    return Candidates(graph, target_flops=1, step=step).propose(scores)
+    return Candidates(graph, target=1, step=step).propose(scores)
 
 
 @pytest.mark.parametrize(
