@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from nets.graph import ChannelGraph
-from nets.tcl import FC, Conv2D
 from pruning.rewards import example_losses
 
 # TensorFlow's CPU convolutions run best on multiples of 8 channels (AVX2: 8 floats): one of 7
@@ -81,7 +80,7 @@ class Segments:
 
     def _has_kernel(self, first: int, last: int) -> bool:
         names = self.names(first, last)
-        return any("kernel" in self._full[name] for name in names)
+        return any(self.layers[name].reads for name in names)
 
     def names(self, first: int, last: int) -> tuple[str, ...]:
         names = [call.operation.name for call in self.graph.calls[first:last]]
@@ -168,7 +167,8 @@ class Segments:
             args, kwargs = call.arguments.fill_in(values)
             name = call.operation.name
             if name in weights:
-                result = self.layers[name].apply(args[0], weights[name], training=True)
+                x = values[id(call.inputs[0])]
+                result = self.layers[name].apply(x, weights[name], training=True)
             else:
                 result = call.operation(*args, **kwargs)
             for tensor, value in zip(call.outputs, keras.tree.flatten(result), strict=True):
@@ -215,7 +215,7 @@ class ImportancePass:
         readers = [
             call
             for call in graph.calls
-            if type(segments.layers.get(call.operation.name)) in (Conv2D, FC)
+            if getattr(segments.layers.get(call.operation.name), "reads", False)
         ]
         sites = {id(call.inputs[0]): call.inputs[0] for call in readers}
         self._num_units = graph.gates.num_units
