@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 from tqdm import tqdm
 
@@ -68,12 +67,7 @@ class GreedySearch:
             graph, val, compile=compile, devices=devices, cache_bytes=options.cache_mb << 20
         )
         self.knowledge = Knowledge(options.teacher)
-        layers = [graph.model.get_layer(name) for name in graph.units]
-        self._kernels = {
-            layer.name: layer.kernel.numpy()
-            for layer in layers
-            if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))
-        }
+        self._kernels = {} if options.score in ("taylor", "random") else graph.kernels()
 
     def run(self, log=lambda step, values: None) -> None:
         """Goes on from the last step of the history to the target.
@@ -159,7 +153,7 @@ class GreedySearch:
             return self.evaluator.set_current_with_importance(mask, reward)[1]
         self.evaluator.set_current(mask)
         seed = [self.options.seed, len(self.history.rows)]
-        return weight_scores(self.options.score, self.graph, self._kernels, mask, seed)
+        return weight_scores(self.options.score, self._kernels, mask, seed)
 
     def _record(self, row: dict, logits: np.ndarray, seconds: dict) -> dict:
         loss, accuracy = label_loss_and_accuracy(logits, self.val.labels)

@@ -17,7 +17,7 @@ from test_nets_zoo import (
     vgg,
 )
 
-from nets import tcl
+from nets import tcl, tcl_norm
 from nets.graph import ChannelGraph
 from nets.resnet import cifar_resnet
 from pruning.candidates import Candidates
@@ -307,7 +307,7 @@ class Traces:
 
     def __init__(self, monkeypatch):
         self.count = 0
-        for kind in (tcl.Conv2D, tcl.FC, tcl.BatchNorm):
+        for kind in (tcl.Conv2D, tcl.FC, tcl_norm.BatchNorm):
             monkeypatch.setattr(kind, "apply", self._counted(kind.apply))
 
     def _counted(self, apply):
