@@ -19,11 +19,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dataloader import Dataset, eval_batches, load, per_class_indices, train_batches
+from dataloader import (
+    Dataset,
+    eval_batches,
+    normalised_images,
+    per_class_indices,
+    train_batches,
+    unreadable_named,
+)
 from nets.graph import ChannelGraph
 from nets.load import load_network
 from op_utils import check_finite, make_train_step
-from pruning.bank import build_bank
+from pruning.bank import BankOptions, build_bank, layout
 from pruning.distill import plain_loss
 from pruning.evaluator import Validation
 from pruning.greedy import GreedySearch, SearchOptions
@@ -36,15 +43,22 @@ from utils.report import before_after
 from utils.runfolder import BASELINE, PRUNED, START, RunFolder
 
 ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
+DEFAULT_BANK = BankOptions()
 
 
 def search(
-    folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
+    folder: RunFolder,
+    model: keras.Model,
+    data: Dataset,
+    options: SearchOptions,
+    device: Device,
+    bank: BankOptions = DEFAULT_BANK,
 ) -> keras.Model:
     """Runs the search from wherever an earlier process stopped, then builds the bank.
 
     Args:
         model: the trained network, functional, of stock layers; it isn't changed.
+        bank: kind and size of the memory bank.
 
     Returns:
         theta* as a smaller network of stock layers, before any fine-tuning.
@@ -53,11 +67,17 @@ def search(
         UserError: the target can't be reached, or the training set is too small for D_subset and
             D_val.
     """
-    check(model, data, options)
+    check(model, data, options, bank)
     if not folder.file(BASELINE).exists():
         save_keras(folder.file(BASELINE), model)
     if not folder.file(PRUNED).exists():
-        _search_and_fill_bank(folder, model, data, options, device)
+        graph, history, seconds = _searched(folder, model, data, options, device)
+        begin = time.perf_counter()
+        manifest = _bank(folder, graph, history, data, options, bank, device)
+        seconds |= {"bank": time.perf_counter() - begin}
+        folder.write_json("search.json", summary(graph, history, manifest, seconds))
+        draw(folder, history, options.target_rate)
+        save_keras(folder.file(PRUNED), graph.pruned(history.mask(graph, len(history.rows) - 1)))
     results = folder.read_json("search.json")
     if "test" not in results:
         test = {"before": load_keras(folder.file(START)), "after": load_keras(folder.file(PRUNED))}
@@ -68,42 +88,47 @@ def search(
     return load_keras(folder.file(PRUNED))
 
 
-def _search_and_fill_bank(
+def _searched(
     folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
-) -> None:
+) -> tuple[ChannelGraph, History, dict]:
+    """The greedy search: the channel graph of theta_0, the history, seconds by part."""
     subset, validation = _parts(data, options)
     graph = ChannelGraph(_adapted(folder, model, data, subset, options, device))
-    images = (data.train.images[validation] - data.mean) / data.std
-    labels = data.train.labels[validation]
-    val = Validation(images.astype(np.float32), labels, options.batch_images)
-    history = History(folder, (len(labels), data.num_classes))
+    val = Validation(*normalised_images(data, validation), options.batch_images)
+    history = History(folder, (len(val.labels), data.num_classes))
     greedy = GreedySearch(graph, val, history, options, compile=device.compile)
     greedy.run(log=partial(folder.scalars, "search"))
-    begin = time.perf_counter()
-    manifest = build_bank(
+    return graph, history, _seconds(history)
+
+
+def _bank(folder, graph, history, data, options: SearchOptions, bank, device: Device) -> dict:
+    """Builds the memory bank; returns its manifest."""
+    planned = layout(bank, len(data.train), data.num_classes, options.num_teacher)
+    size = " x ".join(f"{size:,}" for size in planned.shape)
+    print(f"memory bank: {planned.kind}, {size}, {planned.bytes / 1e6:,.1f} MB", flush=True)
+    batches = partial(eval_batches, data, "train", options.batch_images, shuffle_seed=options.seed)
+    return build_bank(
         folder,
         graph,
         history,
-        eval_batches(data, "train", options.batch_images, shuffle_seed=options.seed),
-        examples=len(data.train.labels),
-        num_teachers=options.num_teacher,
+        lambda first: batches(first_batch=first),
+        layout=planned,
         fingerprint=data.fingerprint,
         compile=device.compile,
     )
-    seconds = _seconds(history) | {"bank": time.perf_counter() - begin}
-    folder.write_json("search.json", summary(graph, history, manifest, seconds))
-    draw(folder, history, options.target_rate)
-    save_keras(folder.file(PRUNED), graph.pruned(history.mask(graph, len(history.rows) - 1)))
 
 
-def check(model: keras.Model, data: Dataset, options: SearchOptions) -> None:
+def check(
+    model: keras.Model, data: Dataset, options: SearchOptions, bank: BankOptions = DEFAULT_BANK
+) -> None:
     """Refuses at once what would stop the search later; changes nothing.
 
     Raises:
-        UserError: the target can't be reached, or the training set is too small for D_subset and
-            D_val.
+        UserError: the target can't be reached, the training set is too small for D_subset and
+            D_val, or the bank can't hold its classes.
     """
     _parts(data, options)
+    layout(bank, len(data.train), data.num_classes, options.num_teacher)
     graph = ChannelGraph(model)
     least = np.zeros(graph.gates.num_units + 1, np.float32)
     least[[gate.start for gate in graph.gates]] = 1
@@ -136,12 +161,26 @@ def _adapted(folder, model, data, subset, options: SearchOptions, device: Device
         start = keras.models.clone_model(model)
         start.set_weights(model.get_weights())
         optimizer = keras.optimizers.SGD(ADAPT_LEARNING_RATE)
-    steps = make_train_step(start, optimizer, plain_loss(), device.strategy, compile=device.compile)
+    steps = make_train_step(
+        start,
+        optimizer,
+        plain_loss(),
+        device.strategy,
+        accum=_micro_batches(batch, device.strategy.num_replicas_in_sync, options.batch_images),
+        compile=device.compile,
+    )
     count = len(subset) // batch
     distributed = iter(device.strategy.experimental_distribute_dataset(batches))
     check_finite(steps(distributed, tf.constant(count))["loss"], 1)
     save_keras(path, start)
     return load_keras(path)
+
+
+def _micro_batches(batch_images: int, replicas: int, most_images: int) -> int:
+    """The fewest equal parts of a replica's batch that hold `most_images` at most."""
+    of_replica = max(1, batch_images // replicas)
+    parts = range(1, of_replica + 1)
+    return next(n for n in parts if of_replica % n == 0 and of_replica // n <= most_images)
 
 
 def _seconds(history: History) -> dict[str, float]:
@@ -215,6 +254,7 @@ def print_summary(results: dict) -> None:
     print(f"{results['steps']} steps, {results['evaluations']} evaluations; seconds: {seconds}")
 
 
+@unreadable_named()
 def main(argv: list[str] | None = None) -> None:
     """The command line of phase 1."""
     parser = cli.Parser(description="Searches a sub-network and builds its memory bank.")
@@ -227,12 +267,13 @@ def main(argv: list[str] | None = None) -> None:
         raise cli.UserError("--trained_param is missing: the search needs a trained network")
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
-    data = load(args.dataset, args.data_path)
+    data = flags.data_of(args)
     flags.fill_defaults(args, data)
     network = load_network(args.trained_param, args.arch, data.num_classes, data.image_shape)
-    check(network, data, flags.search_of(args))  # before there is a folder
+    bank = flags.bank_of(args)
+    check(network, data, flags.search_of(args), bank)  # before there is a folder
     with flags.open_folder(args, START) as folder:
-        search(folder, network, data, flags.search_of(args), device)
+        search(folder, network, data, flags.search_of(args), device, bank)
         print_summary(folder.read_json("search.json"))
 
 
