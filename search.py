@@ -31,8 +31,9 @@ from nets.graph import ChannelGraph
 from nets.load import load_network
 from op_utils import check_finite, make_train_step
 from pruning.bank import BankOptions, build_bank, layout
+from pruning.candidates import lowest_rate
+from pruning.current import Validation
 from pruning.distill import plain_loss
-from pruning.evaluator import Validation
 from pruning.greedy import GreedySearch, SearchOptions
 from pruning.history import History
 from utils import options as flags
@@ -92,11 +93,11 @@ def _searched(
     folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
 ) -> tuple[ChannelGraph, History, dict]:
     """The greedy search: the channel graph of theta_0, the history, seconds by part."""
-    subset, validation = _parts(data, options)
-    graph = ChannelGraph(_adapted(folder, model, data, subset, options, device))
-    val = Validation(*normalised_images(data, validation), options.batch_images)
+    graph, val = prepare(folder, model, data, options, device)
     history = History(folder, (len(val.labels), data.num_classes))
-    greedy = GreedySearch(graph, val, history, options, compile=device.compile)
+    replicas = devices.replicas(device.strategy)
+    greedy = GreedySearch(graph, val, history, options, compile=device.compile, devices=replicas)
+    print(greedy.evaluator.current.cuts)
     greedy.run(log=partial(folder.scalars, "search"))
     return graph, history, _seconds(history)
 
@@ -118,6 +119,19 @@ def _bank(folder, graph, history, data, options: SearchOptions, bank, device: De
     )
 
 
+def prepare(
+    folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
+) -> tuple[ChannelGraph, Validation]:
+    """What the greedy loop works on: theta_0, adapted to D_subset (kept in the folder), and D_val.
+
+    Raises:
+        UserError: the training set is too small for D_subset and D_val, or a loss isn't finite.
+    """
+    subset, validation = _parts(data, options)
+    graph = ChannelGraph(_adapted(folder, model, data, subset, options, device))
+    return graph, Validation(*normalised_images(data, validation), options.batch_images)
+
+
 def check(
     model: keras.Model, data: Dataset, options: SearchOptions, bank: BankOptions = DEFAULT_BANK
 ) -> None:
@@ -130,15 +144,13 @@ def check(
     _parts(data, options)
     layout(bank, len(data.train), data.num_classes, options.num_teacher)
     graph = ChannelGraph(model)
-    least = np.zeros(graph.gates.num_units + 1, np.float32)
-    least[[gate.start for gate in graph.gates]] = 1
-    least[-1] = 1
-    lowest = graph.flops(least) / graph.flops()
+    lowest = lowest_rate(graph, options.round_to)
     if lowest > options.target_rate:
         # Rounded up, so that the rate that the message names can be reached.
         raise cli.UserError(
-            f"--search_target_rate {options.target_rate} can't be reached: with one filter in each "
-            f"of {len(graph.gates)} groups {math.ceil(lowest * 1e4) / 1e4} of the FLOPs remain"
+            f"--search_target_rate {options.target_rate} can't be reached: with "
+            f"{options.round_to} filter(s) in each of {len(graph.gates)} groups "
+            f"{math.ceil(lowest * 1e4) / 1e4} of the FLOPs remain"
         )
 
 

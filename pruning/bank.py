@@ -161,7 +161,7 @@ def build_bank(
     flushed = time.monotonic()
     for batch in batches(manifest["batches_done"]):
         for number, weights in enumerate(teachers):
-            logits = segments.run(batch["image"], weights)[-1].numpy()
+            logits = segments.logits(batch["image"], weights).numpy()
             _write(bank, layout, batch["index"].numpy(), number, logits)
         manifest["batches_done"] += 1
         manifest["examples_done"] += len(batch["index"])

@@ -1,6 +1,7 @@
 """The greedy search: the loop of Algorithm 1 (method.md 1)."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -9,7 +10,8 @@ from tqdm import tqdm
 
 from nets.graph import ChannelGraph
 from pruning.candidates import Candidates
-from pruning.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator, Validation
+from pruning.current import Validation
+from pruning.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator
 from pruning.history import History
 from pruning.rewards import Knowledge, Reward, label_loss_and_accuracy
 from pruning.scores import weight_scores
@@ -31,6 +33,8 @@ class SearchOptions:
     subset_per_class: int = 256
     val_per_class: int = 32
     num_teacher: int = 5
+    round_to: int = 1
+    cache_mb: int = 2048
     seed: int = 0
 
 
@@ -45,12 +49,17 @@ class GreedySearch:
         options: SearchOptions,
         *,
         compile: bool = False,
+        devices: Sequence[str] = (),
     ):
         self.graph, self.val, self.history, self.options = graph, val, history, options
         self.full_flops = graph.flops()
         self.target_flops = int(options.target_rate * self.full_flops)
-        self.candidates = Candidates(graph, self.target_flops, options.step)
-        self.evaluator = EVALUATORS[options.evaluator](graph, val, compile=compile)
+        self.candidates = Candidates(
+            graph, self.target_flops, options.step, round_to=options.round_to
+        )
+        self.evaluator = EVALUATORS[options.evaluator](
+            graph, val, compile=compile, devices=devices, cache_bytes=options.cache_mb << 20
+        )
         self.knowledge = Knowledge(options.teacher)
         layers = [graph.model.get_layer(name) for name in graph.units]
         self._kernels = {

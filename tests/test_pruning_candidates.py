@@ -7,8 +7,17 @@ import numpy as np
 import pytest
 from test_nets_zoo import residual
 
+from nets.gates import Gate
 from nets.graph import ChannelGraph
-from pruning.candidates import OVERSHOOT, Candidates, Proposal, otsu_threshold, quota
+from pruning.candidates import (
+    OVERSHOOT,
+    Candidates,
+    Proposal,
+    lowest_rate,
+    otsu_threshold,
+    quota,
+    removable,
+)
 
 L = keras.layers
 
@@ -30,6 +39,39 @@ L = keras.layers
 )
 def test_quota(channels, layers, step, expected):
     assert quota(channels, layers, step) == expected
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "count", "round_to", "expected"),
+    [
+        (16, 16, 3, 1, [1, 2, 3]),
+        (16, 2, 3, 1, [1]),
+        (16, 1, 3, 1, []),
+        (64, 64, 12, 4, [4, 8, 12]),
+        (64, 64, 12, 8, [8]),  # 52 lies between 48 and 56: the smaller removal
+        (64, 64, 13, 8, [8, 16]),
+        (16, 16, 1, 8, [8]),
+        (16, 8, 3, 8, []),
+        (16, 16, 3, 16, []),
+        (20, 20, 1, 8, [4]),  # to the next multiple
+        (6, 6, 2, 8, []),
+    ],
+)
+def test_removable_counts(channels, width, count, round_to, expected):
+    gate = Gate(0, channels, ["layer"])
+    gate.remove(gate.weakest(channels - width))
+    assert removable(gate, count, round_to) == expected
+
+
+@pytest.mark.parametrize("round_to", [1, 4, 8])
+def test_lowest_rate_leaves_round_to_filters_in_every_gate(round_to):
+    graph = two_branches()
+    expected = lowest_rate(graph, round_to)
+    for gate in graph.gates:
+        least = min(gate.channels, round_to)
+        if gate.width > least:
+            gate.remove(gate.weakest(gate.width - least))
+    assert graph.flops(graph.gates.mask()) / graph.flops() == expected < 1
 
 
 @pytest.mark.parametrize(

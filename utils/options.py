@@ -113,6 +113,19 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--score", choices=("taylor", "l1", "fpgm", "random"), default="taylor")
     group.add_argument("--evaluator", choices=tuple(EVALUATORS), default="exact")
+    group.add_argument(
+        "--round_to",
+        type=int,
+        choices=(1, 4, 8, 16),
+        default=1,
+        help="kept widths are multiples of this where a group has that many filters",
+    )
+    group.add_argument(
+        "--cache_mb",
+        type=cli.positive_int,
+        default=2048,
+        help="memory for activations that proposals start from, per device",
+    )
     group.add_argument("--search_batch_size", type=cli.positive_int, default=256)
     group.add_argument("--search_seed", type=int, default=0, help="of D_subset and D_val")
     group.add_argument(
@@ -202,6 +215,8 @@ def search_of(args: argparse.Namespace) -> SearchOptions:
         val_per_class=args.val_per_class,
         num_teacher=args.num_teacher,
         seed=args.search_seed,
+        round_to=args.round_to,
+        cache_mb=args.cache_mb,
     )
 
 
