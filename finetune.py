@@ -15,7 +15,7 @@ from pathlib import Path
 
 import keras
 
-from dataloader import Dataset, load
+from dataloader import Dataset, unreadable_named
 from pruning.bank import open_bank
 from pruning.distill import ensemble_loss, plain_loss, single_loss
 from utils import options as flags
@@ -93,7 +93,7 @@ def _objective(
         return Objective(single_loss(temperature), views=2, jitter=True, teacher=start)
     manifest = read_json(search_path / "bank.json")
     bank = open_bank(search_path, manifest, data.fingerprint)
-    return Objective(ensemble_loss(temperature), views=2, jitter=True, rows={"teacher": bank})
+    return Objective(ensemble_loss(temperature), views=2, jitter=True, rows=bank)
 
 
 def draw(folder: RunFolder) -> None:
@@ -116,7 +116,7 @@ def finetune_from_flags(folder: RunFolder, search_path: Path, data: Dataset, arg
         folder,
         search_path,
         data,
-        flags.train_of(args, epochs=args.train_epoch, learning_rate=args.learning_rate),
+        flags.finetune_of(args),
         device,
         teacher=args.finetune_teacher,
         temperature=args.temperature,
@@ -130,6 +130,7 @@ def report(folder: RunFolder, before: keras.Model, after: keras.Model, data, dev
     print_report(results)
 
 
+@unreadable_named()
 def main(argv: list[str] | None = None) -> None:
     """The command line of phase 2."""
     parser = cli.Parser(description="Fine-tunes the network that search.py has pruned.")
@@ -144,10 +145,11 @@ def main(argv: list[str] | None = None) -> None:
         raise cli.UserError(f"{search_path} holds no finished search: run search.py on it first")
     searched = read_json(search_path / "args.json")
     args.data_path = args.data_path or searched["data_path"]
-    args.dataset = searched["dataset"]
+    for name in ("dataset", "val_labels", "hold_out"):
+        setattr(args, name, searched.get(name))
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
-    data = load(args.dataset, args.data_path)
+    data = flags.data_of(args)
     flags.fill_defaults(args, data)
     # Whatever is wrong with the flags or the search's files shows here, before there is a folder.
     check_batch(args.batch_size, data, device)

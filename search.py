@@ -19,11 +19,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dataloader import Dataset, eval_batches, load, per_class_indices, train_batches
+from dataloader import (
+    Dataset,
+    eval_batches,
+    normalised_images,
+    per_class_indices,
+    train_batches,
+    unreadable_named,
+)
 from nets.graph import ChannelGraph
 from nets.load import load_network
 from op_utils import check_finite, make_train_step
-from pruning.bank import build_bank
+from pruning.bank import BankOptions, build_bank, layout
 from pruning.budgets import make_budget
 from pruning.candidates import lowest_mask
 from pruning.current import Validation
@@ -40,15 +47,22 @@ from utils.runfolder import BASELINE, PRUNED, START, RunFolder
 from utils.search_report import LABELS, draw, print_summary, seconds_of, summary
 
 ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
+DEFAULT_BANK = BankOptions()
 
 
 def search(
-    folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
+    folder: RunFolder,
+    model: keras.Model,
+    data: Dataset,
+    options: SearchOptions,
+    device: Device,
+    bank: BankOptions = DEFAULT_BANK,
 ) -> keras.Model:
     """Runs the search from wherever an earlier process stopped, then builds the bank.
 
     Args:
         model: the trained network, functional, of stock layers; it isn't changed.
+        bank: kind and size of the memory bank.
 
     Returns:
         theta* as a smaller network of stock layers, before any fine-tuning.
@@ -57,11 +71,21 @@ def search(
         UserError: the target can't be reached, or the training set is too small for D_subset and
             D_val.
     """
-    check(model, data, options)
+    check(model, data, options, bank)
     if not folder.file(BASELINE).exists():
         save_keras(folder.file(BASELINE), model)
     if not folder.file(PRUNED).exists():
-        _search_and_fill_bank(folder, model, data, options, device)
+        graph, history, seconds = _searched(folder, model, data, options, device)
+        begin = time.perf_counter()
+        manifest = _bank(folder, graph, history, data, options, bank, device)
+        seconds |= {"bank": time.perf_counter() - begin}
+        results = summary(graph, history, options, manifest, seconds)
+        folder.write_json("search.json", results)
+        draw(folder, history, options.target_rate, options.budget)
+        for one in results["front"]:
+            network = graph.pruned(history.mask(graph, one["step"]))
+            save_keras(folder.file(front_file(one["wanted"])), network)
+        save_keras(folder.file(PRUNED), graph.pruned(history.mask(graph, len(history.rows) - 1)))
     results = folder.read_json("search.json")
     if "test" not in results:
         test = {"before": load_keras(folder.file(START)), "after": load_keras(folder.file(PRUNED))}
@@ -73,34 +97,34 @@ def search(
     return load_keras(folder.file(PRUNED))
 
 
-def _search_and_fill_bank(
+def _searched(
     folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
-) -> None:
+) -> tuple[ChannelGraph, History, dict]:
+    """The greedy search: the channel graph of theta_0, the history, seconds by part."""
     graph, val = prepare(folder, model, data, options, device)
     history = History(folder, (len(val.labels), data.num_classes))
     replicas = devices.replicas(device.strategy)
     greedy = GreedySearch(graph, val, history, options, compile=device.compile, devices=replicas)
     print(greedy.evaluator.current.cuts)
     greedy.run(log=partial(folder.scalars, "search"))
-    begin = time.perf_counter()
-    manifest = build_bank(
+    return graph, history, seconds_of(history)
+
+
+def _bank(folder, graph, history, data, options: SearchOptions, bank, device: Device) -> dict:
+    """Builds the memory bank; returns its manifest."""
+    planned = layout(bank, len(data.train), data.num_classes, options.num_teacher)
+    size = " x ".join(f"{size:,}" for size in planned.shape)
+    print(f"memory bank: {planned.kind}, {size}, {planned.bytes / 1e6:,.1f} MB", flush=True)
+    batches = partial(eval_batches, data, "train", options.batch_images, shuffle_seed=options.seed)
+    return build_bank(
         folder,
         graph,
         history,
-        eval_batches(data, "train", options.batch_images, shuffle_seed=options.seed),
-        examples=len(data.train.labels),
-        num_teachers=options.num_teacher,
+        lambda first: batches(first_batch=first),
+        layout=planned,
         fingerprint=data.fingerprint,
         compile=device.compile,
     )
-    seconds = seconds_of(history) | {"bank": time.perf_counter() - begin}
-    results = summary(graph, history, options, manifest, seconds)
-    folder.write_json("search.json", results)
-    draw(folder, history, options.target_rate, options.budget)
-    for one in results["front"]:
-        network = graph.pruned(history.mask(graph, one["step"]))
-        save_keras(folder.file(front_file(one["wanted"])), network)
-    save_keras(folder.file(PRUNED), graph.pruned(history.mask(graph, len(history.rows) - 1)))
 
 
 def front_file(rate: float) -> str:
@@ -134,19 +158,20 @@ def prepare(
     """
     subset, validation = _parts(data, options)
     graph = ChannelGraph(_adapted(folder, model, data, subset, options, device))
-    images = (data.train.images[validation] - data.mean) / data.std
-    labels = data.train.labels[validation]
-    return graph, Validation(images.astype(np.float32), labels, options.batch_images)
+    return graph, Validation(*normalised_images(data, validation), options.batch_images)
 
 
-def check(model: keras.Model, data: Dataset, options: SearchOptions) -> None:
+def check(
+    model: keras.Model, data: Dataset, options: SearchOptions, bank: BankOptions = DEFAULT_BANK
+) -> None:
     """Refuses at once what would stop the search later; changes nothing.
 
     Raises:
-        UserError: the target can't be reached, or the training set is too small for D_subset and
-            D_val.
+        UserError: the target can't be reached, the training set is too small for D_subset and
+            D_val, or the bank can't hold its classes.
     """
     _parts(data, options)
+    layout(bank, len(data.train), data.num_classes, options.num_teacher)
     graph = ChannelGraph(model)
     budget = make_budget(options.budget, graph)
     lowest = budget.size(lowest_mask(graph, options.round_to)) / budget.full
@@ -179,7 +204,14 @@ def _adapted(folder, model, data, subset, options: SearchOptions, device: Device
         start = keras.models.clone_model(model)
         start.set_weights(model.get_weights())
         optimizer = keras.optimizers.SGD(ADAPT_LEARNING_RATE)
-    steps = make_train_step(start, optimizer, plain_loss(), device.strategy, compile=device.compile)
+    steps = make_train_step(
+        start,
+        optimizer,
+        plain_loss(),
+        device.strategy,
+        accum=_micro_batches(batch, device.strategy.num_replicas_in_sync, options.batch_images),
+        compile=device.compile,
+    )
     count = len(subset) // batch
     distributed = iter(device.strategy.experimental_distribute_dataset(batches))
     check_finite(steps(distributed, tf.constant(count))["loss"], 1)
@@ -187,6 +219,14 @@ def _adapted(folder, model, data, subset, options: SearchOptions, device: Device
     return load_keras(path)
 
 
+def _micro_batches(batch_images: int, replicas: int, most_images: int) -> int:
+    """The fewest equal parts of a replica's batch that hold `most_images` at most."""
+    of_replica = max(1, batch_images // replicas)
+    parts = range(1, of_replica + 1)
+    return next(n for n in parts if of_replica % n == 0 and of_replica // n <= most_images)
+
+
+@unreadable_named()
 def main(argv: list[str] | None = None) -> None:
     """The command line of phase 1."""
     parser = cli.Parser(description="Searches a sub-network and builds its memory bank.")
@@ -199,12 +239,13 @@ def main(argv: list[str] | None = None) -> None:
         raise cli.UserError("--trained_param is missing: the search needs a trained network")
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
-    data = load(args.dataset, args.data_path)
+    data = flags.data_of(args)
     flags.fill_defaults(args, data)
     network = load_network(args.trained_param, args.arch, data.num_classes, data.image_shape)
-    check(network, data, flags.search_of(args))  # before there is a folder
+    bank = flags.bank_of(args)
+    check(network, data, flags.search_of(args), bank)  # before there is a folder
     with flags.open_folder(args, START) as folder:
-        search(folder, network, data, flags.search_of(args), device)
+        search(folder, network, data, flags.search_of(args), device, bank)
         print_summary(folder.read_json("search.json"))
 
 

@@ -14,7 +14,7 @@ devices.quiet()
 import json
 from pathlib import Path
 
-from dataloader import load
+from dataloader import unreadable_named
 from nets import build
 from nets.load import load_network
 from utils import options as flags
@@ -24,6 +24,7 @@ from utils.measure import describe, print_report
 from utils.runfolder import BASELINE
 
 
+@unreadable_named()
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = cli.Parser(description="Measures a saved network.")
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.trained_param:
         raise cli.UserError("--trained_param is missing: which network shall be measured?")
     device = flags.device_of(args)
-    data = load(args.dataset, args.data_path)
+    data = flags.data_of(args)
     shape = (args.arch, data.num_classes, data.image_shape)
     after = load_network(args.trained_param, *shape)
     given = Path(args.trained_param).parent / BASELINE

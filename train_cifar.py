@@ -19,7 +19,7 @@ from pathlib import Path
 
 import keras
 
-from dataloader import Dataset, load
+from dataloader import Dataset, unreadable_named
 from finetune import finetune_from_flags, report
 from nets import build
 from nets.load import load_network
@@ -34,17 +34,20 @@ from utils.search_report import LABELS, print_summary
 
 
 # ------------------------------------------------------------------ flags
-def parse(argv: list[str] | None):
-    parser = cli.Parser(
-        description="Baseline, EKG search, fine-tuning and test on CIFAR or DIGITS."
-    )
+def parser(description: str, **defaults: str) -> cli.Parser:
+    """The flags of the whole pipeline.
+
+    Args:
+        defaults: of --arch and --dataset.
+    """
+    parser = cli.Parser(description=description)
     flags.add_run(parser)
-    flags.add_data(parser)
+    flags.add_data(parser, **defaults)
     flags.add_device(parser)
     flags.add_baseline(parser)
     flags.add_search(parser)
     flags.add_finetune(parser)
-    return parser.parse_args(argv)
+    return parser
 
 
 # ------------------------------------------------------------------ baseline
@@ -63,25 +66,24 @@ def baseline(
         return load_keras(path)
     if args.trained_param:
         return model
-    options = flags.train_of(
-        args, epochs=args.baseline_epoch, learning_rate=args.baseline_learning_rate
-    )
-    model = train(folder, "baseline", model, data, Objective(plain_loss()), options, device)
+    objective, options = Objective(plain_loss()), flags.baseline_of(args)
+    model = train(folder, "baseline", model, data, objective, options, device)
     save_keras(path, model)
     return model
 
 
 # ------------------------------------------------------------------ the run
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    args = parse(argv)
+@unreadable_named()
+def pipeline(args) -> None:
+    """All phases with the flags of `parser`."""
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
-    data = load(args.dataset, args.data_path)
+    data = flags.data_of(args)
     flags.fill_defaults(args, data)
     # Whatever is wrong with the flags shows here, before there is a folder.
     network = initial(data, args)
-    check(network, data, flags.search_of(args))
+    bank = flags.bank_of(args)
+    check(network, data, flags.search_of(args), bank)
     check_batch(args.batch_size, data, device)
     with flags.open_folder(args, "baseline_state.npz", START) as folder:
         if folder.finished:
@@ -92,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"baseline: {args.arch}, {args.baseline_epoch} epochs", flush=True)
         network = baseline(folder, network, data, args, device)
         print(f"search: to {args.search_target_rate:.0%} of the {LABELS[args.budget]}", flush=True)
-        search(folder, network, data, flags.search_of(args), device)
+        search(folder, network, data, flags.search_of(args), device, bank)
         print_summary(folder.read_json("search.json"))
         print(f"fine-tuning: {args.train_epoch} epochs", flush=True)
         pruned = finetune_from_flags(folder, Path(folder.path), data, args, device)
@@ -102,6 +104,11 @@ def main(argv: list[str] | None = None) -> None:
         }
         report(folder, network, pruned, data, device, more)
         print(f"the pruned network is {folder.file('pruned.keras')}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    pipeline(parser("Baseline, EKG search, fine-tuning and test on CIFAR.").parse_args(argv))
 
 
 if __name__ == "__main__":
