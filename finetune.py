@@ -22,7 +22,7 @@ from utils import options as flags
 from utils import plots
 from utils.checkpoint import load_keras, save_keras, save_pkl, to_pkl
 from utils.jsonl import read_json
-from utils.measure import describe, print_report
+from utils.measure import describe, peak_memory_mb, print_report
 from utils.phases import (
     METRICS,
     Device,
@@ -125,7 +125,8 @@ def finetune_from_flags(folder: RunFolder, search_path: Path, data: Dataset, arg
 
 def report(folder: RunFolder, before: keras.Model, after: keras.Model, data, device, more) -> None:
     """Writes result.json, which marks the run as finished, and prints before -> after."""
-    results = describe(before, after, data, device) | more
+    memory = {"peak_memory_mb": peak_memory_mb()}
+    results = describe(before, after, data, device) | more | memory
     folder.write_json("result.json", results)
     print_report(results)
 

@@ -60,7 +60,8 @@ def application(
     if mode == "caffe":
         first = next(one for one in model.layers if isinstance(one, keras.layers.Conv2D))
         first.kernel.assign(np.flip(first.kernel.numpy(), axis=2))
-    return model
+    # Made from a tensor, the model's input is a list of one, which Keras warns of at every call.
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
 def _rescaling(mode: str) -> tuple[list[float], list[float]]:
