@@ -11,7 +11,6 @@ from utils import cli, devices
 
 devices.quiet()
 
-import math
 import time
 from functools import partial
 
@@ -22,6 +21,7 @@ import tensorflow as tf
 from dataloader import Dataset, eval_batches, load, per_class_indices, train_batches
 from nets.graph import ChannelGraph
 from nets.load import load_network
+from nets.proof import agreement, sentence
 from op_utils import check_finite, make_train_step
 from pruning.bank import build_bank
 from pruning.distill import plain_loss
@@ -31,6 +31,7 @@ from pruning.history import History
 from utils import options as flags
 from utils import plots
 from utils.checkpoint import load_keras, save_keras
+from utils.inspect import check_rate
 from utils.phases import Device, both_modes, recalibrate
 from utils.report import before_after
 from utils.runfolder import BASELINE, PRUNED, START, RunFolder
@@ -91,30 +92,28 @@ def _search_and_fill_bank(
         compile=device.compile,
     )
     seconds = _seconds(history) | {"bank": time.perf_counter() - begin}
-    folder.write_json("search.json", summary(graph, history, manifest, seconds))
+    mask = history.mask(graph, len(history.rows) - 1)
+    pruned = graph.pruned(mask)
+    proof = {"masked_and_pruned": agreement(graph, mask, pruned, val.images)}
+    folder.write_json("search.json", summary(graph, history, manifest, seconds) | proof)
     draw(folder, history, options.target_rate)
-    save_keras(folder.file(PRUNED), graph.pruned(history.mask(graph, len(history.rows) - 1)))
+    save_keras(folder.file(PRUNED), pruned)
 
 
 def check(model: keras.Model, data: Dataset, options: SearchOptions) -> None:
     """Refuses at once what would stop the search later; changes nothing.
 
     Raises:
-        UserError: the target can't be reached, or the training set is too small for D_subset and
-            D_val.
+        UserError: several inputs or outputs, a graph that can't be read, a target that can't be
+            reached, or a training set that is too small for D_subset and D_val.
     """
     _parts(data, options)
-    graph = ChannelGraph(model)
-    least = np.zeros(graph.gates.num_units + 1, np.float32)
-    least[[gate.start for gate in graph.gates]] = 1
-    least[-1] = 1
-    lowest = graph.flops(least) / graph.flops()
-    if lowest > options.target_rate:
-        # Rounded up, so that the rate that the message names can be reached.
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise cli.UserError(
-            f"--search_target_rate {options.target_rate} can't be reached: with one filter in each "
-            f"of {len(graph.gates)} groups {math.ceil(lowest * 1e4) / 1e4} of the FLOPs remain"
+            f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: the "
+            "search takes networks with one of each"
         )
+    check_rate(ChannelGraph(model), options.target_rate)
 
 
 def _parts(data: Dataset, options: SearchOptions) -> list[np.ndarray]:
@@ -213,6 +212,8 @@ def print_summary(results: dict) -> None:
     print(before_after(rows))
     seconds = ", ".join(f"{part} {value:.1f}" for part, value in results["seconds"].items())
     print(f"{results['steps']} steps, {results['evaluations']} evaluations; seconds: {seconds}")
+    if proof := results.get("masked_and_pruned"):  # searches before there was a proof lack it
+        print(sentence(proof))
 
 
 def main(argv: list[str] | None = None) -> None:
