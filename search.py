@@ -11,6 +11,7 @@ from utils import cli, devices
 
 devices.quiet()
 
+import math
 import time
 from functools import partial
 
@@ -41,7 +42,7 @@ from utils import options as flags
 from utils import plots
 from utils.checkpoint import load_keras, save_keras
 from utils.latency import latencies
-from utils.measure import LATENCY_BATCHES
+from utils.measure import latency_batches
 from utils.phases import Device, both_modes, recalibrate
 from utils.runfolder import BASELINE, PRUNED, START, RunFolder
 from utils.search_report import LABELS, draw, print_summary, seconds_of, summary
@@ -144,7 +145,7 @@ def _test_front(folder: RunFolder, front: list[dict], data: Dataset, device: Dev
         recalibrate(network, data, device)
         one["test"] = both_modes(network, data, "test", device)
         one["latency_ms"] = {}
-    for batch in LATENCY_BATCHES:
+    for batch in latency_batches(data):
         times = latencies(models, batch, compile=device.compile)
         for one, milliseconds in zip(front, times, strict=True):
             one["latency_ms"][str(batch)] = milliseconds
