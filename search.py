@@ -19,17 +19,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dataloader import Dataset, eval_batches, load, per_class_indices, train_batches
+from dataloader import Dataset, eval_batches, per_class_indices, train_batches
 from nets.graph import ChannelGraph
-from nets.load import load_network
+from nets.head import ending_as, ends_in_softmax, load_logits, without_softmax
 from op_utils import check_finite, make_train_step
 from pruning.bank import build_bank
 from pruning.distill import plain_loss
 from pruning.evaluator import Validation
 from pruning.greedy import GreedySearch, SearchOptions
 from pruning.history import History
+from utils import inputs, plots
 from utils import options as flags
-from utils import plots
 from utils.checkpoint import load_keras, save_keras
 from utils.phases import Device, both_modes, recalibrate
 from utils.report import before_after
@@ -44,14 +44,15 @@ def search(
     """Runs the search from wherever an earlier process stopped, then builds the bank.
 
     Args:
-        model: the trained network, functional, of stock layers; it isn't changed.
+        model: the trained network, functional, of stock layers; it isn't changed. A final softmax
+            is left out while searching.
 
     Returns:
-        theta* as a smaller network of stock layers, before any fine-tuning.
+        theta* as a smaller network of stock layers, before any fine-tuning; it ends in a softmax if
+        `model` does.
 
     Raises:
-        UserError: the target can't be reached, or the training set is too small for D_subset and
-            D_val.
+        UserError: as `check`.
     """
     check(model, data, options)
     if not folder.file(BASELINE).exists():
@@ -60,7 +61,7 @@ def search(
         _search_and_fill_bank(folder, model, data, options, device)
     results = folder.read_json("search.json")
     if "test" not in results:
-        test = {"before": load_keras(folder.file(START)), "after": load_keras(folder.file(PRUNED))}
+        test = {"before": load_keras(folder.file(START)), "after": load_logits(folder.file(PRUNED))}
         for side, network in test.items():
             recalibrate(network, data, device)
             test[side] = both_modes(network, data, "test", device)
@@ -72,7 +73,8 @@ def _search_and_fill_bank(
     folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
 ) -> None:
     subset, validation = _parts(data, options)
-    graph = ChannelGraph(_adapted(folder, model, data, subset, options, device))
+    start = _adapted(folder, without_softmax(model), data, subset, options, device)
+    graph = ChannelGraph(start)
     images = (data.train.images[validation] - data.mean) / data.std
     labels = data.train.labels[validation]
     val = Validation(images.astype(np.float32), labels, options.batch_images)
@@ -93,16 +95,18 @@ def _search_and_fill_bank(
     seconds = _seconds(history) | {"bank": time.perf_counter() - begin}
     folder.write_json("search.json", summary(graph, history, manifest, seconds))
     draw(folder, history, options.target_rate)
-    save_keras(folder.file(PRUNED), graph.pruned(history.mask(graph, len(history.rows) - 1)))
+    pruned = graph.pruned(history.mask(graph, len(history.rows) - 1))
+    save_keras(folder.file(PRUNED), ending_as(model, pruned))
 
 
 def check(model: keras.Model, data: Dataset, options: SearchOptions) -> None:
     """Refuses at once what would stop the search later; changes nothing.
 
     Raises:
-        UserError: the target can't be reached, or the training set is too small for D_subset and
-            D_val.
+        UserError: the target can't be reached, the training set is too small for D_subset and
+            D_val, or the network gives neither logits nor softmax probabilities.
     """
+    ends_in_softmax(model)
     _parts(data, options)
     graph = ChannelGraph(model)
     least = np.zeros(graph.gates.num_units + 1, np.float32)
@@ -220,16 +224,18 @@ def main(argv: list[str] | None = None) -> None:
     parser = cli.Parser(description="Searches a sub-network and builds its memory bank.")
     flags.add_run(parser)
     flags.add_data(parser)
+    inputs.add_own(parser)
     flags.add_device(parser)
     flags.add_search(parser)
     args = parser.parse_args(argv)
-    if not args.trained_param:
-        raise cli.UserError("--trained_param is missing: the search needs a trained network")
+    if not (args.trained_param or args.model):
+        raise cli.UserError(
+            "--trained_param (or --model) is missing: the search needs a trained network"
+        )
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
-    data = load(args.dataset, args.data_path)
+    data, network = inputs.data_and_network(args)
     flags.fill_defaults(args, data)
-    network = load_network(args.trained_param, args.arch, data.num_classes, data.image_shape)
     check(network, data, flags.search_of(args))  # before there is a folder
     with flags.open_folder(args, START) as folder:
         search(folder, network, data, flags.search_of(args), device)

@@ -4,9 +4,9 @@ import argparse
 
 import tensorflow as tf
 
-from dataloader import Dataset
+from dataloader import Dataset, own
 from pruning.greedy import EVALUATORS, SearchOptions
-from utils import cli, devices
+from utils import cli, devices, inputs
 from utils.phases import Device, TrainOptions
 from utils.runfolder import RunFolder
 
@@ -16,6 +16,7 @@ DEFAULTS = {
     "CIFAR10": {"baseline_epoch": 200, "train_epoch": 100, "batch_size": 128},
     "CIFAR100": {"baseline_epoch": 200, "train_epoch": 100, "batch_size": 128},
     "DIGITS": {"baseline_epoch": 40, "train_epoch": 20, "batch_size": 64},
+    own.NAME: {"train_epoch": 20, "batch_size": 64},
 }
 
 
@@ -29,10 +30,9 @@ def fractions(text: str) -> tuple[float, ...]:
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data and network")
-    group.add_argument("--arch", default="ResNet-20", help="ResNet-20, -32, -44, -56 or -110")
-    group.add_argument("--dataset", default="DIGITS", help="CIFAR10, CIFAR100 or DIGITS")
-    group.add_argument("--data_path", help="folder or archive of the data; default: TFDS")
+    group.add_argument("--arch", default=inputs.ARCH, help="ResNet-20, -32, -44, -56 or -110")
     group.add_argument("--trained_param", help="trained network: .pkl or .keras")
+    inputs.add_dataset(group)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
