@@ -105,7 +105,7 @@ def read_folder(
         raise UserError(f"{path} {'is a file' if path.exists() else 'does not exist'}: {layout}")
     tests = [path / name for name in TEST_FOLDERS if (path / name).is_dir()]
     if not (path / "train").is_dir() or not tests:
-        missing = "train" if tests else "test (or val)"
+        missing = "test (or val)" if (path / "train").is_dir() else "train"
         raise UserError(f"{path} has no folder {missing}: {layout}")
     names = {folder: _class_folders(folder) for folder in (path / "train", tests[0])}
     for folder, found in names.items():

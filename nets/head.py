@@ -65,7 +65,7 @@ def without_softmax(model: keras.Model) -> keras.Model:
     layer = _last(model)
     if isinstance(layer, L.Softmax | L.Activation):
         # Cloned, since a layer that two models share would be pruned or trained in both.
-        return _copy(keras.Model(model.inputs, _before_last(model), name=model.name))
+        return _copy(keras.Model(model.inputs[0], _before_last(model), name=model.name))
     return _with_activation(model, layer.name, "linear")
 
 
@@ -81,7 +81,7 @@ def ending_as(given: keras.Model, model: keras.Model) -> keras.Model:
     layer = _last(given)
     if isinstance(layer, L.Softmax | L.Activation):
         softmax = type(layer).from_config(layer.get_config())
-        return keras.Model(model.inputs, softmax(model.outputs[0]), name=model.name)
+        return keras.Model(model.inputs[0], softmax(model.outputs[0]), name=model.name)
     return _with_activation(model, layer.name, "softmax")
 
 

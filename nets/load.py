@@ -48,6 +48,8 @@ def load_own(path: str | os.PathLike) -> keras.Model:
     if os.path.splitext(path)[1] != ".keras":
         raise UserError(f"{path}: a network of your own comes as .keras: save it by model.save()")
     model = load_keras(path)
+    if not model.built:
+        raise UserError(f"{path} was saved before it was built: call it on data, save it again")
     try:
         calls_of(model)
     except TypeError as error:

@@ -148,7 +148,17 @@ def test_three_phases_from_the_command_line(project, capsys, monkeypatch):
     monkeypatch.setattr(measure, "latencies", lambda models, *a, **k: [1.0] * len(models))
     run = project / "run"
     own = ["--model", project / "my.keras", "--data", project / "pngs", "--data_flip", "off"]
-    argv = [*own, "--search_target_rate", "0.6", "--train_path", run, "--do_log", "off"]
+    argv = [
+        *own,
+        "--search_target_rate",
+        "0.6",
+        "--num_teacher",
+        "2",
+        "--train_path",
+        run,
+        "--do_log",
+        "off",
+    ]
     search.main([str(argument) for argument in argv])
     argv = ["--train_path", run, "--train_epoch", "1", "--do_log", "off"]
     finetune.main([str(argument) for argument in argv])

@@ -54,6 +54,8 @@ def load_float32(path: Path) -> keras.Model:
             of a fixed size, or a mixed-precision network that holds another model.
     """
     model = load_keras(path)
+    if not model.built:
+        raise cli.UserError(f"{path} was saved before it was built: call it on data, save it again")
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise cli.UserError(f"{path} has several inputs or outputs: one of each can be exported")
     shape = model.input_shape

@@ -129,7 +129,7 @@ def _write_onnx_int8(model: keras.Model, path: Path, calibration: np.ndarray) ->
             quantization.quantize_static(
                 prepared,
                 path,
-                Calibration(model.input.name),
+                Calibration(model.inputs[0].name),
                 quant_format=quantization.QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=quantization.QuantType.QInt8,
