@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dataloader import load
-from utils import cli, export, export_formats, export_runtimes
+from utils import cli, export, export_formats, export_runtimes, export_tables
 from utils.checkpoint import save_keras
 from utils.cli import UserError
 
@@ -141,6 +141,22 @@ def test_mixed_precision_is_rebuilt_in_float32(folder, tmp_path):
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     for one, other in zip(model.get_weights(), mixed.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_page_shows_the_collected_figures(tmp_path):
+    page = export_tables.PAGE.read_text(encoding="utf-8")
+    block = page.split(export_tables.BEGIN)[1].split(export_tables.END)[0].strip()
+    assert block == export_tables.tables()
+    source, target = tmp_path / "one.json", tmp_path / "all.json"
+    runs = json.loads(export_tables.FIGURES.read_text(encoding="utf-8"))
+    source.write_text(json.dumps(next(iter(runs.values()))))
+    for title in ("a", "b"):
+        export_tables.collect(title, source, target)
+    assert list(json.loads(target.read_text())) == ["a", "b"]
+    assert export_tables.tables(target).count("| litert int8 |") == 2
+    source.write_text("[]")
+    with pytest.raises(UserError, match="holds no figures"):
+        export_tables.collect("c", source, target)
 
 
 @needs_extras

@@ -121,8 +121,8 @@ def export(
             ways.append(Exported(kind.title, target, kind.open(target), size, run))
             print(f"{kind.title}: {target} ({size_of(target):,} bytes)", flush=True)
         rows = _accuracies(ways, data, batch_images)
-        for way, row in zip(ways, rows, strict=True):
-            row |= _costs(way, probe[:1])
+        for row, costs in zip(rows, _costs(ways, probe[:1]), strict=True):
+            row |= costs
     return {
         "model": str(path),
         "reference": str(reference) if reference else None,
@@ -189,17 +189,21 @@ def _accuracies(ways: list[Exported], data: Dataset, batch_images: int) -> list[
     ]
 
 
-def _costs(way: Exported, image: np.ndarray) -> dict:
-    """Latency in ms of one image, and size and latency of the reference (None without one)."""
-    calls = [partial(way.run, image)]
-    if way.reference_run is not None:
-        calls.append(partial(way.reference_run, image))
-    times = [*alternately(calls, SECONDS), None]
-    return {
-        "latency_ms": times[0],
-        "reference_bytes": way.reference_bytes,
-        "reference_latency_ms": times[1],
-    }
+def _costs(ways: list[Exported], image: np.ndarray) -> list[dict]:
+    """Latency in ms of one image, and size and latency of the reference (None without one).
+
+    All runtimes take turns, so that other work on the machine hits all alike.
+    """
+    runs = [run for way in ways for run in (way.run, way.reference_run) if run is not None]
+    times = iter(alternately([partial(run, image) for run in runs], SECONDS * len(ways)))
+    return [
+        {
+            "latency_ms": next(times),
+            "reference_bytes": way.reference_bytes,
+            "reference_latency_ms": next(times) if way.reference_run is not None else None,
+        }
+        for way in ways
+    ]
 
 
 def table(results: dict) -> list[list[str]]:

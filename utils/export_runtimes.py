@@ -8,6 +8,7 @@ their latencies can be compared with each other; TensorFlow uses its own setting
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import keras
@@ -44,16 +45,18 @@ def open_litert(path: Path) -> Runtime:
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(path), num_threads=1)
-    entry, exit_ = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    batch = None
+    @cache
+    def prepared(batch: int) -> Interpreter:
+        # One for every batch size: resizing again and again costs time and the delegate.
+        interpreter = Interpreter(str(path), num_threads=1)
+        entry = interpreter.get_input_details()[0]
+        interpreter.resize_tensor_input(entry["index"], [batch, *entry["shape"][1:]])
+        interpreter.allocate_tensors()
+        return interpreter
 
     def run(images: np.ndarray) -> np.ndarray:
-        nonlocal batch
-        if len(images) != batch:
-            interpreter.resize_tensor_input(entry["index"], images.shape)
-            interpreter.allocate_tensors()
-            batch = len(images)
+        interpreter = prepared(len(images))
+        entry, exit_ = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
         interpreter.set_tensor(entry["index"], _quantised(images, entry))
         interpreter.invoke()
         return _dequantised(interpreter.get_tensor(exit_["index"]), exit_)
