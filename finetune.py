@@ -16,10 +16,11 @@ from pathlib import Path
 import keras
 
 from dataloader import Dataset, unreadable_named
+from nets.head import ending_as, load_logits
 from pruning.bank import open_bank
 from pruning.distill import ensemble_loss, plain_loss, single_loss
+from utils import inputs, plots
 from utils import options as flags
-from utils import plots
 from utils.checkpoint import load_keras, save_keras, save_pkl, to_pkl
 from utils.jsonl import read_json
 from utils.measure import describe, peak_memory_mb, print_report
@@ -56,14 +57,15 @@ def finetune(
         temperature: T of the distillation; the paper has 4, and 10 from 1000 classes up.
 
     Returns:
-        The fine-tuned network of stock layers, moving statistics re-estimated.
+        The fine-tuned network of stock layers, moving statistics re-estimated; it gives logits.
+        pruned.keras ends in a softmax where the network that was pruned does.
 
     Raises:
         UserError: the search isn't finished, or its bank belongs to other data.
     """
     if folder.file(EXPORTED).exists():
-        return load_keras(folder.file(EXPORTED))
-    model = load_keras(search_path / PRUNED)
+        return load_logits(folder.file(EXPORTED))
+    model = load_logits(search_path / PRUNED)
     objective = _objective(search_path, data, teacher, temperature, device)
     model = train(folder, "finetune", model, data, objective, options, device)
     rows = [row for row in folder.rows(METRICS) if row["phase"] == "finetune"]
@@ -76,10 +78,19 @@ def finetune(
             "seconds": sum(row["seconds"] for row in rows),
         },
     )
-    save_pkl(folder.file(WEIGHTS), to_pkl(model))
+    _save_weights(folder, model)
     draw(folder)
-    save_keras(folder.file(EXPORTED), model)
+    save_keras(folder.file(EXPORTED), ending_as(load_keras(search_path / BASELINE), model))
     return model
+
+
+def _save_weights(folder: RunFolder, model: keras.Model) -> None:
+    try:
+        arrays = to_pkl(model)
+    except cli.UserError as error:  # the layout has names for our own architectures' weights alone
+        print(f"{WEIGHTS} is not written: {error}")
+        return
+    save_pkl(folder.file(WEIGHTS), arrays)
 
 
 def _objective(
@@ -138,23 +149,22 @@ def main(argv: list[str] | None = None) -> None:
     flags.add_run(parser)
     parser.add_argument("--search_path", help="folder of the search; default: --train_path")
     parser.add_argument("--data_path", help="default: that of the search")
+    parser.add_argument("--data", help="your own data; default: that of the search")
     flags.add_device(parser)
     flags.add_finetune(parser)
     args = parser.parse_args(argv)
     search_path = Path(args.search_path or args.train_path)
     if not (search_path / PRUNED).exists():
         raise cli.UserError(f"{search_path} holds no finished search: run search.py on it first")
-    searched = read_json(search_path / "args.json")
-    args.data_path = args.data_path or searched["data_path"]
-    for name in ("dataset", "val_labels", "hold_out"):
-        setattr(args, name, searched.get(name))
+    inputs.inherit_data(args, search_path)
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
-    data = flags.data_of(args)
+    before = load_logits(search_path / BASELINE)
+    data = inputs.data_of(args, before)
     flags.fill_defaults(args, data)
     # Whatever is wrong with the flags or the search's files shows here, before there is a folder.
     check_batch(args.batch_size, data, device)
-    before, _ = load_keras(search_path / BASELINE), load_keras(search_path / PRUNED)
+    load_logits(search_path / PRUNED)
     _objective(search_path, data, args.finetune_teacher, args.temperature, device)
     with flags.open_folder(args, "finetune_state.npz") as folder:
         if folder.finished:

@@ -28,7 +28,7 @@ from dataloader import (
     unreadable_named,
 )
 from nets.graph import ChannelGraph
-from nets.load import load_network
+from nets.head import ending_as, ends_in_softmax, load_logits, without_softmax
 from nets.proof import agreement
 from op_utils import check_finite, make_train_step
 from pruning.bank import BankOptions, build_bank, layout
@@ -38,8 +38,8 @@ from pruning.current import Validation
 from pruning.distill import plain_loss
 from pruning.greedy import GreedySearch, SearchOptions
 from pruning.history import History
+from utils import inputs, plots
 from utils import options as flags
-from utils import plots
 from utils.checkpoint import load_keras, save_keras
 from utils.latency import latencies
 from utils.measure import latency_batches
@@ -62,15 +62,16 @@ def search(
     """Runs the search from wherever an earlier process stopped, then builds the bank.
 
     Args:
-        model: the trained network, functional, of stock layers; it isn't changed.
+        model: the trained network, functional, of stock layers; it isn't changed. A final softmax
+            is left out while searching.
         bank: kind and size of the memory bank.
 
     Returns:
-        theta* as a smaller network of stock layers, before any fine-tuning.
+        theta* as a smaller network of stock layers, before any fine-tuning; it ends in a softmax if
+        `model` does.
 
     Raises:
-        UserError: the target can't be reached, or the training set is too small for D_subset and
-            D_val.
+        UserError: as `check`.
     """
     check(model, data, options, bank)
     if not folder.file(BASELINE).exists():
@@ -88,11 +89,11 @@ def search(
         draw(folder, history, options.target_rate, options.budget)
         for one in results["front"]:
             network = graph.pruned(history.mask(graph, one["step"]))
-            save_keras(folder.file(front_file(one["wanted"])), network)
-        save_keras(folder.file(PRUNED), pruned)
+            save_keras(folder.file(front_file(one["wanted"])), ending_as(model, network))
+        save_keras(folder.file(PRUNED), ending_as(model, pruned))
     results = folder.read_json("search.json")
     if "test" not in results:
-        test = {"before": load_keras(folder.file(START)), "after": load_keras(folder.file(PRUNED))}
+        test = {"before": load_keras(folder.file(START)), "after": load_logits(folder.file(PRUNED))}
         for side, network in test.items():
             recalibrate(network, data, device)
             test[side] = both_modes(network, data, "test", device)
@@ -140,7 +141,7 @@ def _test_front(folder: RunFolder, front: list[dict], data: Dataset, device: Dev
     """Adds accuracies and latencies (ms per image) to the entries of a front, and draws them."""
     if not front:
         return
-    models = [load_keras(folder.file(front_file(one["wanted"]))) for one in front]
+    models = [load_logits(folder.file(front_file(one["wanted"]))) for one in front]
     for one, network in zip(front, models, strict=True):
         recalibrate(network, data, device)
         one["test"] = both_modes(network, data, "test", device)
@@ -161,7 +162,7 @@ def prepare(
         UserError: the training set is too small for D_subset and D_val, or a loss isn't finite.
     """
     subset, validation = _parts(data, options)
-    graph = ChannelGraph(_adapted(folder, model, data, subset, options, device))
+    graph = ChannelGraph(_adapted(folder, without_softmax(model), data, subset, options, device))
     return graph, Validation(*normalised_images(data, validation), options.batch_images)
 
 
@@ -172,9 +173,10 @@ def check(
 
     Raises:
         UserError: several inputs or outputs, a graph that can't be read, a target that can't be
-            reached, a training set that is too small for D_subset and D_val, or a bank that can't
-            hold its classes.
+            reached, a training set that is too small for D_subset and D_val, a bank that can't
+            hold its classes, or a network that gives neither logits nor softmax probabilities.
     """
+    ends_in_softmax(model)
     _parts(data, options)
     layout(bank, len(data.train), data.num_classes, options.num_teacher)
     if len(model.inputs) != 1 or len(model.outputs) != 1:
@@ -242,16 +244,18 @@ def main(argv: list[str] | None = None) -> None:
     parser = cli.Parser(description="Searches a sub-network and builds its memory bank.")
     flags.add_run(parser)
     flags.add_data(parser)
+    inputs.add_own(parser)
     flags.add_device(parser)
     flags.add_search(parser)
     args = parser.parse_args(argv)
-    if not args.trained_param:
-        raise cli.UserError("--trained_param is missing: the search needs a trained network")
+    if not (args.trained_param or args.model):
+        raise cli.UserError(
+            "--trained_param (or --model) is missing: the search needs a trained network"
+        )
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
-    data = flags.data_of(args)
+    data, network = inputs.data_and_network(args)
     flags.fill_defaults(args, data)
-    network = load_network(args.trained_param, args.arch, data.num_classes, data.image_shape)
     bank = flags.bank_of(args)
     check(network, data, flags.search_of(args), bank)  # before there is a folder
     with flags.open_folder(args, START) as folder:

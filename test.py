@@ -4,7 +4,8 @@
     ../run/trained_param.pkl
 
 "before" is the unpruned network: the one that the run folder beside the weights began with, else
-the architecture of --arch without its accuracy. The only program that is about the test split.
+the architecture of --arch without its accuracy; a --model outside a run folder has none. The only
+program that is about the test split.
 """
 
 from utils import cli, devices
@@ -16,9 +17,9 @@ from pathlib import Path
 
 from dataloader import unreadable_named
 from nets import build
-from nets.load import load_network
+from nets.head import load_logits, without_softmax
+from utils import inputs
 from utils import options as flags
-from utils.checkpoint import load_keras
 from utils.files import atomic_write
 from utils.measure import describe, print_report
 from utils.runfolder import BASELINE
@@ -29,17 +30,25 @@ def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = cli.Parser(description="Measures a saved network.")
     flags.add_data(parser)
+    inputs.add_own(parser)
     flags.add_device(parser)
     parser.add_argument("--json", help="also write the figures to this file")
     args = parser.parse_args(argv)
-    if not args.trained_param:
-        raise cli.UserError("--trained_param is missing: which network shall be measured?")
+    path = args.model or args.trained_param
+    if not path:
+        raise cli.UserError(
+            "--trained_param (or --model) is missing: which network shall be measured?"
+        )
     device = flags.device_of(args)
-    data = flags.data_of(args)
-    shape = (args.arch, data.num_classes, data.image_shape)
-    after = load_network(args.trained_param, *shape)
-    given = Path(args.trained_param).parent / BASELINE
-    before = load_keras(given) if given.exists() else build(*shape)
+    if args.model and inputs.is_run(Path(path).parent):
+        inputs.inherit_data(args, Path(path).parent)
+    data, network = inputs.data_and_network(args)
+    after, before = without_softmax(network), None
+    given = Path(path).parent / BASELINE
+    if given.exists():
+        before = load_logits(given)
+    elif args.arch:
+        before = build(args.arch, data.num_classes, data.image_shape)
     results = describe(before, after, data, device, accuracy=given.exists())
     print_report(results)
     if args.json:

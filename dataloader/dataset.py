@@ -21,7 +21,8 @@ from utils.cli import UserError
 class Split:
     """Row i is the example with the stable index i.
 
-    images: uint8 [n, height, width, channels], grey levels 0..255; labels: int32 [n].
+    images: uint8 [n, height, width, channels], grey levels 0..255, or, from a function of the
+    user's (`dataloader.own`), float32; labels: int32 [n].
     """
 
     images: np.ndarray

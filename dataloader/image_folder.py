@@ -61,7 +61,7 @@ def _read_split(builder, path: Path, split: str, num_classes: int) -> Split:
     try:
         read = list(examples.batch(READ_IMAGES).prefetch(1).as_numpy_iterator())
     except tf.errors.InvalidArgumentError as error:
-        raise UserError(_undecodable(path / split)) from error
+        raise UserError(undecodable(path / split)) from error
     read = {key: np.concatenate([batch[key] for batch in read]) for key in read[0]}
     # tfds shuffles the files with a fixed seed; sorted names do not depend on its version.
     order = np.lexsort((read["image/filename"], read["label"]))
@@ -76,10 +76,13 @@ def _read_split(builder, path: Path, split: str, num_classes: int) -> Split:
     return make_split(read["image"], read["label"], num_classes, str(path / split))
 
 
-def _undecodable(folder: Path) -> str:
-    # The parallel reader does not say which file failed.
+def undecodable(folder: Path) -> str:
+    """A message naming the first image in <class>/* that can't be decoded.
+
+    It is looked for because parallel readers do not say which file failed.
+    """
     for file in sorted(folder.glob("*/*")):
-        if file.suffix.lower() in (".jpg", ".jpeg", ".png"):
+        if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".gif"):
             try:
                 tf.io.decode_image(file.read_bytes())
             except tf.errors.InvalidArgumentError:

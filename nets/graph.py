@@ -289,7 +289,8 @@ def to_policy(model: keras.Model, policy: str) -> keras.Model:
     Variables stay float32 and in the same order, so clone and model exchange weights by
     set_weights; the output layer computes float32 logits. Raises ValueError for nested models.
     """
-    last = model.output._keras_history.operation
+    # not model.output: a Sequential read from a file has none
+    last = model.outputs[0]._keras_history.operation
     if any(isinstance(layer, keras.Model) for layer in model.layers):
         raise ValueError("a model that contains models cannot change its dtype policy")
 

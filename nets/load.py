@@ -6,7 +6,7 @@ import keras
 
 from nets import build
 from nets.applications import PREFIX, application
-from nets.graph import resized
+from nets.graph import calls_of, resized
 from nets.torch_weights import load_torch
 from utils.checkpoint import from_pkl, load_keras, load_pkl
 from utils.cli import UserError
@@ -47,6 +47,44 @@ def load_network(
         raise UserError(
             f"{path}: weights come as {', '.join(WEIGHTS)}, not {suffix or 'without a suffix'}"
         )
+    check_fits(path, model, num_classes, input_shape)
+    return model
+
+
+def load_own(path: str | os.PathLike) -> keras.Model:
+    """Reads a functional network of the user's own, one image in and one row of outputs out.
+
+    Raises:
+        UserError: missing or corrupt file, another suffix, not functional, several inputs or
+            outputs, or an input that is no image of a fixed size with 1 or 3 channels.
+    """
+    if os.path.splitext(path)[1] != ".keras":
+        raise UserError(f"{path}: a network of your own comes as .keras: save it by model.save()")
+    model = load_keras(path)
+    if not model.built:
+        raise UserError(f"{path} was saved before it was built: call it on data, save it again")
+    try:
+        calls_of(model)
+    except TypeError as error:
+        raise UserError(f"{path}: {error}") from None
+    if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.output_shape) != 2:
+        raise UserError(
+            f"{path} maps {model.input_shape} to {model.output_shape}: a classifier of images has "
+            "one input and one output (None, classes)"
+        )
+    shape = model.input_shape
+    if len(shape) != 4 or None in shape[1:] or shape[-1] not in (1, 3):
+        raise UserError(
+            f"{path} takes inputs of shape {shape}: images of a fixed size with 1 or 3 channels, "
+            "(None, height, width, channels), are needed"
+        )
+    return model
+
+
+def check_fits(
+    path: str | os.PathLike, model: keras.Model, num_classes: int, input_shape: tuple[int, int, int]
+) -> None:
+    """Raises UserError unless the network of `path` has these classes and takes these images."""
     if model.output_shape != (None, num_classes):
         raise UserError(
             f"{path} gives outputs of shape {model.output_shape}, "
@@ -56,7 +94,6 @@ def load_network(
         raise UserError(
             f"{path} takes images of shape {model.input_shape[1:]}, the data has {input_shape}"
         )
-    return model
 
 
 def _from_pkl(path, arch: str, num_classes: int, input_shape) -> keras.Model:

@@ -182,15 +182,15 @@ def test_quiet_keeps_the_users_log_level(monkeypatch):
 
 def test_held_lines_come_back_on_failure_only(monkeypatch, capfd):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
-    with devices._hold_stderr() as held:
+    with devices.hold_stderr() as held:
         os.write(2, b"noise\n")
     assert held == ["noise\n"] and capfd.readouterr().err == ""
-    with pytest.raises(RuntimeError), devices._hold_stderr():
+    with pytest.raises(RuntimeError), devices.hold_stderr():
         os.write(2, b"the reason\n")
         raise RuntimeError
     assert capfd.readouterr().err == "the reason\n"
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
-    with devices._hold_stderr():
+    with devices.hold_stderr():
         os.write(2, b"asked for\n")
     assert capfd.readouterr().err == "asked for\n"
 

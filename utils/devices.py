@@ -30,12 +30,12 @@ def quiet() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for name in ("absl", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with _hold_stderr():
+    with hold_stderr():
         importlib.import_module("tensorflow")
 
 
 @contextmanager
-def _hold_stderr() -> Iterator[list[str]]:
+def hold_stderr() -> Iterator[list[str]]:
     """Keeps what is written to file descriptor 2; appends it to the list, or shows it on failure.
 
     Needed beside the log level, because TensorFlow's lines about absent CUDA drivers come before
@@ -85,7 +85,7 @@ def choose(gpu_ids: list[int]) -> tf.distribute.Strategy:
     """
     import tensorflow as tf
 
-    with _hold_stderr() as held:
+    with hold_stderr() as held:
         gpus = tf.config.list_physical_devices("GPU")
     if not gpus and _NVIDIA_DRIVER.exists():
         sys.stderr.write("".join(held))  # why TensorFlow cannot use the GPU that is there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,40 @@ def atomic_write(path: str | os.PathLike, write: Callable[[Path], Any]) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def atomic_folder(path: str | os.PathLike, write: Callable[[Path], Any], mark: str) -> None:
+    """Calls write(temporary path), which makes a folder, and puts that folder in `path`'s place.
+
+    A folder that is there already is replaced if it holds the file `mark`, by which one of the
+    same kind is known. It is moved aside first, so that a kill leaves the old or the new one, the
+    old one perhaps as .<name>.<pid>.old. Raises UserError for another folder or a file at `path`,
+    when the parent is missing or not writable or the disk is full; other exceptions of `write` pass
+    through.
+    """
+    path = Path(path)
+    if path.exists() and not (path / mark).is_file():
+        raise UserError(f"{path} is there and holds no {mark}: move it or give another place")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        write(temporary)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+        _fsync(path.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def size_of(path: str | os.PathLike) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    path = Path(path)
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _fsync(path: Path) -> None:

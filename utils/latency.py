@@ -1,6 +1,8 @@
 """Latency of forward passes, measured alternately so that noise hits all models alike."""
 
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import keras
 import numpy as np
@@ -25,13 +27,27 @@ def latencies(
     forwards = [make_forward(model, bn="inference", compile=compile) for model in models]
     shape = (batch_images, *models[0].input_shape[1:])
     images = tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32)
-    for forward in forwards * WARM_UP:
-        forward(images).numpy()
-    times: list[list[float]] = [[] for _ in models]
+    # .numpy() waits for the result
+    medians = alternately([partial(_passed, forward, images) for forward in forwards], seconds)
+    return [milliseconds / batch_images for milliseconds in medians]
+
+
+def _passed(forward: Callable, images: tf.Tensor) -> np.ndarray:
+    return forward(images).numpy()
+
+
+def alternately(calls: Sequence[Callable[[], object]], seconds: float = 4.0) -> list[float]:
+    """Median milliseconds of every call, each returning when its work is done.
+
+    The calls take turns for `seconds` in all after a warm-up of 3 rounds, at least 15 rounds.
+    """
+    for call in [*calls] * WARM_UP:
+        call()
+    times: list[list[float]] = [[] for _ in calls]
     start = time.perf_counter()
     while time.perf_counter() - start < seconds or len(times[0]) < LEAST_RUNS:
-        for forward, series in zip(forwards, times, strict=True):
+        for call, series in zip(calls, times, strict=True):
             begin = time.perf_counter()
-            forward(images).numpy()
+            call()
             series.append(time.perf_counter() - begin)
-    return [1000 * float(np.median(series)) / batch_images for series in times]
+    return [1000 * float(np.median(series)) for series in times]

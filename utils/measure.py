@@ -24,11 +24,17 @@ def latency_batches(data: Dataset) -> tuple[int, int]:
 
 
 def describe(
-    before: keras.Model, after: keras.Model, data: Dataset, device: Device, *, accuracy=True
+    before: keras.Model | None,
+    after: keras.Model,
+    data: Dataset,
+    device: Device,
+    *,
+    accuracy=True,
 ) -> dict:
     """Figures of two networks.
 
     Args:
+        before, after: they give logits; no `before`: its figures are null.
         accuracy: False leaves the accuracy of `before` unmeasured (fresh weights).
 
     Returns:
@@ -36,12 +42,14 @@ def describe(
         latency in ms per image by batch size, and on the test split loss, top1, top5 in percent in
         both batch-norm modes.
     """
+    models = {"after": after} if before is None else {"before": before, "after": after}
+    models = {"after": after} if before is None else {"before": before, "after": after}
     times = {
-        batch: latencies([before, after], batch, compile=device.compile)
+        batch: latencies(list(models.values()), batch, compile=device.compile)
         for batch in latency_batches(data)
     }
-    results = {}
-    for number, (name, model) in enumerate((("before", before), ("after", after))):
+    results: dict = {"before": None}
+    for number, (name, model) in enumerate(models.items()):
         results[name] = {
             "parameters": model.count_params(),
             "flops": ChannelGraph(model).flops(),

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import tensorflow as tf
 
-from dataloader import NAMES, Dataset, load
+from dataloader import Dataset, load, own
 from nets import BUILDERS
 from nets.load import WEIGHTS
 from pruning.bank import KINDS, MANY_CLASSES, BankOptions
 from pruning.budgets import BUDGETS
 from pruning.greedy import EVALUATORS, SearchOptions
-from utils import cli, devices
+from utils import cli, devices, inputs
 from utils.phases import Device, TrainOptions
 from utils.runfolder import RunFolder
 
@@ -31,6 +31,7 @@ DEFAULTS = {
     "CIFAR10": CIFAR,
     "CIFAR100": CIFAR,
     "DIGITS": CIFAR | {"baseline_epoch": 40, "train_epoch": 20, "batch_size": 64},
+    own.NAME: CIFAR | {"train_epoch": 20, "batch_size": 64},
     "ImageNet": CIFAR
     | {
         "baseline_epoch": 100,
@@ -54,19 +55,12 @@ def fractions(text: str) -> tuple[float, ...]:
 
 
 def add_data(
-    parser: argparse.ArgumentParser, *, arch: str = "ResNet-20", dataset: str = "DIGITS"
+    parser: argparse.ArgumentParser, *, arch: str = inputs.ARCH, dataset: str = inputs.DATASET
 ) -> None:
     group = parser.add_argument_group("data and network")
     group.add_argument("--arch", default=arch, help=", ".join(BUILDERS))
-    group.add_argument("--dataset", default=dataset, help=", ".join(NAMES))
-    group.add_argument("--data_path", help="folder or archive of the data; default: TFDS")
-    group.add_argument("--val_labels", help="ImageNet: labels of a flat folder val")
-    group.add_argument(
-        "--hold_out",
-        type=cli.fraction,
-        help="ImageNet: share of a single folder of classes to test on",
-    )
     group.add_argument("--trained_param", help="trained network: " + ", ".join(WEIGHTS))
+    inputs.add_dataset(group, dataset)
 
 
 def data_of(args: argparse.Namespace) -> Dataset:

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ def versions() -> dict[str, Any]:
         "gpus": _gpus(),
         "git": git_state(Path(__file__).resolve().parents[1]),
     }
+
+
+def installed(packages: Iterable[str]) -> dict[str, str | None]:
+    """The versions of further packages; None for one that is not installed."""
+    return {name: _version(name) for name in packages}
 
 
 def _version(package: str) -> str | None:

@@ -226,17 +226,22 @@ def tables(folder: Path = RESULTS) -> str:
 
 
 def write(readme: Path = ROOT / "README.md") -> None:
-    """Puts the tables between the README's two markers.
+    """Puts the tables between the README's two markers; raises as `replace_between`."""
+    replace_between(readme, BEGIN, END, tables())
+
+
+def replace_between(page: Path, begin: str, end: str, block: str) -> None:
+    """Puts a block of text between two markers of a page, in place of what is there.
 
     Raises:
         UserError: a marker is missing.
     """
-    text = readme.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise cli.UserError(f"{readme} lacks the markers {BEGIN} and {END}")
-    head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    new = f"{head}{BEGIN}\n\n{tables()}\n\n{END}{tail}"
-    atomic_write(readme, lambda path: path.write_text(new, encoding="utf-8"))
+    text = page.read_text(encoding="utf-8")
+    if begin not in text or end not in text:
+        raise cli.UserError(f"{page} lacks the markers {begin} and {end}")
+    head, tail = text.split(begin)[0], text.split(end)[1]
+    new = f"{head}{begin}\n\n{block}\n\n{end}{tail}"
+    atomic_write(page, lambda path: path.write_text(new, encoding="utf-8"))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,0 +1,196 @@
+"""A network of the user's own: softmax off and on again, flags, and the three phases."""
+
+import argparse
+import importlib.util
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import finetune
+import search
+from dataloader import load
+from nets.graph import ChannelGraph
+from nets.head import ending_as, ends_in_softmax, without_softmax
+from nets.load import load_own
+from utils import inputs, measure
+from utils.checkpoint import load_keras, save_keras
+from utils.cli import UserError
+
+L = keras.layers
+ROOT = Path(__file__).resolve().parents[1]
+HEADS = {
+    "in the dense layer": [L.Dense(10, activation="softmax", name="head")],
+    "as an activation": [L.Dense(10, name="head"), L.Activation("softmax", name="end")],
+    "as a layer": [L.Dense(10, name="head"), L.Softmax(name="end")],
+}
+
+
+def own_network(head: list, sequential: bool = True) -> keras.Model:
+    body = [
+        L.Rescaling(1 / 128, offset=-1),
+        L.Conv2D(6, 3, padding="same", use_bias=False),
+        L.BatchNormalization(),
+        L.ReLU(),
+        L.Conv2D(8, 3, padding="same", activation="relu"),
+        L.MaxPooling2D(),
+        L.Flatten(),
+    ]
+    layers = [keras.Input((8, 8, 1)), *body]
+    layers += [type(layer).from_config(layer.get_config()) for layer in head]
+    if sequential:
+        return keras.Sequential(layers, name="mine")
+    tensor = layers[0]
+    for layer in layers[1:]:
+        tensor = layer(tensor)
+    return keras.Model(layers[0], tensor, name="mine")
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_softmax_off_and_on_again(head, sequential):
+    model = own_network(head, sequential)
+    images = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype(np.float32)
+    probabilities = model(images).numpy()
+    logits_model = without_softmax(model)
+    logits = logits_model(images).numpy()
+    np.testing.assert_allclose(keras.ops.softmax(logits), probabilities, atol=1e-6)
+    assert ends_in_softmax(model) and not ends_in_softmax(logits_model)
+    assert without_softmax(logits_model) is logits_model
+    assert all(one is not other for one in model.weights for other in logits_model.weights)
+
+    graph = ChannelGraph(logits_model)
+    mask = graph.gates.mask()
+    mask[graph.gates[0].start] = 0
+    pruned = ending_as(model, graph.pruned(mask))
+    assert pruned.count_params() < model.count_params()
+    assert pruned.layers[-1].name == model.layers[-1].name
+    np.testing.assert_allclose(pruned(images).numpy().sum(1), 1, atol=1e-6)
+    full = ending_as(model, graph.pruned(graph.gates.mask()))
+    np.testing.assert_allclose(full(images), probabilities, atol=1e-5)
+    assert ending_as(logits_model, logits_model) is logits_model
+
+
+def test_other_ends_are_refused():
+    for head, name in (
+        ([L.Dense(10, activation="sigmoid")], "sigmoid"),
+        ([L.Dense(10), L.ReLU()], "ReLU"),
+    ):
+        with pytest.raises(UserError, match=f"ends in {name}"):
+            ends_in_softmax(own_network(head))
+    assert not ends_in_softmax(own_network([L.Dense(10, activation="log_softmax")]))
+
+
+def flags(**values) -> argparse.Namespace:
+    names = "model arch trained_param dataset data_path data data_mean data_std data_flip".split()
+    return argparse.Namespace(**(dict.fromkeys(names) | values))
+
+
+def test_flags_that_exclude_each_other(tmp_path):
+    path = str(tmp_path / "mine.keras")
+    save_keras(path, own_network(HEADS["as a layer"]))
+    for values, message in (
+        ({"model": path, "arch": "ResNet-20"}, "--model excludes --arch"),
+        ({"model": path, "trained_param": "x.pkl"}, "--model excludes --arch"),
+        ({"model": path, "data": "x", "dataset": "DIGITS"}, "--data excludes --dataset"),
+        ({"model": path, "data": "x", "data_path": "y"}, "--data excludes --dataset"),
+        ({"trained_param": "x.pkl", "data": "x"}, "--data needs --model"),
+        ({"model": path, "data_mean": (1.0,)}, "--data_mean is for data of your own"),
+    ):
+        with pytest.raises(UserError, match=message):
+            inputs.data_and_network(flags(**values))
+    data, network = inputs.data_and_network(flags(model=path))
+    assert data.name == "DIGITS" and network.output_shape == (None, 10)
+
+
+def test_networks_that_do_not_fit(tmp_path):
+    def refused(model, **values) -> str:
+        save_keras(tmp_path / "odd.keras", model)
+        with pytest.raises(UserError) as error:
+            inputs.data_and_network(flags(model=str(tmp_path / "odd.keras"), **values))
+        return str(error.value)
+
+    assert "the data has 10 classes" in refused(own_network([L.Dense(7)]))
+    entry = keras.Input((None, None, 3))
+    free = keras.Model(entry, L.Dense(10)(L.GlobalAveragePooling2D()(entry)))
+    assert "images of a fixed size" in refused(free)
+    entry = keras.Input((8, 8, 1))
+    flat = L.Flatten()(entry)
+    assert "one input and one output" in refused(keras.Model(entry, [flat, flat]))
+    with pytest.raises(UserError, match=r"comes as \.keras"):
+        load_own(tmp_path / "weights.h5")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """my.keras, which gives probabilities, and pngs/, a part of DIGITS as {train,test}/<digit>/."""
+    folder = tmp_path_factory.mktemp("project")
+    digits = load("DIGITS")
+    for split, count in ((digits.train, 40), (digits.test, 10)):
+        name = "train" if split is digits.train else "test"
+        for label in range(10):
+            target = folder / "pngs" / name / str(label)
+            target.mkdir(parents=True)
+            for place in np.flatnonzero(split.labels == label)[:count]:
+                Image.fromarray(split.images[place, ..., 0]).save(target / f"{place:04d}.png")
+    keras.utils.set_random_seed(0)
+    model = own_network(HEADS["in the dense layer"])
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.fit(digits.train.images, digits.train.labels, epochs=4, batch_size=64, verbose=0)
+    save_keras(folder / "my.keras", model)
+    return folder
+
+
+def test_three_phases_from_the_command_line(project, capsys, monkeypatch):
+    monkeypatch.setattr(measure, "latencies", lambda models, *a, **k: [1.0] * len(models))
+    run = project / "run"
+    own = ["--model", project / "my.keras", "--data", project / "pngs", "--data_flip", "off"]
+    argv = [
+        *own,
+        "--search_target_rate",
+        "0.6",
+        "--num_teacher",
+        "2",
+        "--train_path",
+        run,
+        "--do_log",
+        "off",
+    ]
+    search.main([str(argument) for argument in argv])
+    argv = ["--train_path", run, "--train_epoch", "1", "--do_log", "off"]
+    finetune.main([str(argument) for argument in argv])
+
+    args = json.loads((run / "args.json").read_text())
+    assert args["data"] == str(project / "pngs") and args["data_flip"] is False
+    assert args["dataset"] is None and args["arch"] is None
+    assert (args["val_per_class"], args["subset_per_class"]) == (8, 32)
+    given, pruned = load_keras(run / "baseline.keras"), load_keras(run / "pruned.keras")
+    digits = load("DIGITS").test
+    for model in (given, pruned, load_keras(run / "search_pruned.keras")):
+        probabilities = model.predict(digits.images, verbose=0)
+        np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+        assert probabilities.min() >= 0
+        assert (probabilities.argmax(1) == digits.labels).mean() > 0.7
+    assert not ends_in_softmax(load_keras(run / "search_start.keras"))
+    assert ChannelGraph(pruned).flops() <= 0.6 * ChannelGraph(given).flops()
+
+    spec = importlib.util.spec_from_file_location("program_test", ROOT / "test.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    capsys.readouterr()
+    # The data comes from the run's args.json.
+    program.main(["--model", str(run / "pruned.keras"), "--json", str(project / "test.json")])
+    figures = json.loads((project / "test.json").read_text())
+    assert (
+        figures["after"]["test"] == json.loads((run / "result.json").read_text())["after"]["test"]
+    )
+    assert figures["before"]["test"]["examples"] == 100
+    argv = ["--model", project / "my.keras", "--data", project / "pngs"]
+    program.main([str(argument) for argument in [*argv, "--json", project / "alone.json"]])
+    alone = json.loads((project / "alone.json").read_text())
+    assert alone["before"] is None
+    assert alone["after"]["test"]["top1"] == figures["before"]["test"]["top1"]
+    assert "not measured" in capsys.readouterr().out

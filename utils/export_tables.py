@@ -1,0 +1,70 @@
+"""docs/export.md's table, printed from the figures that `utils.export --json` wrote.
+
+python -m utils.export_tables collect "ResNet-56 on CIFAR-10" FILE.json   # -> export.json
+python -m utils.export_tables write                                       # -> docs/export.md
+"""
+
+import json
+from pathlib import Path
+
+from utils import cli
+from utils.export import table
+from utils.files import atomic_write
+from utils.jsonl import read_json
+from utils.results import RESULTS, ROOT, replace_between
+from utils.results import table as markdown
+
+FIGURES = RESULTS / "export.json"
+PAGE = ROOT / "docs" / "export.md"
+BEGIN = "<!-- figures: begin (python -m utils.export_tables write) -->"
+END = "<!-- figures: end -->"
+
+
+def collect(title: str, source: Path, figures: Path = FIGURES) -> None:
+    """Adds what `utils.export --json` wrote to the collected figures, under a title.
+
+    Raises:
+        UserError: a file is missing or damaged, or holds no exports.
+    """
+    run = read_json(source)
+    if not isinstance(run, dict) or "exports" not in run:
+        raise cli.UserError(f"{source} holds no figures of python -m utils.export --json")
+    runs = read_json(figures) if figures.exists() else {}
+    text = json.dumps(runs | {title: run}, indent=2, sort_keys=True) + "\n"
+    atomic_write(figures, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def tables(figures: Path = FIGURES) -> str:
+    """One table in Markdown per collected network; before → after where both were exported."""
+    parts = []
+    for title, run in read_json(figures).items():
+        versions = run["versions"]
+        calibration = run["calibration_images"]
+        header, *rows = table(run)
+        parts += [
+            f"**{title}** ({run['images']:,} test images"
+            + (f", {calibration:,} calibration images" if calibration else "")
+            + f"; LiteRT {versions['ai-edge-litert']}, ONNX Runtime {versions['onnxruntime']}, "
+            f"TensorFlow {versions['tensorflow']}, one CPU thread but for Keras and SavedModel):",
+            markdown(header, rows),
+        ]
+    return "\n\n".join(parts)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = cli.Parser(description="Collects export figures and writes docs/export.md's tables.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
+    collecting = commands.add_parser("collect")
+    collecting.add_argument("title")
+    collecting.add_argument("figures", type=Path)
+    commands.add_parser("write")
+    args = parser.parse_args(argv)
+    if args.command == "collect":
+        collect(args.title, args.figures)
+    else:
+        replace_between(PAGE, BEGIN, END, tables())
+
+
+if __name__ == "__main__":
+    cli.run(main)
