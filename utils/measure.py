@@ -43,7 +43,6 @@ def describe(
         both batch-norm modes.
     """
     models = {"after": after} if before is None else {"before": before, "after": after}
-    models = {"after": after} if before is None else {"before": before, "after": after}
     times = {
         batch: latencies(list(models.values()), batch, compile=device.compile)
         for batch in latency_batches(data)
