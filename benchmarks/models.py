@@ -70,7 +70,9 @@ def prune_and_calibrate(
     pruned(images, training=True)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
-        variance = layer.moving_variance.numpy() * rng.uniform(0.7, 1.4, layer.moving_mean.shape)
+        variance = layer.moving_variance.numpy()
+        # A channel that hardly varies here would be magnified until rounding errors show.
+        variance = np.maximum(variance, variance.mean()) * rng.uniform(0.7, 1.4, variance.shape)
         shift = 0.3 * np.sqrt(variance) * rng.normal(size=variance.shape)
         layer.moving_mean.assign(layer.moving_mean + shift)
         layer.moving_variance.assign(variance)

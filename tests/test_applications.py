@@ -15,7 +15,7 @@ from nets.proof import agrees, sentence
 from utils.checkpoint import save_keras
 from utils.inspect import application, application_names, filters
 
-FAST = ["MobileNetV2", "MobileNetV3Small", "ResNet50V2", "ConvNeXtTiny", "VGG16"]
+FAST = ["MobileNet", "MobileNetV2", "MobileNetV3Small", "ResNet50V2", "EfficientNetB0"]
 WELL_UNDERSTOOD = """ResNet50 ResNet50V2 VGG16 MobileNet MobileNetV2 MobileNetV3Small DenseNet121
 EfficientNetB0 EfficientNetV2B0 InceptionV3 Xception ConvNeXtTiny NASNetMobile""".split()
 

@@ -105,7 +105,7 @@ def flat_rows():
 
 CASES = {
     one_dimensional: [(("causal",), 6), (("separable",), 5), (("transposed",), 4)],
-    three_dimensional: [(("conv",), 4), (("transposed",), 3)],
+    three_dimensional: [(("conv",), 4), (("grouped",), 3), (("transposed",), 3)],
     decoder: [(("down",), 6), (("separable",), 4), (("up",), 5)],
     grouped: [(("grouped",), 3), (("wide",), 2)],
     excited: [(("excite", "stem"), 6), (("squeeze",), 3)],

@@ -1,0 +1,40 @@
+"""The search's compiled segments on every kind of layer: the logits are those of the pruned one."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_nets_rules import CASES, NORMS, batch_of, between, shake
+from test_nets_zoo import CLASSES, random_mask
+
+from nets.graph import ChannelGraph
+from pruning.scores import weight_scores
+from pruning.segments import ImportancePass, Segments
+from utils.evaluation import make_forward
+
+
+def check(model):
+    model = shake(model)
+    graph, images = ChannelGraph(model), batch_of(model)
+    segments, mask = Segments(graph), random_mask(graph, keep=0.5)
+    weights = segments.weights(mask)
+    logits = segments.run(tf.constant(images), weights)[-1]
+    expected = make_forward(graph.pruned(mask), bn="batch")(images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    labels = np.arange(len(images), dtype=np.int32) % CLASSES
+    teacher = np.full((len(images), CLASSES), 1 / CLASSES, np.float32)
+    outputs, scores = ImportancePass(segments).run(images, labels, teacher, weights, mask)
+    np.testing.assert_allclose(outputs[-1], logits, rtol=1e-3, atol=1e-4)
+    assert np.isfinite(scores).all() and (scores[mask == 0] == 0).all()
+    by_weight = weight_scores("l1", graph.kernels(), mask, [0])
+    for gate in graph.gates:
+        assert scores[gate.units].max() > 0 and by_weight[gate.units].max() > 0
+
+
+@pytest.mark.parametrize("build", CASES)
+def test_segments_of_every_kind_of_layer(build):
+    check(build())
+
+
+@pytest.mark.parametrize("layer", NORMS, ids=lambda one: type(one).__name__)
+def test_segments_of_layers_that_normalise_or_scale(layer):
+    check(between(type(layer).from_config(layer.get_config())))
