@@ -29,9 +29,11 @@ from dataloader import (
 )
 from nets.graph import ChannelGraph
 from nets.load import load_network
+from nets.proof import agreement
 from op_utils import check_finite, make_train_step
 from pruning.bank import BankOptions, build_bank, layout
-from pruning.candidates import lowest_rate
+from pruning.budgets import make_budget
+from pruning.candidates import lowest_mask
 from pruning.current import Validation
 from pruning.distill import plain_loss
 from pruning.greedy import GreedySearch, SearchOptions
@@ -39,9 +41,11 @@ from pruning.history import History
 from utils import options as flags
 from utils import plots
 from utils.checkpoint import load_keras, save_keras
+from utils.latency import latencies
+from utils.measure import latency_batches
 from utils.phases import Device, both_modes, recalibrate
-from utils.report import before_after
 from utils.runfolder import BASELINE, PRUNED, START, RunFolder
+from utils.search_report import LABELS, draw, print_summary, seconds_of, summary
 
 ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
 DEFAULT_BANK = BankOptions()
@@ -72,34 +76,42 @@ def search(
     if not folder.file(BASELINE).exists():
         save_keras(folder.file(BASELINE), model)
     if not folder.file(PRUNED).exists():
-        graph, history, seconds = _searched(folder, model, data, options, device)
+        graph, val, history, seconds = _searched(folder, model, data, options, device)
         begin = time.perf_counter()
         manifest = _bank(folder, graph, history, data, options, bank, device)
         seconds |= {"bank": time.perf_counter() - begin}
-        folder.write_json("search.json", summary(graph, history, manifest, seconds))
-        draw(folder, history, options.target_rate)
-        save_keras(folder.file(PRUNED), graph.pruned(history.mask(graph, len(history.rows) - 1)))
+        mask = history.mask(graph, len(history.rows) - 1)
+        pruned = graph.pruned(mask)
+        proof = {"masked_and_pruned": agreement(graph, mask, pruned, val.images)}
+        results = summary(graph, history, options, manifest, seconds) | proof
+        folder.write_json("search.json", results)
+        draw(folder, history, options.target_rate, options.budget)
+        for one in results["front"]:
+            network = graph.pruned(history.mask(graph, one["step"]))
+            save_keras(folder.file(front_file(one["wanted"])), network)
+        save_keras(folder.file(PRUNED), pruned)
     results = folder.read_json("search.json")
     if "test" not in results:
         test = {"before": load_keras(folder.file(START)), "after": load_keras(folder.file(PRUNED))}
         for side, network in test.items():
             recalibrate(network, data, device)
             test[side] = both_modes(network, data, "test", device)
+        _test_front(folder, results["front"], data, device)
         folder.write_json("search.json", results | {"test": test})
     return load_keras(folder.file(PRUNED))
 
 
 def _searched(
     folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
-) -> tuple[ChannelGraph, History, dict]:
-    """The greedy search: the channel graph of theta_0, the history, seconds by part."""
+) -> tuple[ChannelGraph, Validation, History, dict]:
+    """The greedy search: the channel graph of theta_0, D_val, the history, seconds by part."""
     graph, val = prepare(folder, model, data, options, device)
     history = History(folder, (len(val.labels), data.num_classes))
     replicas = devices.replicas(device.strategy)
     greedy = GreedySearch(graph, val, history, options, compile=device.compile, devices=replicas)
     print(greedy.evaluator.current.cuts)
     greedy.run(log=partial(folder.scalars, "search"))
-    return graph, history, _seconds(history)
+    return graph, val, history, seconds_of(history)
 
 
 def _bank(folder, graph, history, data, options: SearchOptions, bank, device: Device) -> dict:
@@ -117,6 +129,27 @@ def _bank(folder, graph, history, data, options: SearchOptions, bank, device: De
         fingerprint=data.fingerprint,
         compile=device.compile,
     )
+
+
+def front_file(rate: float) -> str:
+    """Name of the network that a search keeps on its way at a rate of --budgets."""
+    return f"search_pruned_{rate:g}.keras"
+
+
+def _test_front(folder: RunFolder, front: list[dict], data: Dataset, device: Device) -> None:
+    """Adds accuracies and latencies (ms per image) to the entries of a front, and draws them."""
+    if not front:
+        return
+    models = [load_keras(folder.file(front_file(one["wanted"]))) for one in front]
+    for one, network in zip(front, models, strict=True):
+        recalibrate(network, data, device)
+        one["test"] = both_modes(network, data, "test", device)
+        one["latency_ms"] = {}
+    for batch in latency_batches(data):
+        times = latencies(models, batch, compile=device.compile)
+        for one, milliseconds in zip(front, times, strict=True):
+            one["latency_ms"][str(batch)] = milliseconds
+    plots.front(folder.file("search_front.png"), front)
 
 
 def prepare(
@@ -138,19 +171,27 @@ def check(
     """Refuses at once what would stop the search later; changes nothing.
 
     Raises:
-        UserError: the target can't be reached, the training set is too small for D_subset and
-            D_val, or the bank can't hold its classes.
+        UserError: several inputs or outputs, a graph that can't be read, a target that can't be
+            reached, a training set that is too small for D_subset and D_val, or a bank that can't
+            hold its classes.
     """
     _parts(data, options)
     layout(bank, len(data.train), data.num_classes, options.num_teacher)
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise cli.UserError(
+            f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: the "
+            "search takes networks with one of each"
+        )
     graph = ChannelGraph(model)
-    lowest = lowest_rate(graph, options.round_to)
-    if lowest > options.target_rate:
+    budget = make_budget(options.budget, graph)
+    lowest = budget.size(lowest_mask(graph, options.round_to)) / budget.full
+    # How low a latency can get is known only once it is measured.
+    if lowest > options.target_rate and options.budget != "latency":
         # Rounded up, so that the rate that the message names can be reached.
         raise cli.UserError(
             f"--search_target_rate {options.target_rate} can't be reached: with "
             f"{options.round_to} filter(s) in each of {len(graph.gates)} groups "
-            f"{math.ceil(lowest * 1e4) / 1e4} of the FLOPs remain"
+            f"{math.ceil(lowest * 1e4) / 1e4} of the {LABELS[options.budget]} remain"
         )
 
 
@@ -193,77 +234,6 @@ def _micro_batches(batch_images: int, replicas: int, most_images: int) -> int:
     of_replica = max(1, batch_images // replicas)
     parts = range(1, of_replica + 1)
     return next(n for n in parts if of_replica % n == 0 and of_replica // n <= most_images)
-
-
-def _seconds(history: History) -> dict[str, float]:
-    """Seconds of the whole search by part, over all the processes that worked on it."""
-    total: dict[str, float] = {}
-    for row in history.rows:
-        for part, seconds in row["seconds"].items():
-            total[part] = total.get(part, 0.0) + seconds
-    return total
-
-
-def summary(graph: ChannelGraph, history: History, manifest: dict, seconds: dict) -> dict:
-    """What search.json holds: the outcome of the search in figures."""
-    first, last = history.rows[0], history.rows[-1]
-    mask = history.mask(graph, len(history.rows) - 1)
-    return {
-        "steps": len(history.rows) - 1,
-        "evaluations": sum(row["evaluations"] for row in history.rows),
-        "flops": {"before": first["flops"], "after": last["flops"]},
-        "flops_rate": last["flops_rate"],
-        "parameters": {"before": graph.parameters(), "after": graph.parameters(mask)},
-        "val_loss": {"before": first["val_loss"], "after": last["val_loss"]},
-        "val_accuracy": {"before": first["val_accuracy"], "after": last["val_accuracy"]},
-        "gates": [gate.name for gate in graph.gates],
-        "widths": {"before": first["widths"], "after": last["widths"]},
-        "layers": {
-            name: [len(out_units), int(np.count_nonzero(mask[out_units]))]
-            for name, (_, out_units) in graph.units.items()
-        },
-        "teachers": manifest["teachers"],
-        "seconds": seconds,
-    }
-
-
-def draw(folder: RunFolder, history: History, target_rate: float) -> None:
-    """widths.png and search_curve.png of a finished search."""
-    results = folder.read_json("search.json")
-    widths = results["widths"]
-    plots.widths(
-        folder.file("widths.png"),
-        results["gates"],
-        widths["before"],
-        widths["after"],
-        title="Filters kept in each channel group",
-    )
-    plots.search_curve(
-        folder.file("search_curve.png"),
-        [row["flops_rate"] for row in history.rows],
-        [row["val_loss"] for row in history.rows],
-        val_accuracy=[row["val_accuracy"] / 100 for row in history.rows],
-        target=target_rate,
-    )
-
-
-def print_summary(results: dict) -> None:
-    """Prints the before -> after block and the seconds of a search's search.json."""
-    rows = [
-        (title, results[key]["before"], results[key]["after"], spec)
-        for title, key, spec in (
-            ("parameters", "parameters", ",.0f"),
-            ("FLOPs (multiply-accumulates)", "flops", ",.0f"),
-            ("D_val loss", "val_loss", ".4f"),
-            ("D_val top-1 %", "val_accuracy", ".2f"),
-        )
-    ]
-    for mode, key in (("moving statistics", "top1"), ("batch statistics", "batch_top1")):
-        sides = (results["test"][side][key] for side in ("before", "after"))
-        rows.append((f"test top-1 %, {mode}, not fine-tuned", *sides, ".2f"))
-    print(before_after(rows))
-    seconds = ", ".join(f"{part} {value:.1f}" for part, value in results["seconds"].items())
-    print(f"{results['steps']} steps, {results['evaluations']} evaluations; seconds: {seconds}")
 
 
 @unreadable_named()

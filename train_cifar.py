@@ -24,12 +24,13 @@ from finetune import finetune_from_flags, report
 from nets import build
 from nets.load import load_network
 from pruning.distill import plain_loss
-from search import check, print_summary, search
+from search import check, search
 from utils import options as flags
 from utils.checkpoint import load_keras, save_keras
 from utils.measure import print_report
 from utils.phases import Device, Objective, check_batch, train
 from utils.runfolder import BASELINE, START, RunFolder
+from utils.search_report import LABELS, print_summary
 
 
 # ------------------------------------------------------------------ flags
@@ -92,7 +93,7 @@ def pipeline(args) -> None:
         if not args.trained_param:
             print(f"baseline: {args.arch}, {args.baseline_epoch} epochs", flush=True)
         network = baseline(folder, network, data, args, device)
-        print(f"search: to {args.search_target_rate:.0%} of the FLOPs", flush=True)
+        print(f"search: to {args.search_target_rate:.0%} of the {LABELS[args.budget]}", flush=True)
         search(folder, network, data, flags.search_of(args), device, bank)
         print_summary(folder.read_json("search.json"))
         print(f"fine-tuning: {args.train_epoch} epochs", flush=True)

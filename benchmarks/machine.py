@@ -52,15 +52,20 @@ def add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="also write the JSON to this file")
 
 
-def report(results: dict, out: Path | None) -> None:
-    """Prints results as JSON and writes them to a file.
+def write(results: dict, out: Path | None) -> None:
+    """Writes results as JSON, if a file is given.
 
     Raises:
         UserError: the file's folder is not there.
     """
-    text = json.dumps(results, indent=1)
-    print(text)
+    if out and not out.parent.is_dir():
+        raise UserError(f"{out.parent} is no folder: make it, or give another --out")
     if out:
-        if not out.parent.is_dir():
-            raise UserError(f"{out.parent} is no folder: make it, or give another --out")
-        atomic_write(out, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        text = json.dumps(results, indent=1) + "\n"
+        atomic_write(out, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def report(results: dict, out: Path | None) -> None:
+    """Prints results as JSON and writes them; raises as `write`."""
+    print(json.dumps(results, indent=1))
+    write(results, out)

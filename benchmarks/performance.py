@@ -55,8 +55,9 @@ def search_speed(run: dict) -> str:
     side = workers["1"] / workers["2"]
     parts = [
         machine_line(run["machine"]),
-        f"ResNet-56, D_val = {run['examples']} images, a whole search of {data['steps']} steps; "
-        f"ratios of medians over the {both} steps at which naive ran.",
+        f"ResNet-56, D_val = {run['examples']} images, {data['steps']} steps of a search, down to "
+        f"{percent(run['flops_rate'], 1)} of the FLOPs; ratios of medians over the {both} steps at "
+        "which naive ran.",
         table(header, rows),
         f"Exact chose what naive chose in {data['exact_same_choice']} of {both} steps "
         f"({data['ties']} of the others were ties within 1e-6); their rewards differed by at most "
@@ -114,7 +115,7 @@ def op_speed(run: dict, search: dict | None) -> str:
         ],
     )
     parts = [machine_line(run["machine"]), kinds, widths]
-    if search:
+    if search and "forward" in search:
         rate = search["machine"]["matmul_gflops"]
         forward = ", ".join(
             f"{row['gflops']:.0f} GFLOP/s ({percent(row['gflops'], rate)}) at "

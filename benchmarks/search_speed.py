@@ -174,23 +174,25 @@ def main(argv: list[str] | None = None) -> None:
         proposals = greedy.candidates.propose(graph.gates.mask())
         reward = Reward(val.labels, None, data.num_classes)
         workers = worker_seconds(graph, val, proposals, reward)
-        greedy.run()
-        steps = range(0, len(history.rows), max(1, len(history.rows) // 4))
-        masks = [history.mask(graph, step) for step in steps]
-        about["matmul_gflops_after"] = round(machine.matmul_gflops(), 1)
-        machine.report(
-            {
+
+        def results() -> dict:
+            return {
                 "machine": about,
                 "examples": len(val.labels),
+                "flops_rate": history.rows[-1]["flops_rate"],
                 "summary": summary(evaluator.rows),
                 "val_loss": history.rows[-1]["val_loss"],
                 "build_seconds": evaluator.build_seconds,
                 "worker_seconds": workers,
-                "forward": forward_rates(graph, val, masks),
                 "rows": evaluator.rows,
-            },
-            args.out,
-        )
+            }
+
+        # After every step, so that a run that is stopped leaves what it has seen.
+        greedy.run(log=lambda step, scalars: machine.write(results(), args.out))
+        steps = range(0, len(history.rows), max(1, len(history.rows) // 4))
+        masks = [history.mask(graph, step) for step in steps]
+        about["matmul_gflops_after"] = round(machine.matmul_gflops(), 1)
+        machine.report(results() | {"forward": forward_rates(graph, val, masks)}, args.out)
 
 
 if __name__ == "__main__":

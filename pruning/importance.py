@@ -5,7 +5,6 @@ of the current network in the same go.
 import numpy as np
 import tensorflow as tf
 
-from nets.tcl import FC, Conv2D
 from pruning.rewards import example_losses
 from pruning.segments import LayerWeights, Segments
 
@@ -29,7 +28,7 @@ class ImportancePass:
         readers = [
             call
             for call in graph.calls
-            if type(segments.layers.get(call.operation.name)) in (Conv2D, FC)
+            if getattr(segments.layers.get(call.operation.name), "reads", False)
         ]
         sites = {id(call.inputs[0]): call.inputs[0] for call in readers}
         self._num_units = graph.gates.num_units

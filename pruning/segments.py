@@ -81,7 +81,7 @@ class Segments:
 
     def _has_kernel(self, first: int, last: int) -> bool:
         names = self.names(first, last)
-        return any("kernel" in self._full[name] for name in names)
+        return any(self.layers[name].reads for name in names)
 
     def names(self, first: int, last: int) -> tuple[str, ...]:
         names = [call.operation.name for call in self.graph.calls[first:last]]
@@ -168,7 +168,8 @@ class Segments:
             args, kwargs = call.arguments.fill_in(values)
             name = call.operation.name
             if name in weights:
-                result = self.layers[name].apply(args[0], weights[name], training=True)
+                x = values[id(call.inputs[0])]
+                result = self.layers[name].apply(x, weights[name], training=True)
             else:
                 result = call.operation(*args, **kwargs)
             for tensor, value in zip(call.outputs, keras.tree.flatten(result), strict=True):

@@ -17,7 +17,7 @@ from test_nets_zoo import (
     vgg,
 )
 
-from nets import tcl
+from nets import tcl, tcl_norm
 from nets.graph import ChannelGraph
 from nets.resnet import cifar_resnet
 from pruning.candidates import Candidates
@@ -47,7 +47,7 @@ def proposals_at(graph, mask, step=0.4):
     scores = np.random.default_rng(8).random(len(mask))
     for gate in graph.gates:
         gate.rank(scores[gate.units])
-    return Candidates(graph, target_flops=1, step=step).propose(scores)
+    return Candidates(graph, target=1, step=step).propose(scores)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ class Traces:
 
     def __init__(self, monkeypatch):
         self.count = 0
-        for kind in (tcl.Conv2D, tcl.FC, tcl.BatchNorm):
+        for kind in (tcl.Conv2D, tcl.FC, tcl_norm.BatchNorm):
             monkeypatch.setattr(kind, "apply", self._counted(kind.apply))
 
     def _counted(self, apply):

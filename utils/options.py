@@ -9,6 +9,7 @@ from dataloader import NAMES, Dataset, load
 from nets import BUILDERS
 from nets.load import WEIGHTS
 from pruning.bank import KINDS, MANY_CLASSES, BankOptions
+from pruning.budgets import BUDGETS
 from pruning.greedy import EVALUATORS, SearchOptions
 from utils import cli, devices
 from utils.phases import Device, TrainOptions
@@ -102,8 +103,21 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--search_target_rate",
         type=cli.fraction,
-        default=0.5,
-        help="FLOPs that remain, as a share of the original",
+        help="share of the budget that remains; default: the smallest of --budgets, or 0.5",
+    )
+    group.add_argument("--budget", choices=BUDGETS, default="flops", help="what is to be saved")
+    group.add_argument(
+        "--budgets",
+        type=cli.fraction,
+        nargs="+",
+        default=(),
+        help="write the network at each of these rates on the way as well",
+    )
+    group.add_argument(
+        "--latency_batch",
+        type=cli.positive_int,
+        default=1,
+        help="images per pass of --budget latency",
     )
     group.add_argument(
         "--search_step", type=cli.fraction, default=0.2, help="share of a gate removed at a time"
@@ -203,7 +217,18 @@ def device_of(args: argparse.Namespace) -> Device:
 
 
 def search_of(args: argparse.Namespace) -> SearchOptions:
-    """The `SearchOptions` of the flags."""
+    """The `SearchOptions` of the flags.
+
+    Raises:
+        UserError: a rate on the way lies below the search's end.
+    """
+    if args.search_target_rate is None:
+        args.search_target_rate = min(args.budgets, default=0.5)
+    if args.budgets and min(args.budgets) < args.search_target_rate:
+        raise cli.UserError(
+            f"--budgets {min(args.budgets):g} lies below --search_target_rate "
+            f"{args.search_target_rate:g}, where the search ends"
+        )
     return SearchOptions(
         target_rate=args.search_target_rate,
         step=args.search_step,
@@ -217,6 +242,9 @@ def search_of(args: argparse.Namespace) -> SearchOptions:
         seed=args.search_seed,
         round_to=args.round_to,
         cache_mb=args.cache_mb,
+        budget=args.budget,
+        latency_batch=args.latency_batch,
+        rates=tuple(sorted(set(args.budgets), reverse=True)),
     )
 
 
