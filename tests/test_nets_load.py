@@ -134,7 +134,7 @@ def test_filter_counts_that_no_network_has(tmp_path, resnet20):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("weights.h5", r"weights come as \.pkl or \.keras, not \.h5"),
+        ("weights.h5", r"weights come as \.pkl, .*, not \.h5"),
         ("weights", "not without a suffix"),
         ("absent.pkl", "does not exist"),
         ("absent.keras", "does not exist"),
