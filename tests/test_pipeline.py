@@ -139,7 +139,7 @@ def test_tensorboard_events(finished):
             for event in tf.compat.v1.train.summary_iterator(str(path))
             for value in event.summary.value
         }
-    assert tags["search"] == {"val_loss", "flops_rate", "reward"}
+    assert tags["search"] == {"val_loss", "rate", "flops_rate", "reward"}
     assert {"loss", "test_top1", "lr"} <= tags["baseline"] <= tags["finetune"]
 
 
