@@ -2,7 +2,7 @@
 
 A score is float64 [U + 1], one value per unit of the channel graph, larger = more important. The
 scores of a unit that several layers write (a residual stream) are summed over these layers. The
-Taylor score needs a backward pass and lives in `pruning.segments.ImportancePass`.
+Taylor score needs a backward pass and lives in `pruning.importance.ImportancePass`.
 """
 
 from collections.abc import Callable

@@ -149,6 +149,7 @@ def imagenet_table(runs: Iterable[dict]) -> str:
         rows.append(
             [
                 args["arch"],
+                str(images),
                 f"{result['before']['flops'] / 1e9:.2f} → {result['after']['flops'] / 1e9:.2f}",
                 f"{speeds['baseline']:.1f}" if "baseline" in speeds else NOT_MEASURED,
                 f"{search['evaluations']} in {seconds['importance'] + seconds['proposals']:.0f} s",
@@ -157,7 +158,14 @@ def imagenet_table(runs: Iterable[dict]) -> str:
                 f"{result['peak_memory_mb']['host'] / 1024:.1f}",
             ]
         )
-    header = ["network", "GFLOPs", "baseline, images/s", "search, evaluations", "bank, images/s"]
+    header = [
+        "network",
+        "training images",
+        "GFLOPs",
+        "baseline, images/s",
+        "search, evaluations",
+        "bank, images/s",
+    ]
     return table([*header, "fine-tuning, views/s", "peak memory, GiB"], rows)
 
 
@@ -168,7 +176,9 @@ def bank_size_table() -> str:
         planned = layout(options, *IMAGENET)
         name = f"topk, k = {options.k}" if options.kind == "topk" else options.kind
         rows.append([name, f"{planned.bytes / 1e9:.2f}"])
-    return table(["memory bank of 1,281,167 images, 1000 classes, 5 teachers", "GB"], rows)
+    images, classes, teachers = IMAGENET
+    title = f"memory bank of {images:,} images, {classes} classes, {teachers} teachers"
+    return table([title, "GB"], rows)
 
 
 def finetune_table(runs: Iterable[dict]) -> str:
@@ -218,7 +228,8 @@ def tables(folder: Path = RESULTS) -> str:
     large = [run for name, run in runs.items() if name.startswith("imagenet_")]
     parts += [
         "**ImageNet's photographs at 224 pixels**, one pass of each phase to see speed and memory, "
-        "not accuracy (200 images of `imagenet_sample` in 10 groups; one core of a busy machine):",
+        "not accuracy (photographs of 1000 classes in 10 or 4 arbitrary groups; one core of a busy "
+        "machine):",
         imagenet_table(large) if large else NOT_MEASURED,
         bank_size_table(),
     ]
