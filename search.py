@@ -162,7 +162,8 @@ def prepare(
         UserError: the training set is too small for D_subset and D_val, or a loss isn't finite.
     """
     subset, validation = _parts(data, options)
-    graph = ChannelGraph(_adapted(folder, without_softmax(model), data, subset, options, device))
+    start = _adapted(folder, without_softmax(model), data, subset, options, device)
+    graph = ChannelGraph(start)
     return graph, Validation(*normalised_images(data, validation), options.batch_images)
 
 
@@ -172,11 +173,10 @@ def check(
     """Refuses at once what would stop the search later; changes nothing.
 
     Raises:
-        UserError: several inputs or outputs, a graph that can't be read, a target that can't be
-            reached, a training set that is too small for D_subset and D_val, a bank that can't
-            hold its classes, or a network that gives neither logits nor softmax probabilities.
+        UserError: several inputs or outputs, neither logits nor softmax probabilities, a graph that
+            can't be read, a target that can't be reached, a training set that is too small for
+            D_subset and D_val, or a bank that can't hold its classes.
     """
-    ends_in_softmax(model)
     _parts(data, options)
     layout(bank, len(data.train), data.num_classes, options.num_teacher)
     if len(model.inputs) != 1 or len(model.outputs) != 1:
@@ -184,6 +184,7 @@ def check(
             f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: the "
             "search takes networks with one of each"
         )
+    ends_in_softmax(model)
     graph = ChannelGraph(model)
     budget = make_budget(options.budget, graph)
     lowest = budget.size(lowest_mask(graph, options.round_to)) / budget.full

@@ -25,6 +25,7 @@ from nets import build
 from nets.load import load_network
 from pruning.distill import plain_loss
 from search import check, search
+from utils import inputs
 from utils import options as flags
 from utils.checkpoint import load_keras, save_keras
 from utils.measure import print_report
@@ -78,7 +79,7 @@ def pipeline(args) -> None:
     """All phases with the flags of `parser`."""
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
-    data = flags.data_of(args)
+    data = inputs.data_of(args)
     flags.fill_defaults(args, data)
     # Whatever is wrong with the flags shows here, before there is a folder.
     network = initial(data, args)

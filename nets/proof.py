@@ -42,12 +42,12 @@ def agreement(
     arrays = [images] if isinstance(images, np.ndarray) else list(images)
     if not len(arrays[0]):
         raise ValueError("there is no image to compare the networks on")
-    # A Sequential network read from a file has no `input`.
-    model = graph.model
-    single = isinstance(model, keras.Sequential) or isinstance(model.input, keras.KerasTensor)
     gated, variable = graph.gated()
     variable.assign(mask)
     forwards = [_forward(one, batch_statistics) for one in (gated, pruned)]
+    # A Sequential read from a file has no `input`, but always one.
+    model = graph.model
+    single = isinstance(model, keras.Sequential) or isinstance(model.input, keras.KerasTensor)
     difference = largest = 0.0
     for first in range(0, len(arrays[0]), batch_images):
         batch = [tf.constant(one[first : first + batch_images]) for one in arrays]

@@ -74,6 +74,20 @@ def test_softmax_off_and_on_again(head, sequential):
     assert ending_as(logits_model, logits_model) is logits_model
 
 
+def test_softmax_inside_a_nested_model_and_as_an_operation():
+    images = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype(np.float32)
+    entry = keras.Input((8, 8, 1))
+    nested = keras.Model(entry, own_network(HEADS["in the dense layer"])(entry), name="outer")
+    body = own_network([L.Dense(10, name="head")])
+    by_operation = keras.Model(body.inputs[0], keras.ops.softmax(body.outputs[0]), name="op")
+    for model in (nested, by_operation):
+        logits_model = without_softmax(model)
+        assert not ends_in_softmax(logits_model)
+        graph = ChannelGraph(logits_model)
+        pruned = ending_as(model, graph.pruned(graph.gates.mask()))
+        np.testing.assert_allclose(pruned(images), model(images), atol=1e-5)
+
+
 def test_other_ends_are_refused():
     for head, name in (
         ([L.Dense(10, activation="sigmoid")], "sigmoid"),
@@ -85,7 +99,7 @@ def test_other_ends_are_refused():
 
 
 def flags(**values) -> argparse.Namespace:
-    names = "model arch trained_param dataset data_path data data_mean data_std data_flip".split()
+    names = ("model", "arch", "trained_param", *inputs.NAMED_DATA, *inputs.OWN_DATA)
     return argparse.Namespace(**(dict.fromkeys(names) | values))
 
 
@@ -96,7 +110,7 @@ def test_flags_that_exclude_each_other(tmp_path):
         ({"model": path, "arch": "ResNet-20"}, "--model excludes --arch"),
         ({"model": path, "trained_param": "x.pkl"}, "--model excludes --arch"),
         ({"model": path, "data": "x", "dataset": "DIGITS"}, "--data excludes --dataset"),
-        ({"model": path, "data": "x", "data_path": "y"}, "--data excludes --dataset"),
+        ({"model": path, "data": "x", "data_path": "y"}, "--data excludes --data_path"),
         ({"trained_param": "x.pkl", "data": "x"}, "--data needs --model"),
         ({"model": path, "data_mean": (1.0,)}, "--data_mean is for data of your own"),
     ):

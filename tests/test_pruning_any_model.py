@@ -18,7 +18,7 @@ def check(model):
     graph, images = ChannelGraph(model), batch_of(model)
     segments, mask = Segments(graph), random_mask(graph, keep=0.5)
     weights = segments.weights(mask)
-    logits = segments.run(tf.constant(images), weights)[-1]
+    logits = segments.logits(tf.constant(images), weights)
     expected = make_forward(graph.pruned(mask), bn="batch")(images)
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     labels = np.arange(len(images), dtype=np.int32) % CLASSES

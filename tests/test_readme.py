@@ -16,7 +16,8 @@ def flags_of(program: str, monkeypatch, capsys) -> set[str]:
     import importlib.util
 
     # Loaded from its path: "test" is also the name of a package of the standard library.
-    spec = importlib.util.spec_from_file_location(program.replace("/", "_"), ROOT / f"{program}.py")
+    name = f"program_{program.replace('/', '_')}"
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"{program}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     with pytest.raises(SystemExit) as stop:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import tensorflow as tf
 
-from dataloader import Dataset, load, own
+from dataloader import Dataset, own
 from nets import BUILDERS
 from nets.load import WEIGHTS
 from pruning.bank import KINDS, MANY_CLASSES, BankOptions
@@ -61,11 +61,6 @@ def add_data(
     group.add_argument("--arch", default=arch, help=", ".join(BUILDERS))
     group.add_argument("--trained_param", help="trained network: " + ", ".join(WEIGHTS))
     inputs.add_dataset(group, dataset)
-
-
-def data_of(args: argparse.Namespace) -> Dataset:
-    """The data set of the flags."""
-    return load(args.dataset, args.data_path, val_labels=args.val_labels, hold_out=args.hold_out)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
