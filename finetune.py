@@ -15,7 +15,7 @@ from pathlib import Path
 
 import keras
 
-from dataloader import Dataset
+from dataloader import Dataset, unreadable_named
 from nets.head import ending_as, load_logits
 from pruning.bank import open_bank
 from pruning.distill import ensemble_loss, plain_loss, single_loss
@@ -23,7 +23,7 @@ from utils import inputs, plots
 from utils import options as flags
 from utils.checkpoint import load_keras, save_keras, save_pkl, to_pkl
 from utils.jsonl import read_json
-from utils.measure import describe, print_report
+from utils.measure import describe, peak_memory_mb, print_report
 from utils.phases import (
     METRICS,
     Device,
@@ -104,7 +104,7 @@ def _objective(
         return Objective(single_loss(temperature), views=2, jitter=True, teacher=start)
     manifest = read_json(search_path / "bank.json")
     bank = open_bank(search_path, manifest, data.fingerprint)
-    return Objective(ensemble_loss(temperature), views=2, jitter=True, rows={"teacher": bank})
+    return Objective(ensemble_loss(temperature), views=2, jitter=True, rows=bank)
 
 
 def draw(folder: RunFolder) -> None:
@@ -127,7 +127,7 @@ def finetune_from_flags(folder: RunFolder, search_path: Path, data: Dataset, arg
         folder,
         search_path,
         data,
-        flags.train_of(args, epochs=args.train_epoch, learning_rate=args.learning_rate),
+        flags.finetune_of(args),
         device,
         teacher=args.finetune_teacher,
         temperature=args.temperature,
@@ -136,11 +136,13 @@ def finetune_from_flags(folder: RunFolder, search_path: Path, data: Dataset, arg
 
 def report(folder: RunFolder, before: keras.Model, after: keras.Model, data, device, more) -> None:
     """Writes result.json, which marks the run as finished, and prints before -> after."""
-    results = describe(before, after, data, device) | more
+    memory = {"peak_memory_mb": peak_memory_mb()}
+    results = describe(before, after, data, device) | more | memory
     folder.write_json("result.json", results)
     print_report(results)
 
 
+@unreadable_named()
 def main(argv: list[str] | None = None) -> None:
     """The command line of phase 2."""
     parser = cli.Parser(description="Fine-tunes the network that search.py has pruned.")

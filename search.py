@@ -19,33 +19,51 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dataloader import Dataset, eval_batches, per_class_indices, train_batches
+from dataloader import (
+    Dataset,
+    eval_batches,
+    normalised_images,
+    per_class_indices,
+    train_batches,
+    unreadable_named,
+)
 from nets.graph import ChannelGraph
 from nets.head import ending_as, ends_in_softmax, load_logits, without_softmax
 from op_utils import check_finite, make_train_step
-from pruning.bank import build_bank
+from pruning.bank import BankOptions, build_bank, layout
+from pruning.budgets import make_budget
+from pruning.candidates import lowest_mask
+from pruning.current import Validation
 from pruning.distill import plain_loss
-from pruning.evaluator import Validation
 from pruning.greedy import GreedySearch, SearchOptions
 from pruning.history import History
 from utils import inputs, plots
 from utils import options as flags
 from utils.checkpoint import load_keras, save_keras
+from utils.latency import latencies
+from utils.measure import LATENCY_BATCHES
 from utils.phases import Device, both_modes, recalibrate
-from utils.report import before_after
 from utils.runfolder import BASELINE, PRUNED, START, RunFolder
+from utils.search_report import LABELS, draw, print_summary, seconds_of, summary
 
 ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
+DEFAULT_BANK = BankOptions()
 
 
 def search(
-    folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
+    folder: RunFolder,
+    model: keras.Model,
+    data: Dataset,
+    options: SearchOptions,
+    device: Device,
+    bank: BankOptions = DEFAULT_BANK,
 ) -> keras.Model:
     """Runs the search from wherever an earlier process stopped, then builds the bank.
 
     Args:
         model: the trained network, functional, of stock layers; it isn't changed. A final softmax
             is left out while searching.
+        bank: kind and size of the memory bank.
 
     Returns:
         theta* as a smaller network of stock layers, before any fine-tuning; it ends in a softmax if
@@ -54,70 +72,121 @@ def search(
     Raises:
         UserError: as `check`.
     """
-    check(model, data, options)
+    check(model, data, options, bank)
     if not folder.file(BASELINE).exists():
         save_keras(folder.file(BASELINE), model)
     if not folder.file(PRUNED).exists():
-        _search_and_fill_bank(folder, model, data, options, device)
+        graph, history, seconds = _searched(folder, model, data, options, device)
+        begin = time.perf_counter()
+        manifest = _bank(folder, graph, history, data, options, bank, device)
+        seconds |= {"bank": time.perf_counter() - begin}
+        results = summary(graph, history, options, manifest, seconds)
+        folder.write_json("search.json", results)
+        draw(folder, history, options.target_rate, options.budget)
+        for one in results["front"]:
+            network = graph.pruned(history.mask(graph, one["step"]))
+            save_keras(folder.file(front_file(one["wanted"])), ending_as(model, network))
+        pruned = graph.pruned(history.mask(graph, len(history.rows) - 1))
+        save_keras(folder.file(PRUNED), ending_as(model, pruned))
     results = folder.read_json("search.json")
     if "test" not in results:
         test = {"before": load_keras(folder.file(START)), "after": load_logits(folder.file(PRUNED))}
         for side, network in test.items():
             recalibrate(network, data, device)
             test[side] = both_modes(network, data, "test", device)
+        _test_front(folder, results["front"], data, device)
         folder.write_json("search.json", results | {"test": test})
     return load_keras(folder.file(PRUNED))
 
 
-def _search_and_fill_bank(
+def _searched(
     folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
-) -> None:
-    subset, validation = _parts(data, options)
-    start = _adapted(folder, without_softmax(model), data, subset, options, device)
-    graph = ChannelGraph(start)
-    images = (data.train.images[validation] - data.mean) / data.std
-    labels = data.train.labels[validation]
-    val = Validation(images.astype(np.float32), labels, options.batch_images)
-    history = History(folder, (len(labels), data.num_classes))
-    greedy = GreedySearch(graph, val, history, options, compile=device.compile)
+) -> tuple[ChannelGraph, History, dict]:
+    """The greedy search: the channel graph of theta_0, the history, seconds by part."""
+    graph, val = prepare(folder, model, data, options, device)
+    history = History(folder, (len(val.labels), data.num_classes))
+    replicas = devices.replicas(device.strategy)
+    greedy = GreedySearch(graph, val, history, options, compile=device.compile, devices=replicas)
+    print(greedy.evaluator.current.cuts)
     greedy.run(log=partial(folder.scalars, "search"))
-    begin = time.perf_counter()
-    manifest = build_bank(
+    return graph, history, seconds_of(history)
+
+
+def _bank(folder, graph, history, data, options: SearchOptions, bank, device: Device) -> dict:
+    """Builds the memory bank; returns its manifest."""
+    planned = layout(bank, len(data.train), data.num_classes, options.num_teacher)
+    size = " x ".join(f"{size:,}" for size in planned.shape)
+    print(f"memory bank: {planned.kind}, {size}, {planned.bytes / 1e6:,.1f} MB", flush=True)
+    batches = partial(eval_batches, data, "train", options.batch_images, shuffle_seed=options.seed)
+    return build_bank(
         folder,
         graph,
         history,
-        eval_batches(data, "train", options.batch_images, shuffle_seed=options.seed),
-        examples=len(data.train.labels),
-        num_teachers=options.num_teacher,
+        lambda first: batches(first_batch=first),
+        layout=planned,
         fingerprint=data.fingerprint,
         compile=device.compile,
     )
-    seconds = _seconds(history) | {"bank": time.perf_counter() - begin}
-    folder.write_json("search.json", summary(graph, history, manifest, seconds))
-    draw(folder, history, options.target_rate)
-    pruned = graph.pruned(history.mask(graph, len(history.rows) - 1))
-    save_keras(folder.file(PRUNED), ending_as(model, pruned))
 
 
-def check(model: keras.Model, data: Dataset, options: SearchOptions) -> None:
+def front_file(rate: float) -> str:
+    """Name of the network that a search keeps on its way at a rate of --budgets."""
+    return f"search_pruned_{rate:g}.keras"
+
+
+def _test_front(folder: RunFolder, front: list[dict], data: Dataset, device: Device) -> None:
+    """Adds accuracies and latencies (ms per image) to the entries of a front, and draws them."""
+    if not front:
+        return
+    models = [load_logits(folder.file(front_file(one["wanted"]))) for one in front]
+    for one, network in zip(front, models, strict=True):
+        recalibrate(network, data, device)
+        one["test"] = both_modes(network, data, "test", device)
+        one["latency_ms"] = {}
+    for batch in LATENCY_BATCHES:
+        times = latencies(models, batch, compile=device.compile)
+        for one, milliseconds in zip(front, times, strict=True):
+            one["latency_ms"][str(batch)] = milliseconds
+    plots.front(folder.file("search_front.png"), front)
+
+
+def prepare(
+    folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
+) -> tuple[ChannelGraph, Validation]:
+    """What the greedy loop works on: theta_0, adapted to D_subset (kept in the folder), and D_val.
+
+    Raises:
+        UserError: the training set is too small for D_subset and D_val, or a loss isn't finite.
+    """
+    subset, validation = _parts(data, options)
+    start = _adapted(folder, without_softmax(model), data, subset, options, device)
+    graph = ChannelGraph(start)
+    return graph, Validation(*normalised_images(data, validation), options.batch_images)
+
+
+def check(
+    model: keras.Model, data: Dataset, options: SearchOptions, bank: BankOptions = DEFAULT_BANK
+) -> None:
     """Refuses at once what would stop the search later; changes nothing.
 
     Raises:
         UserError: the target can't be reached, the training set is too small for D_subset and
-            D_val, or the network gives neither logits nor softmax probabilities.
+            D_val, the bank can't hold its classes, or the network gives neither logits nor softmax
+            probabilities.
     """
     ends_in_softmax(model)
     _parts(data, options)
+    layout(bank, len(data.train), data.num_classes, options.num_teacher)
     graph = ChannelGraph(model)
-    least = np.zeros(graph.gates.num_units + 1, np.float32)
-    least[[gate.start for gate in graph.gates]] = 1
-    least[-1] = 1
-    lowest = graph.flops(least) / graph.flops()
-    if lowest > options.target_rate:
+    budget = make_budget(options.budget, graph)
+    lowest = budget.size(lowest_mask(graph, options.round_to)) / budget.full
+    # How low a latency can get is known only once it is measured.
+    if lowest > options.target_rate and options.budget != "latency":
         # Rounded up, so that the rate that the message names can be reached.
         raise cli.UserError(
-            f"--search_target_rate {options.target_rate} can't be reached: with one filter in each "
-            f"of {len(graph.gates)} groups {math.ceil(lowest * 1e4) / 1e4} of the FLOPs remain"
+            f"--search_target_rate {options.target_rate} can't be reached: with "
+            f"{options.round_to} filter(s) in each of {len(graph.gates)} groups "
+            f"{math.ceil(lowest * 1e4) / 1e4} of the {LABELS[options.budget]} remain"
         )
 
 
@@ -140,7 +209,14 @@ def _adapted(folder, model, data, subset, options: SearchOptions, device: Device
         start = keras.models.clone_model(model)
         start.set_weights(model.get_weights())
         optimizer = keras.optimizers.SGD(ADAPT_LEARNING_RATE)
-    steps = make_train_step(start, optimizer, plain_loss(), device.strategy, compile=device.compile)
+    steps = make_train_step(
+        start,
+        optimizer,
+        plain_loss(),
+        device.strategy,
+        accum=_micro_batches(batch, device.strategy.num_replicas_in_sync, options.batch_images),
+        compile=device.compile,
+    )
     count = len(subset) // batch
     distributed = iter(device.strategy.experimental_distribute_dataset(batches))
     check_finite(steps(distributed, tf.constant(count))["loss"], 1)
@@ -148,77 +224,14 @@ def _adapted(folder, model, data, subset, options: SearchOptions, device: Device
     return load_keras(path)
 
 
-def _seconds(history: History) -> dict[str, float]:
-    """Seconds of the whole search by part, over all the processes that worked on it."""
-    total: dict[str, float] = {}
-    for row in history.rows:
-        for part, seconds in row["seconds"].items():
-            total[part] = total.get(part, 0.0) + seconds
-    return total
+def _micro_batches(batch_images: int, replicas: int, most_images: int) -> int:
+    """The fewest equal parts of a replica's batch that hold `most_images` at most."""
+    of_replica = max(1, batch_images // replicas)
+    parts = range(1, of_replica + 1)
+    return next(n for n in parts if of_replica % n == 0 and of_replica // n <= most_images)
 
 
-def summary(graph: ChannelGraph, history: History, manifest: dict, seconds: dict) -> dict:
-    """What search.json holds: the outcome of the search in figures."""
-    first, last = history.rows[0], history.rows[-1]
-    mask = history.mask(graph, len(history.rows) - 1)
-    return {
-        "steps": len(history.rows) - 1,
-        "evaluations": sum(row["evaluations"] for row in history.rows),
-        "flops": {"before": first["flops"], "after": last["flops"]},
-        "flops_rate": last["flops_rate"],
-        "parameters": {"before": graph.parameters(), "after": graph.parameters(mask)},
-        "val_loss": {"before": first["val_loss"], "after": last["val_loss"]},
-        "val_accuracy": {"before": first["val_accuracy"], "after": last["val_accuracy"]},
-        "gates": [gate.name for gate in graph.gates],
-        "widths": {"before": first["widths"], "after": last["widths"]},
-        "layers": {
-            name: [len(out_units), int(np.count_nonzero(mask[out_units]))]
-            for name, (_, out_units) in graph.units.items()
-        },
-        "teachers": manifest["teachers"],
-        "seconds": seconds,
-    }
-
-
-def draw(folder: RunFolder, history: History, target_rate: float) -> None:
-    """widths.png and search_curve.png of a finished search."""
-    results = folder.read_json("search.json")
-    widths = results["widths"]
-    plots.widths(
-        folder.file("widths.png"),
-        results["gates"],
-        widths["before"],
-        widths["after"],
-        title="Filters kept in each channel group",
-    )
-    plots.search_curve(
-        folder.file("search_curve.png"),
-        [row["flops_rate"] for row in history.rows],
-        [row["val_loss"] for row in history.rows],
-        val_accuracy=[row["val_accuracy"] / 100 for row in history.rows],
-        target=target_rate,
-    )
-
-
-def print_summary(results: dict) -> None:
-    """Prints the before -> after block and the seconds of a search's search.json."""
-    rows = [
-        (title, results[key]["before"], results[key]["after"], spec)
-        for title, key, spec in (
-            ("parameters", "parameters", ",.0f"),
-            ("FLOPs (multiply-accumulates)", "flops", ",.0f"),
-            ("D_val loss", "val_loss", ".4f"),
-            ("D_val top-1 %", "val_accuracy", ".2f"),
-        )
-    ]
-    for mode, key in (("moving statistics", "top1"), ("batch statistics", "batch_top1")):
-        sides = (results["test"][side][key] for side in ("before", "after"))
-        rows.append((f"test top-1 %, {mode}, not fine-tuned", *sides, ".2f"))
-    print(before_after(rows))
-    seconds = ", ".join(f"{part} {value:.1f}" for part, value in results["seconds"].items())
-    print(f"{results['steps']} steps, {results['evaluations']} evaluations; seconds: {seconds}")
-
-
+@unreadable_named()
 def main(argv: list[str] | None = None) -> None:
     """The command line of phase 1."""
     parser = cli.Parser(description="Searches a sub-network and builds its memory bank.")
@@ -236,9 +249,10 @@ def main(argv: list[str] | None = None) -> None:
     keras.utils.set_random_seed(args.seed)
     data, network = inputs.data_and_network(args)
     flags.fill_defaults(args, data)
-    check(network, data, flags.search_of(args))  # before there is a folder
+    bank = flags.bank_of(args)
+    check(network, data, flags.search_of(args), bank)  # before there is a folder
     with flags.open_folder(args, START) as folder:
-        search(folder, network, data, flags.search_of(args), device)
+        search(folder, network, data, flags.search_of(args), device, bank)
         print_summary(folder.read_json("search.json"))
 
 

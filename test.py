@@ -15,6 +15,7 @@ devices.quiet()
 import json
 from pathlib import Path
 
+from dataloader import unreadable_named
 from nets import build
 from nets.head import load_logits, without_softmax
 from utils import inputs
@@ -24,6 +25,7 @@ from utils.measure import describe, print_report
 from utils.runfolder import BASELINE
 
 
+@unreadable_named()
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = cli.Parser(description="Measures a saved network.")

@@ -19,31 +19,36 @@ from pathlib import Path
 
 import keras
 
-from dataloader import Dataset, load
+from dataloader import Dataset, unreadable_named
 from finetune import finetune_from_flags, report
 from nets import build
 from nets.load import load_network
 from pruning.distill import plain_loss
-from search import check, print_summary, search
+from search import check, search
+from utils import inputs
 from utils import options as flags
 from utils.checkpoint import load_keras, save_keras
 from utils.measure import print_report
 from utils.phases import Device, Objective, check_batch, train
 from utils.runfolder import BASELINE, START, RunFolder
+from utils.search_report import LABELS, print_summary
 
 
 # ------------------------------------------------------------------ flags
-def parse(argv: list[str] | None):
-    parser = cli.Parser(
-        description="Baseline, EKG search, fine-tuning and test on CIFAR or DIGITS."
-    )
+def parser(description: str, **defaults: str) -> cli.Parser:
+    """The flags of the whole pipeline.
+
+    Args:
+        defaults: of --arch and --dataset.
+    """
+    parser = cli.Parser(description=description)
     flags.add_run(parser)
-    flags.add_data(parser)
+    flags.add_data(parser, **defaults)
     flags.add_device(parser)
     flags.add_baseline(parser)
     flags.add_search(parser)
     flags.add_finetune(parser)
-    return parser.parse_args(argv)
+    return parser
 
 
 # ------------------------------------------------------------------ baseline
@@ -62,25 +67,24 @@ def baseline(
         return load_keras(path)
     if args.trained_param:
         return model
-    options = flags.train_of(
-        args, epochs=args.baseline_epoch, learning_rate=args.baseline_learning_rate
-    )
-    model = train(folder, "baseline", model, data, Objective(plain_loss()), options, device)
+    objective, options = Objective(plain_loss()), flags.baseline_of(args)
+    model = train(folder, "baseline", model, data, objective, options, device)
     save_keras(path, model)
     return model
 
 
 # ------------------------------------------------------------------ the run
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    args = parse(argv)
+@unreadable_named()
+def pipeline(args) -> None:
+    """All phases with the flags of `parser`."""
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
-    data = load(args.dataset, args.data_path)
+    data = inputs.data_of(args)
     flags.fill_defaults(args, data)
     # Whatever is wrong with the flags shows here, before there is a folder.
     network = initial(data, args)
-    check(network, data, flags.search_of(args))
+    bank = flags.bank_of(args)
+    check(network, data, flags.search_of(args), bank)
     check_batch(args.batch_size, data, device)
     with flags.open_folder(args, "baseline_state.npz", START) as folder:
         if folder.finished:
@@ -90,8 +94,8 @@ def main(argv: list[str] | None = None) -> None:
         if not args.trained_param:
             print(f"baseline: {args.arch}, {args.baseline_epoch} epochs", flush=True)
         network = baseline(folder, network, data, args, device)
-        print(f"search: to {args.search_target_rate:.0%} of the FLOPs", flush=True)
-        search(folder, network, data, flags.search_of(args), device)
+        print(f"search: to {args.search_target_rate:.0%} of the {LABELS[args.budget]}", flush=True)
+        search(folder, network, data, flags.search_of(args), device, bank)
         print_summary(folder.read_json("search.json"))
         print(f"fine-tuning: {args.train_epoch} epochs", flush=True)
         pruned = finetune_from_flags(folder, Path(folder.path), data, args, device)
@@ -101,6 +105,11 @@ def main(argv: list[str] | None = None) -> None:
         }
         report(folder, network, pruned, data, device, more)
         print(f"the pruned network is {folder.file('pruned.keras')}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    pipeline(parser("Baseline, EKG search, fine-tuning and test on CIFAR.").parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
 """Images in, normalised batches out; example i of a split keeps its index i everywhere."""
 
-from dataloader.batches import eval_batches, train_batches
+from dataloader.batches import eval_batches, normalised_images, train_batches
 from dataloader.dataset import Dataset, Split
+from dataloader.imagenet import ImageFiles, unreadable_named
 from dataloader.sources import NAMES, load
 from dataloader.splits import per_class_indices
 
 __all__ = [
     "NAMES",
     "Dataset",
+    "ImageFiles",
     "Split",
     "eval_batches",
     "load",
+    "normalised_images",
     "per_class_indices",
     "train_batches",
+    "unreadable_named",
 ]

@@ -1,18 +1,20 @@
-"""tf.data pipelines: a split's uint8 images in memory -> normalised float32 batches.
+"""tf.data pipelines: a data set's images, in memory or in files -> normalised float32 batches.
 
 Every batch is a dict with "image", "label" and "index" (the example's stable index).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
-from dataloader.augment import random_view
-from dataloader.dataset import Dataset, Split
+from dataloader.dataset import Dataset, Split, rows_at
 from utils.cli import UserError
+
+READ_IMAGES = 64  # at a time, where they are to lie in memory
 
 
 def train_batches(
@@ -58,22 +60,19 @@ def train_batches(
         )
     order = np.random.default_rng([seed, epoch]).permutation(indices)
     order = order[: steps * batch_images].reshape(steps, batch_images)
-    normalise = _normaliser(data)
-    settings = {"pad": data.pad, "flip": data.flip, "jitter": data.jitter if jitter else 0.0}
+    if augment:
+        images = data.views(order, views, seed=seed, epoch=epoch, jitter=jitter)
+    else:
+        images = data.plain(data.train, order)
+        images = images.map(lambda batch: tf.repeat(batch[:, None], views, axis=1))
 
-    def make(step: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = tf.cast(_rows_at(data.train.images, index), tf.float32)
-        images = tf.repeat(images, views, axis=0)
-        if augment:
-            key = tf.random.fold_in(tf.constant([seed, epoch], tf.int64), step, alg="philox")
-            images = random_view(images, key, **settings)
-        images = tf.reshape(normalise(images), [batch_images, views, *data.image_shape])
-        batch = {"image": images, "label": _rows_at(data.train.labels, index), "index": index}
-        gathered = {key: _rows_at(array, index) for key, array in rows.items()}
+    def complete(images: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        labels = rows_at(data.train.labels, index)
+        batch = {"image": (images - data.mean) / data.std, "label": labels, "index": index}
+        gathered = {key: rows_at(array, index) for key, array in rows.items()}
         return batch | {key: tf.cast(value, tf.float32) for key, value in gathered.items()}
 
-    batches = tf.data.Dataset.from_tensor_slices((np.arange(steps), order))
-    return batches.map(make, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return _with_images(images, order, complete)
 
 
 def eval_batches(
@@ -83,6 +82,7 @@ def eval_batches(
     *,
     indices: np.ndarray | None = None,
     shuffle_seed: int | None = 0,
+    first_batch: int = 0,
 ) -> tf.data.Dataset:
     """Every example exactly once, without augmentation, in batches of almost equal size.
 
@@ -93,6 +93,7 @@ def eval_batches(
       split: "train" or "test".
       indices: integers [n], the examples to use; None: all of them.
       shuffle_seed: permutes the order (sources may be sorted by class); None keeps it.
+      first_batch: so many batches are left out at the beginning, without reading their images.
 
     Returns:
       A finite dataset of dicts: "image" float32 [b, h, w, c], "label" int32 [b],
@@ -108,19 +109,47 @@ def eval_batches(
     if shuffle_seed is not None:
         order = np.random.default_rng(shuffle_seed).permutation(order)
     count = -(-len(order) // batch_images)
-    # 10 examples in batches of at most 4 -> bounds 0, 3, 6, 10
-    bounds = np.arange(count + 1) * len(order) // count
-    static_size = len(order) // count if len(order) % count == 0 else None
-    normalise = _normaliser(data)
+    small, large = count - len(order) % count, len(order) % count
+    size = len(order) // count
+    # 11 examples in batches of at most 4 -> sizes 3, 4, 4
+    parts = [
+        order[: small * size].reshape(small, size)[first_batch:],
+        order[small * size :].reshape(large, size + 1)[max(0, first_batch - small) :],
+    ]
 
-    def make(start: tf.Tensor, end: tf.Tensor) -> dict[str, tf.Tensor]:
-        index = tf.ensure_shape(_rows_at(order, tf.range(start, end)), [static_size])
-        images = tf.cast(_rows_at(source.images, index), tf.float32)
-        labels = _rows_at(source.labels, index)
-        return {"image": normalise(images), "label": labels, "index": index}
+    def complete(images: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        labels = rows_at(source.labels, index)
+        return {"image": (images - data.mean) / data.std, "label": labels, "index": index}
 
-    batches = tf.data.Dataset.from_tensor_slices((bounds[:-1], bounds[1:]))
-    return batches.map(make, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    batches = [
+        _with_images(data.plain(source, part), part, complete) for part in parts if len(part)
+    ]
+    if not batches:
+        raise ValueError(f"there are only {count} batches, none from number {first_batch} on")
+    return functools.reduce(tf.data.Dataset.concatenate, batches)
+
+
+def normalised_images(data: Dataset, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The given training examples, all in memory: D_val.
+
+    Args:
+      indices: integers [n].
+
+    Returns:
+      (float32 [n, h, w, c], normalised, not augmented; labels int32 [n]), in the given order.
+    """
+    images = np.empty((len(indices), *data.image_shape), np.float32)
+    done = 0
+    for batch in eval_batches(data, "train", READ_IMAGES, indices=indices, shuffle_seed=None):
+        images[done : done + len(batch["index"])] = batch["image"]
+        done += len(batch["index"])
+    return images, data.train.labels[indices]
+
+
+def _with_images(images: tf.data.Dataset, order: np.ndarray, complete: Callable) -> tf.data.Dataset:
+    """complete(images, index) of every batch of images and its row of `order`."""
+    batches = tf.data.Dataset.zip(images, tf.data.Dataset.from_tensor_slices(order))
+    return batches.map(complete, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def _checked_indices(split: Split, indices: np.ndarray | None) -> np.ndarray:
@@ -141,14 +170,3 @@ def _checked_rows(rows: Mapping[str, np.ndarray], examples: int) -> Mapping[str,
         if len(array) != examples:
             raise ValueError(f"rows {key!r}: {len(array)} rows for {examples} training examples")
     return rows
-
-
-def _normaliser(data: Dataset) -> Callable[[tf.Tensor], tf.Tensor]:
-    return lambda images: (images - data.mean) / data.std
-
-
-def _rows_at(array: np.ndarray, index: tf.Tensor) -> tf.Tensor:
-    # NumPy reads the rows, not tf.gather: TensorFlow would first copy the whole array, in every
-    # epoch, and could not map a file into memory.
-    rows = tf.numpy_function(lambda index: array[index], [index], array.dtype, stateful=False)
-    return tf.ensure_shape(rows, [*index.shape, *array.shape[1:]])

@@ -1,4 +1,8 @@
-"""The two records every source fills: a split, and a data set of two splits."""
+"""The two records every source fills: a split, and a data set of two splits.
+
+`Dataset` holds its images in memory; `dataloader.imagenet.ImageFiles` has the same methods and
+reads them when they are needed.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import tensorflow as tf
 
+from dataloader.augment import random_view
 from utils.cli import UserError
 
 
@@ -65,6 +71,53 @@ class Dataset:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
+
+    def plain(self, split: Split, order: np.ndarray) -> tf.data.Dataset:
+        """The images as they are, before normalisation.
+
+        Args:
+          split: train or test. order: int32 [batches, size], example indices.
+
+        Returns:
+          A dataset of `batches` tensors float32 [size, h, w, c], 0..255.
+        """
+
+        def make(index: tf.Tensor) -> tf.Tensor:
+            return tf.cast(rows_at(split.images, index), tf.float32)
+
+        return tf.data.Dataset.from_tensor_slices(order).map(make, tf.data.AUTOTUNE)
+
+    def views(
+        self, order: np.ndarray, views: int, *, seed: int, epoch: int, jitter: bool
+    ) -> tf.data.Dataset:
+        """Independently augmented views of training images, before normalisation.
+
+        The numbers depend on (seed, epoch) and the place in `order` alone.
+
+        Args:
+          order: int32 [batches, size], indices of training examples. jitter: also the colours.
+
+        Returns:
+          A dataset of `batches` tensors float32 [size, views, h, w, c], 0..255.
+        """
+        settings = {"pad": self.pad, "flip": self.flip, "jitter": self.jitter if jitter else 0.0}
+
+        def make(step: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+            images = tf.cast(rows_at(self.train.images, index), tf.float32)
+            key = tf.random.fold_in(tf.constant([seed, epoch], tf.int64), step, alg="philox")
+            images = random_view(tf.repeat(images, views, axis=0), key, **settings)
+            return tf.reshape(images, [order.shape[1], views, *self.image_shape])
+
+        steps = np.arange(len(order))
+        return tf.data.Dataset.from_tensor_slices((steps, order)).map(make, tf.data.AUTOTUNE)
+
+
+def rows_at(array: np.ndarray, index: tf.Tensor) -> tf.Tensor:
+    """array[index] in a tf.data graph; index integers [n]."""
+    # NumPy reads the rows, not tf.gather: TensorFlow would first copy the whole array, in every
+    # epoch, and could not map a file into memory.
+    rows = tf.numpy_function(lambda index: array[index], [index], array.dtype, stateful=False)
+    return tf.ensure_shape(rows, [*index.shape, *array.shape[1:]])
 
 
 def make_split(images: np.ndarray, labels: np.ndarray, num_classes: int, origin: str) -> Split:

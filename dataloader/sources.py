@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloader import cifar, image_folder
+from dataloader import cifar, image_folder, imagenet_folder, imagenet_tfds
 from dataloader.dataset import Dataset, Split, make_split
+from dataloader.imagenet import ImageFiles
 from utils.cli import UserError
 
-NAMES = ("CIFAR10", "CIFAR100", "DIGITS")
+NAMES = ("CIFAR10", "CIFAR100", "DIGITS", "ImageNet")
 DOWNLOAD_SITE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -27,20 +28,31 @@ turtle wardrobe whale willow_tree wolf woman worm
 """
 
 
-def load(name: str, data_path: str | Path | None = None) -> Dataset:
-    """Loads a data set into memory.
+def load(
+    name: str,
+    data_path: str | Path | None = None,
+    *,
+    val_labels: str | Path | None = None,
+    hold_out: float | None = None,
+) -> Dataset:
+    """Loads a data set into memory; of ImageNet, the names of its files.
 
     Args:
       name: one of NAMES.
       data_path: for CIFAR, the official binary or Python folder, its parent, its .tar.gz, or
         a folder of images {train,test}/<class>/*; None: TFDS, which downloads it. DIGITS comes
-        with scikit-learn and takes none.
+        with scikit-learn and takes none. For ImageNet, a folder (`imagenet_folder`).
+      val_labels, hold_out: for folders of ImageNet's layout, see `imagenet_folder.read`.
 
     Raises:
       UserError: an unknown name, or data that is missing, damaged or of another kind.
     """
     if name not in NAMES:
         raise UserError(f"unknown dataset {name!r}: choose one of {', '.join(NAMES)}")
+    if name == "ImageNet":
+        return _imagenet(data_path, val_labels, hold_out)
+    if val_labels is not None or hold_out is not None:
+        raise UserError(f"--val_labels and --hold_out are for --dataset ImageNet, not {name}")
     if name == "DIGITS":
         if data_path is not None:
             raise UserError("DIGITS comes with scikit-learn: leave --data_path out")
@@ -120,6 +132,31 @@ def _in_official_order(split: dict[str, np.ndarray], name: str) -> Split:
     order = np.argsort(split["id"])
     images, labels = split["image"][order], split["label"][order]
     return make_split(images, labels, cifar.LAYOUTS[name].num_classes, f"TFDS {name.lower()}")
+
+
+def _imagenet(data_path, val_labels, hold_out) -> ImageFiles:
+    """ImageNet, or any photographs of its layout; normalised as torchvision's networks expect."""
+    if data_path is None:
+        if val_labels is not None or hold_out is not None:
+            raise UserError("--val_labels and --hold_out belong to a folder: give --data_path")
+        train, test, names = imagenet_tfds.read()
+    else:
+        labels = None if val_labels is None else Path(val_labels).expanduser()
+        folder = Path(data_path).expanduser()
+        train, test, names = imagenet_folder.read(folder, val_labels=labels, hold_out=hold_out)
+    return ImageFiles(
+        name="ImageNet",
+        train=train,
+        test=test,
+        class_names=names,
+        mean=np.array([123.675, 116.28, 103.53], np.float32),
+        std=np.array([58.395, 57.12, 57.375], np.float32),
+        pad=0,
+        flip=True,
+        jitter=0.2,
+        subset_per_class=16,
+        val_per_class=4,
+    )
 
 
 def _digits() -> Dataset:

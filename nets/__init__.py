@@ -4,10 +4,15 @@ from functools import partial
 
 import keras
 
+from nets.imagenet import RESNETS, imagenet_resnet, mobilenet_v2
 from nets.resnet import CIFAR_DEPTHS, cifar_resnet
 from utils.cli import UserError
 
-BUILDERS = {f"ResNet-{depth}": partial(cifar_resnet, depth) for depth in CIFAR_DEPTHS}
+BUILDERS = {
+    **{f"ResNet-{depth}": partial(cifar_resnet, depth) for depth in CIFAR_DEPTHS},
+    **{f"ResNet-{depth}": partial(imagenet_resnet, depth) for depth in RESNETS},
+    "MobileNet-v2": mobilenet_v2,
+}
 
 
 def build(arch: str, num_classes: int, input_shape: tuple[int, int, int]) -> keras.Model:

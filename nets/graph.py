@@ -1,77 +1,64 @@
 """The channel graph of a functional model: groups, gates, costs, gated and pruned network.
 
 Nothing here depends on a layer's name: channel dependencies are read off the functional graph by
-the rules of `nets.channels`.
+the rules of `nets.layer_rules` and `nets.op_rules`.
 """
 
 import collections
 import math
-from dataclasses import dataclass
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from nets import channels, tcl
+from nets import channels, costs, layer_rules, op_rules, tcl, tcl_norm
+from nets.calls import Call, calls_of, without_nesting
 from nets.gates import Gate, Gates
 
-GATED = {
-    keras.layers.Conv2D: tcl.Conv2D,
-    keras.layers.DepthwiseConv2D: tcl.DepthwiseConv2D,
-    keras.layers.Dense: tcl.FC,
-    keras.layers.BatchNormalization: tcl.BatchNorm,
+L = keras.layers
+# The name of a mask-aware layer is that of the stock layer, but for these.
+_RENAMED = {
+    L.Dense: tcl.FC,
+    L.BatchNormalization: tcl_norm.BatchNorm,
+    L.LayerNormalization: tcl_norm.LayerNorm,
+    L.GroupNormalization: tcl_norm.GroupNorm,
+    L.PReLU: tcl_norm.PReLU,
+    L.Reshape: tcl_norm.Reshape,
+    layer_rules.LayerScale: tcl_norm.LayerScale,
 }
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of one operation; tensors are named by the `id` of their KerasTensor."""
-
-    operation: keras.Operation
-    arguments: object  # has fill_in(values) -> args, kwargs
-    inputs: tuple
-    outputs: tuple
-
-
-def calls_of(model: keras.Model) -> list[Call]:
-    """The calls of a functional model in an order in which they can be run.
-
-    Raises:
-        TypeError: not a functional (or Sequential) model.
-    """
-    if isinstance(model, keras.Sequential):
-        model = model._functional
-    if not hasattr(model, "_nodes_by_depth"):
-        raise TypeError(f"{model.name} is no functional Keras model: its graph can't be read")
-    # Keras has no public view of a functional graph; this loop is how Function.call walks it.
-    return [
-        Call(node.operation, node.arguments, tuple(node.input_tensors), tuple(node.outputs))
-        for depth in sorted(model._nodes_by_depth, reverse=True)
-        for node in model._nodes_by_depth[depth]
-        if not node.is_input
-    ]
+GATED = {kind: getattr(tcl, kind.__name__, tcl.FC) for kind in layer_rules.KERNEL_LAYERS} | _RENAMED
 
 
 class ChannelGraph:
     """Channel groups and costs of a functional model of stock layers.
 
     Attributes:
-        model: the network as given.
+        model: the network as given or, if it contains models, an equal one without nesting.
         gates: `Gates`, all open.
         units: {layer name: (in_units, out_units)}, int32 arrays, for every layer in `GATED`.
         frozen: {layer name: reason} for kernel layers whose outputs are not prunable.
+
+    Raises:
+        UserError: the model isn't functional, or takes images of open size.
     """
 
     def __init__(self, model: keras.Model):
-        self.model = model
-        self.calls = calls_of(model)
+        self.model = without_nesting(model)
+        self.calls = calls_of(self.model)
         self.frozen: dict[str, str] = {}
         self._ids = channels.Ids()
         self._tensor_ids: dict[int, np.ndarray] = {}
         self._layer_ids: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._left: dict[str, str] = {}  # layers that can't be followed, and why
         self._follow()
         self._number_units()
-        self._costs = [cost for call in self.calls if (cost := self._call_cost(call)) is not None]
+        self._costs = [
+            cost
+            for call in self.calls
+            for cost in costs.call_costs(
+                call, self.units.get(call.operation.name), self.gates.num_units
+            )
+        ]
 
     def _follow(self) -> None:
         """Gives every tensor its channel ids."""
@@ -88,50 +75,76 @@ class ChannelGraph:
     def _follow_call(self, call: Call) -> None:
         ids, layer = self._ids, call.operation
         inputs = [self._tensor_ids[id(tensor)] for tensor in call.inputs]
-        rule = channels.rule_for(layer, len(call.inputs[0].shape))
-        if rule is None:
-            why = f"{type(layer).__name__} {layer.name} has no rule"
+        try:
+            output = self._output_ids(call, inputs)
+        except channels.NoRule as problem:
+            why = f"{type(layer).__name__} {layer.name} {problem}"
             for one in inputs:
                 ids.freeze(one, why)
             for tensor in call.outputs:
                 fresh = ids.fresh(_width(tensor), layer.name)
                 ids.freeze(fresh, why)
                 self._tensor_ids[id(tensor)] = fresh
-            if hasattr(layer, "kernel"):
+            # A shared layer that can't be followed in one call is left whole in all of them.
+            for one in self._layer_ids.pop(layer.name, ()):
+                ids.freeze(one, why)
+            self._left[layer.name] = why
+            if type(layer) in layer_rules.KERNEL_LAYERS:
                 self.frozen[layer.name] = why
             return
-        output = rule(ids, layer, inputs, call.outputs[0].shape)
-        if mixing := channels.mixing_activation(layer):
-            ids.freeze(output, f"{layer.name} mixes channels by {mixing}")
         if type(layer) in GATED:
-            if layer.name in self._layer_ids:  # a shared layer: all its calls agree
+            if layer.name in self._left:
+                for one in (inputs[0], output):
+                    ids.freeze(one, self._left[layer.name])
+            elif layer.name in self._layer_ids:  # a shared layer: all its calls agree
                 seen_in, seen_out = self._layer_ids[layer.name]
                 ids.tie(seen_in, inputs[0])
                 ids.tie(seen_out, output)
-            self._layer_ids[layer.name] = (inputs[0], output)
+            else:
+                self._layer_ids[layer.name] = (inputs[0], output)
         self._tensor_ids[id(call.outputs[0])] = output
+
+    def _output_ids(self, call: Call, inputs: list[np.ndarray]) -> np.ndarray:
+        site = channels.Site(
+            call.operation,
+            inputs,
+            [tuple(tensor.shape) for tensor in call.inputs],
+            tuple(call.outputs[0].shape),
+            call.constants,
+        )
+        if len(call.outputs) > 1:
+            raise channels.NoRule("has several outputs")
+        if not all(len(one) for one in inputs):
+            raise channels.NoRule("reads channels of an open number")
+        rules = op_rules if op_rules.is_op(call.operation) else layer_rules
+        output = rules.follow(self._ids, site)
+        if len(output) != _width(call.outputs[0]):
+            raise channels.NoRule("changes the number of channels")
+        return output
 
     def _number_units(self) -> None:
         """Ties -> units -> gates: units written by the same layers form one gate."""
         ids = self._ids
-        roots = np.array([ids.root(index) for index in range(len(ids))])
-        reason = {int(roots[index]): why for index, why in ids.frozen.items()}
-        blocks = collections.defaultdict(set)
-        for index, root in enumerate(roots):
-            blocks[int(root)].add(ids.block[index])
+        roots, blocks = ids.roots(), ids.blocks()
+        reason = ids.reasons(roots)
+        free = ~np.isin(roots, np.fromiter(reason, np.int64, len(reason)))
+        # Every free root with the blocks that its ids come from, both in rising order.
+        pairs = np.unique(np.stack([roots[free], blocks[free]], 1), axis=0)
+        starts = np.flatnonzero(np.diff(pairs[:, 0], prepend=-1))
+        signatures = [tuple(part) for part in np.split(pairs[:, 1], starts[1:]) if len(part)]
         groups = collections.defaultdict(list)
-        for root in np.unique(roots):
-            if int(root) not in reason:
-                groups[tuple(sorted(blocks[int(root)]))].append(int(root))
-        gates, unit_of, start = [], {}, 0
+        for root, signature in zip(pairs[starts, 0], signatures, strict=True):
+            groups[signature].append(root)
+        gates, unit_of, start = [], np.full(len(roots), -1), 0
         for signature, members in groups.items():
             # A shared layer makes a block per call.
             names = dict.fromkeys(ids.block_names[block] for block in signature)
             gates.append(Gate(start, len(members), names))
-            unit_of.update({root: start + offset for offset, root in enumerate(members)})
+            unit_of[members] = np.arange(start, start + len(members))
             start += len(members)
         self.gates = Gates(gates)
-        self._unit = np.array([unit_of.get(int(root), start) for root in roots], np.int32)
+        unit = unit_of[roots]
+        self._unit = np.where(unit < 0, start, unit).astype(np.int32)
         self.units = {
             name: (self._unit[inputs], self._unit[outputs])
             for name, (inputs, outputs) in self._layer_ids.items()
@@ -139,33 +152,27 @@ class ChannelGraph:
         self.frozen |= {
             name: reason[int(roots[outputs[0]])]
             for name, (_, outputs) in self._layer_ids.items()
-            if int(roots[outputs[0]]) in reason
+            if int(roots[outputs[0]]) in reason and self._has_kernel(name)
         }
+
+    def _has_kernel(self, name: str) -> bool:
+        return type(self.model.get_layer(name)) in layer_rules.KERNEL_LAYERS
 
     def tensor_units(self, tensor) -> np.ndarray:
         """The unit of every channel of one of the model's KerasTensors, int32 [channels]."""
         return self._unit[self._tensor_ids[id(tensor)]]
 
-    def _call_cost(self, call: Call) -> tuple | None:
-        """(multiply-accumulates per pair of channels, in_units or None, out_units) of a call."""
-        layer = call.operation
-        convolution = type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
-        if convolution and layer.name not in self.units:
-            # No rule, so never pruned (a grouped convolution): every weight works at every
-            # position.
-            shape = call.outputs[0].shape
-            positions = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
-            weights = math.prod(positions) * math.prod(layer.kernel.shape)
-            return (weights, None, np.array([self.gates.num_units]))
-        if type(layer) is keras.layers.Conv2D:
-            positions = math.prod(call.outputs[0].shape[1:-1]) * math.prod(layer.kernel_size)
-            return (positions, *self.units[layer.name])
-        if type(layer) is keras.layers.DepthwiseConv2D:
-            positions = math.prod(call.outputs[0].shape[1:-1]) * math.prod(layer.kernel_size)
-            return (positions, None, self.units[layer.name][1])
-        if type(layer) is keras.layers.Dense:
-            return (math.prod(call.outputs[0].shape[1:-1]), *self.units[layer.name])
-        return None
+    # ---------------------------------------------------------------- counting
+
+    def open_mask(self) -> np.ndarray:
+        """The unit mask of the whole network, float32 [U + 1]."""
+        return np.ones(self.gates.num_units + 1, np.float32)
+
+    def least_mask(self) -> np.ndarray:
+        """The unit mask with one filter in every group, float32 [U + 1]."""
+        mask = np.zeros(self.gates.num_units + 1, np.float32)
+        mask[[gate.start for gate in self.gates] + [-1]] = 1
+        return mask
 
     def flops(self, mask: np.ndarray | None = None) -> int:
         """Multiply-accumulates of convolutions and dense layers for one image under a unit mask.
@@ -173,23 +180,47 @@ class ChannelGraph:
         Args:
             mask: float32 [U + 1]; None = the whole network.
         """
-        mask = np.ones(self.gates.num_units + 1) if mask is None else mask
-        total = 0
-        for positions, in_units, out_units in self._costs:
-            inputs = 1 if in_units is None else np.count_nonzero(mask[in_units])
-            total += positions * int(inputs) * np.count_nonzero(mask[out_units])
-        return int(total)
+        return costs.total(self._costs, self.open_mask() if mask is None else mask)
+
+    def lowest_rate(self) -> float:
+        """The share of the FLOPs that one filter in every group leaves."""
+        return self.flops(self.least_mask()) / self.flops()
 
     def parameters(self, mask: np.ndarray | None = None) -> int:
         """All parameters of the pruned network (moving statistics too), as Keras counts them."""
-        mask = np.ones(self.gates.num_units + 1) if mask is None else mask
+        mask = self.open_mask() if mask is None else mask
         total = self.model.count_params()
-        for name, (in_units, out_units) in self.units.items():
-            kept_in, kept_out = np.count_nonzero(mask[in_units]), np.count_nonzero(mask[out_units])
+        for name, axes in self._axes().items():
             for variable in self.model.get_layer(name).weights:
-                now = _sliced_size(variable, len(in_units), len(out_units), kept_in, kept_out)
-                total += now - math.prod(variable.shape)
-        return int(total)
+                shape = tuple(variable.shape)
+                total += tcl.sliced_size(axes.get(variable.name, {}), shape, mask)
+                total -= math.prod(shape)
+        return total
+
+    def _axes(self) -> dict[str, tcl.Axes]:
+        layers = ((self.model.get_layer(name), pair) for name, pair in self.units.items())
+        return {one.name: GATED[type(one)].axes(one, *pair) for one, pair in layers}
+
+    def kernels(self) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """{layer: (kernel float32 [..., in, out], in_units, out_units)} of layers with filters.
+
+        A separable convolution is given by its pointwise kernel; depthwise ones have no filters of
+        their own.
+        """
+        result = {}
+        for name, axes in self._axes().items():
+            key = "pointwise_kernel" if "pointwise_kernel" in axes else "kernel"
+            if len(axes.get(key, {})) < 2:
+                continue
+            layer = self.model.get_layer(name)
+            kernel, sides = getattr(layer, key).numpy(), axes[key]
+            if type(layer) in layer_rules.TRANSPOSED:
+                result[name] = (np.swapaxes(kernel, -1, -2), sides[-1], sides[-2])
+            else:
+                result[name] = (kernel, sides[-2], sides[-1])
+        return result
+
+    # ---------------------------------------------------------------- networks
 
     def gated(self) -> tuple[keras.Model, tf.Variable]:
         """The same network and weights in mask-aware layers, and its unit mask variable."""
@@ -211,15 +242,18 @@ class ChannelGraph:
         Args:
             mask: unit mask, float32 [U + 1].
         """
-        widths = {
-            name: int(np.count_nonzero(mask[out_units]))
-            for name, (_, out_units) in self.units.items()
+        layers = {name: self.model.get_layer(name) for name in self.units}
+        changes = {
+            name: GATED[type(layer)].config(layer, *self.units[name], mask)
+            for name, layer in layers.items()
         }
-        smaller = resized(self.model, widths)
-        gated, _ = self.gated()
-        for name in self.units:
-            sliced = gated.get_layer(name).sliced(mask)
-            smaller.get_layer(name).set_weights(list(sliced.values()))
+        smaller = _rebuilt(self.model, changes)
+        for name, axes in self._axes().items():
+            old, new = layers[name].weights, smaller.get_layer(name).weights
+            full = {v.name: v.numpy() for v in old}
+            sliced = tcl.slice_weights(axes, full, mask, mask)
+            for variable, value in zip(new, sliced.values(), strict=True):
+                variable.assign(value)
         return smaller
 
 
@@ -230,12 +264,16 @@ def resized(model: keras.Model, widths: dict[str, int]) -> keras.Model:
         widths: {layer name: output channels}; layers without a width of their own (batch norm,
             depthwise convolutions) are ignored.
     """
+    return _rebuilt(model, {name: {"filters": n, "units": n} for name, n in widths.items()})
+
+
+def _rebuilt(model: keras.Model, changes: dict[str, dict]) -> keras.Model:
+    """The model with changed configurations, {layer name: {key: value}}, keys it has alone."""
 
     def convert(layer):
         config = layer.get_config()
-        for key in ("filters", "units"):
-            if key in config and layer.name in widths:
-                config[key] = widths[layer.name]
+        new = changes.get(layer.name, {})
+        config |= {key: value for key, value in new.items() if key in config}
         return type(layer).from_config(config)
 
     smaller = keras.models.clone_model(model, clone_function=convert)
@@ -267,14 +305,3 @@ def to_policy(model: keras.Model, policy: str) -> keras.Model:
 
 def _width(tensor) -> int:
     return int(tensor.shape[-1]) if tensor.shape and tensor.shape[-1] else 0
-
-
-def _sliced_size(variable, full_in: int, full_out: int, kept_in: int, kept_out: int) -> int:
-    """Size of a variable of a gated layer after slicing: kernel [..., in, out] or vector [out]."""
-    shape = variable.shape
-    if len(shape) == 1:
-        return kept_out
-    positions = math.prod(shape[:-2])
-    if shape[-1] == full_out:
-        return positions * kept_in * kept_out
-    return positions * kept_in * shape[-1]  # depthwise [kh, kw, in, multiplier]

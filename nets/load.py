@@ -1,13 +1,18 @@
-"""Networks from files: .pkl of an architecture that we build, full or pruned, or .keras of any."""
+"""Networks from files: weights of an architecture that we build, or .keras of any network."""
 
 import os
 
 import keras
 
 from nets import build
-from nets.graph import calls_of, resized
+from nets.applications import PREFIX, application
+from nets.calls import calls_of
+from nets.graph import resized
+from nets.torch_weights import load_torch
 from utils.checkpoint import from_pkl, load_keras, load_pkl
 from utils.cli import UserError
+
+WEIGHTS = (".pkl", ".keras", ".weights.h5", ".safetensors", f"{PREFIX}NAME")
 
 
 def load_network(
@@ -16,23 +21,32 @@ def load_network(
     """Reads a network of stock layers with its weights.
 
     Args:
-        path: `.keras`, or `.pkl` in the layout of `utils.checkpoint` whose filter counts may be
-            smaller than the architecture's (a pruned network).
-        arch: name of the architecture; only a `.pkl` needs it.
+        path: `.keras`; `.pkl` in the layout of `utils.checkpoint` whose filter counts may be
+            smaller than the architecture's (a pruned network); Keras's `.weights.h5`;
+            `.safetensors` of torchvision or timm; or `keras.applications:ResNet50` and the like.
+        arch: name of the architecture; `.keras` and keras.applications need none.
         num_classes, input_shape: of the data that the network is for.
 
     Raises:
         UserError: missing or corrupt file, weights of another architecture, number of classes or
             image shape.
     """
+    path = os.fspath(path)
     suffix = os.path.splitext(path)[1]
-    if suffix == ".keras":
+    if path.startswith(PREFIX):
+        model = application(path.removeprefix(PREFIX), input_shape)
+    elif suffix == ".keras":
         model = load_keras(path)
     elif suffix == ".pkl":
         model = _from_pkl(path, arch, num_classes, input_shape)
+    elif suffix == ".safetensors":
+        model = build(arch, num_classes, input_shape)
+        load_torch(model, path)
+    elif path.endswith(".weights.h5"):
+        model = _from_h5(path, arch, num_classes, input_shape)
     else:
         raise UserError(
-            f"{path}: weights come as .pkl or .keras, not {suffix or 'without a suffix'}"
+            f"{path}: weights come as {', '.join(WEIGHTS)}, not {suffix or 'without a suffix'}"
         )
     check_fits(path, model, num_classes, input_shape)
     return model
@@ -99,3 +113,17 @@ def _from_pkl(path, arch: str, num_classes: int, input_shape) -> keras.Model:
         ) from None
     from_pkl(resized_model, arrays, path)
     return resized_model
+
+
+def _from_h5(path: str, arch: str, num_classes: int, input_shape) -> keras.Model:
+    model = build(arch, num_classes, input_shape)
+    if not os.path.isfile(path):
+        raise UserError(f"{path} does not exist")
+    try:
+        model.load_weights(path)
+    except Exception as error:  # h5py and keras each raise their own
+        raise UserError(
+            f"{path} holds no weights of {arch} with {num_classes} classes: "
+            f"{(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from error
+    return model

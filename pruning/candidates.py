@@ -1,13 +1,14 @@
 """Proposals: what each gate offers and which are worth an evaluation (method.md 1, b - d)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from nets.gates import Gates
+from nets.gates import Gate, Gates
 from nets.graph import ChannelGraph
 
-# A proposal may end the search at most this share of the network's FLOPs below the target.
+# A proposal may end the search at most this share of the network's size below the target.
 OVERSHOOT = 0.005
 
 
@@ -19,12 +20,41 @@ class Proposal:
     channels: np.ndarray  # int64, weakest first
     cost: float
     mask: np.ndarray  # float32 [U + 1], the unit mask after the removal
-    flops: int
+    size: float  # of the network after the removal, in the budget's unit
 
 
 def quota(channels: int, sharing_layers: int, step: float) -> int:
     """Filters a gate offers at a time: `step` of its width, split over its layers, at least 1."""
     return max(1, int(step * channels / sharing_layers + 1e-9))
+
+
+def removable(gate: Gate, count: int, round_to: int) -> list[int]:
+    """How many filters may leave a gate at once: up to `count`, one after the other; with
+    `round_to`, up to the multiple of it that lies nearest to width - count.
+
+    Args:
+        count: filters to remove if widths were free, at least 1.
+        round_to: every width but the original one is a multiple of this; 1 = any width.
+
+    Returns:
+        Rising numbers; empty if the gate has nothing to give: `round_to` filters always stay.
+    """
+    multiples = np.arange(round_to, gate.width, round_to)[::-1]
+    if not len(multiples):
+        return []
+    # width 16, count 3, round_to 8: 8 is the only smaller multiple -> [8]
+    # width 64, count 12, round_to 4: 52 is nearest -> down to 60, 56, 52 -> [4, 8, 12]
+    lowest = multiples[np.argmin(np.abs(multiples - (gate.width - count)))]
+    return [int(gate.width - width) for width in multiples if width >= lowest]
+
+
+def lowest_mask(graph: ChannelGraph, round_to: int = 1) -> np.ndarray:
+    """The mask, float32 [U + 1], of the smallest network: `round_to` filters in every gate."""
+    mask = np.zeros(graph.gates.num_units + 1, np.float32)
+    for gate in graph.gates:
+        mask[gate.start : gate.start + min(gate.channels, round_to)] = 1
+    mask[-1] = 1
+    return mask
 
 
 def otsu_threshold(costs: np.ndarray, trim: float = 0.2) -> float:
@@ -52,15 +82,27 @@ class Candidates:
 
     Args:
         graph: the channel graph; its gates hold the current network.
-        target_flops: the search ends at or below this many.
+        target: the search ends at or below this size; 0 = proposals are never reduced to it.
         step: share of a gate's original width that it offers (r in the paper).
+        round_to: widths become multiples of this; a gate that has no smaller multiple of it stays.
+        size: unit mask or None (the whole network) -> size; default: FLOPs.
     """
 
-    def __init__(self, graph: ChannelGraph, target_flops: int, step: float):
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        target: float,
+        step: float,
+        *,
+        round_to: int = 1,
+        size: Callable[[np.ndarray | None], float] | None = None,
+    ):
+        self._size = size or graph.flops
         self._graph = graph
-        self._target = target_flops
-        self._floor = target_flops - OVERSHOOT * graph.flops()
+        self._target = target
+        self._floor = target - OVERSHOOT * self._size(None)
         self._step = step
+        self._round_to = round_to
 
     def propose(self, scores: np.ndarray) -> list[Proposal]:
         """One proposal for every gate that still has a filter to give, in the order of the gates.
@@ -71,11 +113,11 @@ class Candidates:
         gates = self._graph.gates
         proposals = []
         for number, gate in enumerate(gates):
-            count = min(quota(gate.channels, len(gate.layers), self._step), gate.width - 1)
-            if count > 0:
-                proposals.append(self._clipped(gates, number, count, scores))
+            count = quota(gate.channels, len(gate.layers), self._step)
+            if counts := removable(gate, count, self._round_to):
+                proposals.append(self._clipped(gates, number, counts, scores))
         # Near the target a wide gate's single filter can fall far below it: such a proposal waits.
-        close = [proposal for proposal in proposals if proposal.flops >= self._floor]
+        close = [proposal for proposal in proposals if proposal.size >= self._floor]
         return close or proposals
 
     def screened(self, proposals: list[Proposal]) -> list[Proposal]:
@@ -83,13 +125,15 @@ class Candidates:
         costs = np.array([proposal.cost for proposal in proposals])
         return [proposals[i] for i in np.flatnonzero(costs <= otsu_threshold(costs))]
 
-    def _clipped(self, gates: Gates, number: int, count: int, scores: np.ndarray) -> Proposal:
-        """The removal of `count` filters, or of the fewest that reach the target."""
-        whole = self._proposal(gates, number, count, scores)
-        if whole.flops >= self._target:
+    def _clipped(
+        self, gates: Gates, number: int, counts: list[int], scores: np.ndarray
+    ) -> Proposal:
+        """The removal of the last of `counts` filters, or of the fewest that reach the target."""
+        whole = self._proposal(gates, number, counts[-1], scores)
+        if whole.size >= self._target:
             return whole
-        fewer = (self._proposal(gates, number, n, scores) for n in range(1, count))
-        return next((one for one in fewer if one.flops <= self._target), whole)
+        fewer = (self._proposal(gates, number, count, scores) for count in counts[:-1])
+        return next((one for one in fewer if one.size <= self._target), whole)
 
     def _proposal(self, gates: Gates, number: int, count: int, scores: np.ndarray) -> Proposal:
         gate = gates[number]
@@ -97,4 +141,4 @@ class Candidates:
         mask = gates.mask()
         mask[gate.start + channels] = 0
         cost = float(scores[gate.start + channels].sum())
-        return Proposal(number, channels, cost, mask, self._graph.flops(mask))
+        return Proposal(number, channels, cost, mask, self._size(mask))

@@ -5,6 +5,7 @@ logits float32 [views, b, classes], batch["label"] int32 [b] -> (scalar, metrics
 over the views; the paper averages their gradients, so the loss here is the mean over views.
 """
 
+import math
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -47,6 +48,34 @@ def select_teachers(bank: tf.Tensor, labels: tf.Tensor, student_loss: tf.Tensor)
     return tf.einsum("k,bck->bc", chosen, bank) / tf.maximum(count, 1.0), count
 
 
+def expanded(logits: tf.Tensor, classes: tf.Tensor, rest: tf.Tensor, num_classes: int) -> tf.Tensor:
+    """All logits from a top-k bank's rows: what was left out gets equal shares of its mass.
+
+    Args:
+        logits: float32 [b, K, k]. classes: [b, K, k], whole numbers of any type.
+        rest: float32 [b, K], log-sum-exp of the other num_classes - k logits.
+
+    Returns:
+        float32 [b, num_classes, K].
+    """
+    teachers, k = logits.shape[-2:]
+    others = rest - math.log(max(1, num_classes - k))
+    flat = tf.repeat(tf.reshape(others, [-1, 1]), num_classes, axis=1)
+    columns = tf.reshape(tf.cast(classes, tf.int32), [-1])
+    rows = tf.repeat(tf.range(tf.shape(flat)[0]), k)
+    places = tf.stack([rows, columns], axis=1)
+    flat = tf.tensor_scatter_nd_update(flat, places, tf.reshape(logits, [-1]))
+    return tf.transpose(tf.reshape(flat, [-1, teachers, num_classes]), [0, 2, 1])
+
+
+def _bank_rows(batch: dict, num_classes: int) -> tf.Tensor:
+    """The bank's logits for a batch, float32 [b, classes, K]."""
+    if "teacher" in batch:
+        return batch["teacher"]
+    parts = (batch[f"teacher_{name}"] for name in ("logits", "classes", "rest"))
+    return expanded(*parts, num_classes)
+
+
 def _accuracy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     hits = tf.equal(tf.argmax(logits, -1, tf.int32), labels)
     return 100 * tf.reduce_mean(tf.cast(hits, tf.float32))
@@ -75,12 +104,13 @@ def single_loss(temperature: float) -> LossFunction:
 
 
 def ensemble_loss(temperature: float) -> LossFunction:
-    """Cross-entropy plus distillation from the bank, batch["teacher"] [b, classes, K]."""
+    """Cross-entropy plus distillation from the bank, whose rows (`bank.open_bank`) are in batch."""
 
     def loss_fn(logits, batch, teacher_logits):
         label_loss = tf.reduce_mean(label_losses(logits, batch["label"]))
         # The choice of teachers is a comparison: no gradient flows through it.
-        mean, count = select_teachers(batch["teacher"], batch["label"], label_loss)
+        bank = _bank_rows(batch, logits.shape[-1])
+        mean, count = select_teachers(bank, batch["label"], label_loss)
         distilled = distillation(mean, logits, temperature) * tf.minimum(count, 1.0)
         metrics = {"accuracy": _accuracy(logits, batch["label"]), "label_loss": label_loss}
         metrics |= {"distillation_loss": distilled, "teachers": count}

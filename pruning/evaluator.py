@@ -7,9 +7,7 @@ proposal can no longer be the best. `LazyEvaluator` evaluates fewer proposals an
 choose the best one.
 """
 
-import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,27 +16,11 @@ import tensorflow as tf
 
 from nets.graph import ChannelGraph
 from pruning.candidates import Proposal
+from pruning.current import CurrentNetwork, Validation
 from pruning.rewards import Reward
-from pruning.segments import ImportancePass, Segments
-from utils.provenance import cpu_count
 from utils.stateless import batch_statistics
 
 TIE = 1e-6  # rewards closer than this are told apart only by evaluating to the end
-
-
-@dataclass(frozen=True)
-class Validation:
-    """D_val in batches of nearly equal size: images float32 [n, h, w, c], labels int32 [n]."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    batch_images: int
-
-    def batches(self) -> list[slice]:
-        """Row ranges of ceil(n / batch_images) batches whose sizes differ by at most one."""
-        count = -(-len(self.labels) // self.batch_images)
-        edges = np.linspace(0, len(self.labels), count + 1).astype(int)
-        return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
 @dataclass(frozen=True)
@@ -62,62 +44,24 @@ class ExactEvaluator:
     Args:
         graph: the channel graph of theta_0.
         data: D_val.
-        compile: XLA on masked full-width kernels (GPU).
-        workers: threads that evaluate proposals side by side; default: one per core, one on a GPU.
+        options: those of `CurrentNetwork`. Every device evaluates whole proposals on all of D_val,
+            so the choice does not depend on the number of devices.
     """
 
-    def __init__(
-        self,
-        graph: ChannelGraph,
-        data: Validation,
-        *,
-        compile: bool = False,
-        workers: int | None = None,
-    ):
-        self._data = data
-        self._pool = ThreadPoolExecutor(workers or (1 if compile else cpu_count()))
-        self._rows = data.batches()
-        self._images = [tf.constant(data.images[rows]) for rows in self._rows]
-        self._segments = Segments(graph, compile=compile)
-        self._importance: ImportancePass | None = None
-        self._weights: dict = {}
-        self._cache: list[list[tf.Tensor]] = []  # [batch][cut]
-        self._current_logits: np.ndarray | None = None
+    def __init__(self, graph: ChannelGraph, data: Validation, **options):
+        self.current = CurrentNetwork(graph, data, **options)
         self._drops: dict[int, float] = {}
 
     def set_current(self, mask: np.ndarray) -> np.ndarray:
-        """Makes the network under `mask` the current one.
-
-        Returns:
-            Its logits on D_val, float32 [n, classes].
-        """
-        self._weights = self._segments.weights(mask)
-        run = partial(self._segments.run, weights=self._weights)
-        return self._keep(list(self._pool.map(run, self._images)))
+        """Makes the network under `mask` the current one; returns its logits on D_val, float32 [n,
+        classes]."""
+        return self.current.set(mask)
 
     def set_current_with_importance(
         self, mask: np.ndarray, reward: Reward
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `set_current`, with the Taylor scores of the reward from the same pass.
-
-        Returns:
-            (logits float32 [n, classes], scores float64 [U + 1] summed over batches).
-        """
-        if self._importance is None:
-            self._importance = ImportancePass(self._segments)
-        self._weights = self._segments.weights(mask)
-
-        def run(rows: slice, images: tf.Tensor) -> tuple:
-            labels, teacher = reward.labels[rows], reward.teacher[rows]
-            return self._importance.run(images, labels, teacher, self._weights, mask)
-
-        results = list(self._pool.map(run, self._rows, self._images))
-        return self._keep([outputs for outputs, _ in results]), sum(one for _, one in results)
-
-    def _keep(self, outputs: list[list[tf.Tensor]]) -> np.ndarray:
-        self._cache = [one[:-1] for one in outputs]
-        self._current_logits = np.concatenate([one[-1].numpy() for one in outputs])
-        return self._current_logits
+        """As `CurrentNetwork.set_with_importance`."""
+        return self.current.set_with_importance(mask, reward)
 
     def remember(self, drops: dict[int, float]) -> None:
         """Takes in {gate: drop of the reward} as an earlier process measured them."""
@@ -130,7 +74,7 @@ class ExactEvaluator:
         early.
         """
         least = reward.least_losses()
-        current = float(tf.reduce_mean(reward.losses(tf.constant(self._current_logits))))
+        current = float(tf.reduce_mean(reward.losses(tf.constant(self.current.logits))))
         expected = [current + self._drops.get(one.gate, -np.inf) for one in proposals]
         losses = np.full(len(proposals), np.inf)
         logits: list[np.ndarray | None] = [None] * len(proposals)
@@ -152,23 +96,25 @@ class ExactEvaluator:
 
     def _work_off(self, order, evaluate: Callable, expected: list[float], losses) -> int:
         """Evaluates the proposals in `order` that may be the best; returns how many."""
-        list(self._pool.map(evaluate, order))
+        list(self.current.pool.map(evaluate, order))
         return len(order)
 
     def _evaluate(
         self, proposal: Proposal, reward: Reward, least: np.ndarray, best_loss: float
     ) -> tuple[float, np.ndarray] | None:
         """(minus the reward, logits) of a proposal, or None once it must exceed `best_loss`."""
-        first = self._segments.first_segment(proposal.gate)
-        weights = self._segments.changed_weights(self._weights, proposal.mask, proposal.gate)
+        place, parts = self.current.place, self.current.segments
+        first = self.current.cuts.before(parts.first_segment(proposal.gate))
         total, rest, logits = 0.0, float(least.sum()), []
-        for number, rows in enumerate(self._rows):
-            logits.append(self._segments.run(self._cache[number][first], weights, first)[-1])
-            total += float(tf.reduce_sum(reward.losses(logits[-1], rows)))
-            rest -= float(least[rows].sum())
-            if (total + rest) / len(least) > best_loss + TIE:
-                return None
-        return total / len(least), np.concatenate([one.numpy() for one in logits])
+        with tf.device(place.device):
+            weights = parts.changed_weights(place.weights, proposal.mask, proposal.gate)
+            for number, rows in enumerate(self.current.rows):
+                logits.append(parts.logits(place.cache[number][first], weights, first))
+                total += float(tf.reduce_sum(reward.losses(logits[-1], rows)))
+                rest -= float(least[rows].sum())
+                if (total + rest) / len(least) > best_loss + TIE:
+                    return None
+            return total / len(least), np.concatenate([one.numpy() for one in logits])
 
 
 class LazyEvaluator(ExactEvaluator):
@@ -188,7 +134,7 @@ class LazyEvaluator(ExactEvaluator):
                 return first
             # Nothing is given up early: every drop that is remembered was measured to its end.
             wave = order[first : first + self.WAVE]
-            list(self._pool.map(partial(evaluate, best_loss=np.inf), wave))
+            list(self.current.pool.map(partial(evaluate, best_loss=np.inf), wave))
         return len(order)
 
     def drops(self) -> dict[int, float]:
@@ -201,6 +147,7 @@ class NaiveEvaluator(ExactEvaluator):
 
     def __init__(self, graph: ChannelGraph, data: Validation, **options):
         super().__init__(graph, data, **options)
+        self._images = [tf.constant(data.images[rows]) for rows in data.batches()]
         gated, self._mask = graph.gated()
 
         @tf.function(autograph=False)

@@ -1,15 +1,17 @@
 """The greedy search: the loop of Algorithm 1 (method.md 1)."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 from tqdm import tqdm
 
 from nets.graph import ChannelGraph
+from pruning.budgets import make_budget
 from pruning.candidates import Candidates
-from pruning.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator, Validation
+from pruning.current import Validation
+from pruning.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator
 from pruning.history import History
 from pruning.rewards import Knowledge, Reward, label_loss_and_accuracy
 from pruning.scores import weight_scores
@@ -31,6 +33,11 @@ class SearchOptions:
     subset_per_class: int = 256
     val_per_class: int = 32
     num_teacher: int = 5
+    round_to: int = 1
+    cache_mb: int = 2048
+    budget: str = "flops"
+    latency_batch: int = 1
+    rates: tuple[float, ...] = ()  # larger than target_rate: networks to keep on the way
     seed: int = 0
 
 
@@ -45,19 +52,22 @@ class GreedySearch:
         options: SearchOptions,
         *,
         compile: bool = False,
+        devices: Sequence[str] = (),
     ):
         self.graph, self.val, self.history, self.options = graph, val, history, options
         self.full_flops = graph.flops()
-        self.target_flops = int(options.target_rate * self.full_flops)
-        self.candidates = Candidates(graph, self.target_flops, options.step)
-        self.evaluator = EVALUATORS[options.evaluator](graph, val, compile=compile)
+        self.budget = make_budget(
+            options.budget, graph, latency_batch=options.latency_batch, compile=compile
+        )
+        target = options.target_rate * self.budget.full if options.budget != "latency" else 0.0
+        self.candidates = Candidates(
+            graph, target, options.step, round_to=options.round_to, size=self.budget.size
+        )
+        self.evaluator = EVALUATORS[options.evaluator](
+            graph, val, compile=compile, devices=devices, cache_bytes=options.cache_mb << 20
+        )
         self.knowledge = Knowledge(options.teacher)
-        layers = [graph.model.get_layer(name) for name in graph.units]
-        self._kernels = {
-            layer.name: layer.kernel.numpy()
-            for layer in layers
-            if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))
-        }
+        self._kernels = {} if options.score in ("taylor", "random") else graph.kernels()
 
     def run(self, log=lambda step, values: None) -> None:
         """Goes on from the last step of the history to the target.
@@ -74,16 +84,19 @@ class GreedySearch:
         )
         with bar:
             self._show(bar)
-            while (row := self.history.rows[-1])["flops"] > self.target_flops:
+            while self.history.rows[-1]["rate"] > self.options.target_rate:
                 row = self._step()
-                log(row["step"], {key: row[key] for key in ("val_loss", "flops_rate", "reward")})
+                log(
+                    row["step"],
+                    {key: row[key] for key in ("val_loss", "rate", "flops_rate", "reward")},
+                )
                 self._show(bar)
 
     def _show(self, bar: tqdm) -> None:
-        rate = self.history.rows[-1]["flops_rate"]
+        rate = self.history.rows[-1]["rate"]
         bar.n = min(100.0, 100 * (1 - rate) / (1 - self.options.target_rate))
         loss = self.history.rows[-1]["val_loss"]
-        bar.set_postfix_str(f"FLOPs left {100 * rate:.1f} %, D_val loss {loss:.4f}")
+        bar.set_postfix_str(f"{self.options.budget} left {100 * rate:.1f} %, D_val loss {loss:.4f}")
 
     def _restore(self) -> None:
         if not self.history.rows:
@@ -96,6 +109,7 @@ class GreedySearch:
         last = len(self.history.rows) - 1
         self.graph.gates.set_mask(self.history.mask(self.graph, last))
         drops = self.history.rows[-1].get("drops", {})
+        self.budget.restore(self.history.rows)
         self.evaluator.remember({int(gate): drop for gate, drop in drops.items()})
 
     def _step(self) -> dict:
@@ -104,7 +118,14 @@ class GreedySearch:
         scores = self._scores(reward)
         for gate in self.graph.gates:
             gate.rank(scores[gate.units])
-        proposals = self.candidates.screened(self.candidates.propose(scores))
+        proposals = self.candidates.propose(scores)
+        if not proposals:
+            rate = self.history.rows[-1]["rate"]
+            raise UserError(
+                f"--search_target_rate {self.options.target_rate} can't be reached: no filter is "
+                f"left to remove at {rate:.3f} of the {self.options.budget}"
+            )
+        proposals = self.candidates.screened(proposals)
         middle = time.perf_counter()
         outcome = self.evaluator.best(proposals, reward)
         if not np.isfinite(outcome.reward):
@@ -132,11 +153,13 @@ class GreedySearch:
             return self.evaluator.set_current_with_importance(mask, reward)[1]
         self.evaluator.set_current(mask)
         seed = [self.options.seed, len(self.history.rows)]
-        return weight_scores(self.options.score, self.graph, self._kernels, mask, seed)
+        return weight_scores(self.options.score, self._kernels, mask, seed)
 
     def _record(self, row: dict, logits: np.ndarray, seconds: dict) -> dict:
         loss, accuracy = label_loss_and_accuracy(logits, self.val.labels)
-        flops = self.graph.flops(self.graph.gates.mask())
+        mask = self.graph.gates.mask()
+        flops = self.graph.flops(mask)
+        flops_rate = flops / self.full_flops
         row = {
             "step": len(self.history.rows),
             "name": None if row["gate"] is None else self.graph.gates[row["gate"]].name,
@@ -145,7 +168,9 @@ class GreedySearch:
             "val_loss": loss,
             "val_accuracy": accuracy,
             "flops": flops,
-            "flops_rate": flops / self.full_flops,
+            "flops_rate": flops_rate,
+            "parameters": self.graph.parameters(mask),
+            "rate": self.budget.rate(mask, flops_rate),
             "seconds": seconds,
         }
         self.history.add(row, logits)

@@ -9,8 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nets.graph import ChannelGraph
-
 SCORES = ("taylor", "l1", "fpgm", "random")
 
 
@@ -34,8 +32,7 @@ def fpgm(kernel: np.ndarray) -> np.ndarray:
 
 def weight_scores(
     score: str,
-    graph: ChannelGraph,
-    kernels: dict[str, np.ndarray],
+    kernels: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
     mask: np.ndarray,
     seed: list[int],
 ) -> np.ndarray:
@@ -43,20 +40,19 @@ def weight_scores(
 
     Args:
         score: "l1", "fpgm" or "random".
-        kernels: {layer name: the layer's full kernel [..., in, out]} of convolutions and dense
-            layers.
+        kernels: {layer name: (full kernel [..., in, out], in_units, out_units)}, as
+            `ChannelGraph.kernels` gives them.
         mask: unit mask of the current network, float32 [U + 1].
         seed: of the random score.
 
     Returns:
         float64 [U + 1].
     """
-    scores = np.zeros(graph.gates.num_units + 1)
+    scores = np.zeros(len(mask))
     if score == "random":
         return np.random.default_rng(seed).random(len(scores)) * (mask > 0)
     function: Callable = {"l1": l1, "fpgm": fpgm}[score]
-    for name, kernel in kernels.items():
-        in_units, out_units = graph.units[name]
+    for kernel, in_units, out_units in kernels.values():
         kept = mask[out_units] > 0
         current = kernel[..., mask[in_units] > 0, :][..., kept]
         np.add.at(scores, out_units[kept], function(current))

@@ -6,6 +6,8 @@ arguments of dynamic shape, one trace serves every sub-network: no setting of th
 recompiles. Batch norm uses the statistics of the batch throughout, as the search does.
 """
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import keras
@@ -13,8 +15,6 @@ import numpy as np
 import tensorflow as tf
 
 from nets.graph import ChannelGraph
-from nets.tcl import FC, Conv2D
-from pruning.rewards import example_losses
 
 # TensorFlow's CPU convolutions run best on multiples of 8 channels (AVX2: 8 floats): one of 7
 # channels was seen to take twice as long as one of 8.
@@ -81,7 +81,7 @@ class Segments:
 
     def _has_kernel(self, first: int, last: int) -> bool:
         names = self.names(first, last)
-        return any("kernel" in self._full[name] for name in names)
+        return any(self.layers[name].reads for name in names)
 
     def names(self, first: int, last: int) -> tuple[str, ...]:
         names = [call.operation.name for call in self.graph.calls[first:last]]
@@ -168,7 +168,8 @@ class Segments:
             args, kwargs = call.arguments.fill_in(values)
             name = call.operation.name
             if name in weights:
-                result = self.layers[name].apply(args[0], weights[name], training=True)
+                x = values[id(call.inputs[0])]
+                result = self.layers[name].apply(x, weights[name], training=True)
             else:
                 result = call.operation(*args, **kwargs)
             for tensor, value in zip(call.outputs, keras.tree.flatten(result), strict=True):
@@ -188,92 +189,19 @@ class Segments:
         concrete = segment.get_concrete_function(self.tensor_spec(start), self.weight_specs(names))
         return Segment(names, concrete)
 
-    def run(self, x: tf.Tensor, weights: LayerWeights, first: int = 0) -> list[tf.Tensor]:
-        """Runs segments `first` .. last on x, the activation at the cut before segment `first`.
-
-        Returns:
-            x and the output of every segment run; the last one is the logits, float32 [n, classes].
-        """
-        outputs = [x]
-        for segment in self.segments[first:]:
-            layer_weights = [weights[name] for name in segment.layers]
-            outputs.append(segment.function(outputs[-1], layer_weights))
-        return outputs
-
-
-class ImportancePass:
-    """Forward and backward pass: cut activations, logits and filter scores at once.
-
-    A filter's score is |sum over n, h, w of (d loss / d y) * y| (first-order Taylor), where y is
-    the gate's output: a tensor that a convolution or dense layer reads. Linear layers and pooling
-    between the gate and its reader leave that sum as it is.
-    """
-
-    def __init__(self, segments: Segments):
-        self._segments = segments
-        graph = segments.graph
-        readers = [
-            call
-            for call in graph.calls
-            if type(segments.layers.get(call.operation.name)) in (Conv2D, FC)
-        ]
-        sites = {id(call.inputs[0]): call.inputs[0] for call in readers}
-        self._num_units = graph.gates.num_units
-        self._sites = [
-            tensor
-            for tensor in sites.values()
-            if (graph.tensor_units(tensor) < self._num_units).any()
-        ]
-        self._names = segments.names(0, len(graph.calls))
-        self._function = self._trace()
-
-    def _trace(self) -> tf.types.experimental.ConcreteFunction:
-        parts = self._segments
-
-        @tf.function(jit_compile=parts.compile, autograph=False)
-        def gradient(images, labels, teacher, weights):
-            values = {id(parts.input): images}
-            with tf.GradientTape() as tape:
-                tape.watch(images)
-                by_name = dict(zip(self._names, weights, strict=True))
-                parts.run_calls(values, 0, len(parts.graph.calls), by_name)
-                logits = values[id(parts.output)]
-                loss = tf.reduce_sum(example_losses(logits, labels, teacher))
-            outputs = [values[id(site)] for site in self._sites]
-            slopes = tape.gradient(loss, outputs)
-            scores = [
-                tf.reduce_sum(slope * y, list(range(len(y.shape) - 1)))
-                for slope, y in zip(slopes, outputs, strict=True)
-            ]
-            return [values[id(cut)] for cut in parts.cuts], logits, scores
-
-        return gradient.get_concrete_function(
-            parts.tensor_spec(parts.input),
-            tf.TensorSpec([None], tf.int32),
-            tf.TensorSpec([None, parts.output.shape[-1]], tf.float32),
-            parts.weight_specs(self._names),
-        )
-
-    def run(self, images, labels, teacher, weights: LayerWeights, mask: np.ndarray) -> tuple:
-        """One batch of the pass.
+    def outputs(self, x: tf.Tensor, weights: LayerWeights, first: int = 0) -> Iterator[tf.Tensor]:
+        """The output of every segment from `first` on, one after the other.
 
         Args:
-            images: float32 [n, h, w, c]; labels: int32 [n]; teacher: probabilities, float32 [n,
-                classes].
-            weights: effective weights under `mask`, float32 [U + 1].
+            x: the activation at the cut before segment `first`, float32 [n, ..., channels].
 
-        Returns:
-            (activations at the cuts and the logits, as `Segments.run` gives them; scores float64 [U
-            + 1], zero for removed units).
+        Yields:
+            The activation at each following cut; the last one is the logits, float32 [n, classes].
         """
-        layer_weights = [weights[name] for name in self._names]
-        cuts, logits, site_scores = self._function(images, labels, teacher, layer_weights)
-        scores, stay = np.zeros(self._num_units + 1), self._segments.aligned(mask)
-        for site, values in zip(self._sites, site_scores, strict=True):
-            units = self._segments.graph.tensor_units(site)
-            kept = units[stay[units] > 0]
-            # A unit may have several channels here (flattened positions): they are summed first.
-            signed = np.zeros_like(scores)
-            np.add.at(signed, kept, values.numpy())
-            scores += np.abs(signed)
-        return [*cuts, logits], scores * (mask > 0)
+        for segment in self.segments[first:]:
+            x = segment.function(x, [weights[name] for name in segment.layers])
+            yield x
+
+    def logits(self, x: tf.Tensor, weights: LayerWeights, first: int = 0) -> tf.Tensor:
+        """The last of `outputs`, without keeping the others: float32 [n, classes]."""
+        return deque(self.outputs(x, weights, first), maxlen=1).pop()

@@ -86,7 +86,8 @@ def searched(tmp_path_factory, weights) -> Path:
     (folder / "args.json").write_text(json.dumps({"dataset": "DIGITS", "data_path": None}))
     shape = [len(load("DIGITS").train), 10, 2]
     np.save(folder / ARRAY, np.zeros(shape, np.float16))
-    manifest = {"shape": shape, "done": 2, "dataset_fingerprint": "that of another data set"}
+    manifest = {"kind": "full", "shape": shape, "complete": True}
+    manifest["dataset_fingerprint"] = "that of another data set"
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder
 
@@ -127,8 +128,13 @@ def cifar(tmp_path) -> Path:
         (["--batch_size", "2000"], "--batch_size 2000 is more than the 1442 training images"),
         (["--val_per_class", "130"], "lower --subset_per_class or --val_per_class"),
         (["--trained_param", "/no/such.pkl"], "/no/such.pkl does not exist"),
-        (["--trained_param", "/no/such.h5"], ".pkl or .keras, not .h5"),
-        (["--trained_param", "/no/suffix"], ".pkl or .keras"),
+        (["--trained_param", "/no/such.weights.h5"], "/no/such.weights.h5 does not exist"),
+        (["--trained_param", "/no/such.safetensors"], "/no/such.safetensors does not exist"),
+        (["--trained_param", "/no/such.h5"], "/no/such.h5: weights come as .pkl, .keras, "),
+        (["--trained_param", "/no/suffix"], "not without a suffix"),
+        (["--trained_param", "keras.applications:ResNet5"], "choose one of ResNet50, "),
+        (["--val_labels", "labels.txt"], "are for --dataset ImageNet, not DIGITS"),
+        (["--bank", "topk"], "--bank_k 16 is more than the 10 classes of the data"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

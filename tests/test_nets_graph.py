@@ -24,6 +24,7 @@ from test_nets_zoo import (
 )
 
 from nets.graph import ChannelGraph
+from utils.cli import UserError
 
 L = keras.layers
 
@@ -81,7 +82,7 @@ def test_what_has_no_rule_freezes_what_it_touches_and_says_so():
     graph = ChannelGraph(unknown())
     assert groups(graph) == [(("free1",), 4), (("free2",), 6), (("free3",), 5)]
     assert graph.frozen == {
-        "before_norm": "LayerNormalization layer_norm has no rule",
+        "before_norm": "UnitNormalization unit_norm has no rule",
         "before_reverse": "Reverse reverse has no rule",
         "fc": "network output",
     }
@@ -168,7 +169,7 @@ def test_only_functional_networks_are_taken():
     class Subclass(keras.Model):
         pass
 
-    with pytest.raises(TypeError, match="is no functional Keras model"):
+    with pytest.raises(UserError, match="is no functional Keras model"):
         ChannelGraph(Subclass())
 
 

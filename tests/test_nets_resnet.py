@@ -59,7 +59,8 @@ def test_masked_is_pruned(depth, keep):
 
 
 def test_names_of_networks():
-    assert list(nets.BUILDERS) == [f"ResNet-{depth}" for depth in (20, 32, 44, 56, 110)]
+    resnets = [f"ResNet-{depth}" for depth in (20, 32, 44, 56, 110, 18, 34, 50)]
+    assert list(nets.BUILDERS) == [*resnets, "MobileNet-v2"]
     model = nets.build("ResNet-20", 7, (8, 8, 1))
     assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 7))
     with pytest.raises(UserError, match=r"unknown --arch 'ResNet-21': choose one of ResNet-20, "):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nets import tcl
+from nets import tcl, tcl_norm
 
 
 def bound(layer, shape, weights, in_units, out_units):
@@ -79,7 +79,7 @@ def test_batch_norm_is_the_stock_one_and_exactly_zero_where_removed(training, sh
     stock = keras.layers.BatchNormalization(**options)
     stock.build(shape)
     stock.set_weights([rng.uniform(0.5, 1.5, 3) for _ in stock.weights])
-    ours = tcl.BatchNorm(**options)
+    ours = tcl_norm.BatchNorm(**options)
     ours.build(shape)
     ours.set_weights(stock.get_weights())
     x = rng.normal(1, 2, shape).astype(np.float32)
@@ -95,7 +95,7 @@ def test_batch_norm_is_the_stock_one_and_exactly_zero_where_removed(training, sh
 
 
 def test_batch_statistics_by_hand():
-    layer = tcl.BatchNorm(epsilon=0.0)
+    layer = tcl_norm.BatchNorm(epsilon=0.0)
     layer.build((None, 1))
     weights = [2.0], [10.0], [0.0], [1.0]  # gamma, beta, moving mean and variance
     layer.set_weights([np.array(one) for one in weights])

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import op_utils
 from nets import graph
-from utils import evaluation
+from utils import devices, evaluation
 from utils.cli import UserError
 
 CLASSES = 7
@@ -22,6 +22,12 @@ def one_replica():
 @functools.cache  # the keys of collective operations clash between two strategies of a process
 def two_replicas():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def test_the_names_of_the_replicas():
+    names = devices.replicas(two_replicas())
+    assert [name[-5:] for name in names] == ["CPU:0", "CPU:1"]
+    assert devices.replicas(one_replica()) == ()
 
 
 def small_net(bn=True, dropout=0.0, seed=1):

@@ -85,7 +85,7 @@ def test_other_ends_are_refused():
 
 
 def flags(**values) -> argparse.Namespace:
-    names = "model arch trained_param dataset data_path data data_mean data_std data_flip".split()
+    names = ("model", "arch", "trained_param", *inputs.NAMED_DATA, *inputs.OWN_DATA)
     return argparse.Namespace(**(dict.fromkeys(names) | values))
 
 
@@ -96,7 +96,7 @@ def test_flags_that_exclude_each_other(tmp_path):
         ({"model": path, "arch": "ResNet-20"}, "--model excludes --arch"),
         ({"model": path, "trained_param": "x.pkl"}, "--model excludes --arch"),
         ({"model": path, "data": "x", "dataset": "DIGITS"}, "--data excludes --dataset"),
-        ({"model": path, "data": "x", "data_path": "y"}, "--data excludes --dataset"),
+        ({"model": path, "data": "x", "data_path": "y"}, "--data excludes --data_path"),
         ({"trained_param": "x.pkl", "data": "x"}, "--data needs --model"),
         ({"model": path, "data_mean": (1.0,)}, "--data_mean is for data of your own"),
     ):

@@ -121,7 +121,7 @@ def test_run_folder_is_complete(finished):
     assert flops == sorted(flops, reverse=True) and len(set(flops)) == len(flops)
     metrics = [(row["phase"], row["epoch"]) for row in rows(finished / "metrics.jsonl")]
     assert metrics == [("baseline", 1), ("baseline", 2), ("finetune", 1), ("finetune", 2)]
-    assert read(finished / "bank.json")["done"] == TEACHERS
+    assert read(finished / "bank.json")["complete"]
     bank = np.load(finished / "bank.npy", mmap_mode="r")
     assert bank.shape == (1442, 10, TEACHERS) and bank.dtype == np.float16
     with open(finished / "trained_param.pkl", "rb") as file:
@@ -177,7 +177,7 @@ def phase_of(folder: Path) -> str:
     if (folder / "finetune_state.npz").exists():
         return "finetune"
     if (folder / "bank.json").exists():
-        return "bank" if 0 < read(folder / "bank.json")["done"] < TEACHERS else "between"
+        return "between" if read(folder / "bank.json")["complete"] else "bank"
     if (folder / "history.jsonl").exists():
         return "search" if len(rows(folder / "history.jsonl")) > 2 else "between"
     if (folder / "baseline.keras").exists():

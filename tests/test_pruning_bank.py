@@ -1,6 +1,8 @@
 """The memory bank: which teachers, which rows, and resuming."""
 
 import itertools
+import shutil
+from collections import namedtuple
 
 import keras
 import numpy as np
@@ -9,7 +11,16 @@ import tensorflow as tf
 from test_nets_zoo import shaken
 
 from nets.graph import ChannelGraph
-from pruning.bank import build_bank, choose_teachers, open_bank
+from pruning import bank as bank_module
+from pruning.bank import (
+    BankOptions,
+    build_bank,
+    choose_teachers,
+    compressed,
+    layout,
+    open_bank,
+)
+from pruning.distill import expanded
 from pruning.history import History
 from utils.cli import UserError
 from utils.runfolder import RunFolder
@@ -74,9 +85,22 @@ def searched(path, graph):
     return folder, history
 
 
-def build(folder, graph, history, batches, **changes):
-    options = {"examples": EXAMPLES, "num_teachers": K, "fingerprint": "abc", "compile": False}
-    return build_bank(folder, graph, history, batches, **options | changes)
+FULL, TOP2, TOP3 = (
+    layout(options, EXAMPLES, CLASSES, K)
+    for options in (BankOptions(), BankOptions("topk", 2), BankOptions("topk", 3))
+)
+
+
+def build(folder, graph, history, batches, layout=FULL):
+    return build_bank(
+        folder,
+        graph,
+        history,
+        lambda first: batches[first:],
+        layout=layout,
+        fingerprint="abc",
+        compile=False,
+    )
 
 
 def test_row_n_belongs_to_example_n_whatever_the_order(tmp_path, graph):
@@ -84,7 +108,7 @@ def test_row_n_belongs_to_example_n_whatever_the_order(tmp_path, graph):
     for number, order in enumerate(orders):
         folder, history = searched(tmp_path / str(number), graph)
         manifest = build(folder, graph, history, batches(order))
-        bank = open_bank(folder, manifest, "abc")
+        bank = open_bank(folder, manifest, "abc")["teacher"]
         # wanted losses 3 and 1: steps 2 and 0
         assert [row["step"] for row in manifest["teachers"]] == [2, 0]
         assert (bank.shape, bank.dtype) == ((EXAMPLES, CLASSES, K), np.float16)
@@ -105,10 +129,12 @@ def test_the_manifest(tmp_path, graph):
             {"step": 2, "val_loss": 3.0, "flops": 98},
             {"step": 0, "val_loss": 1.0, "flops": 100},
         ],
+        "kind": "full",
         "shape": [EXAMPLES, CLASSES, K],
-        "dtype": "float16",
         "dataset_fingerprint": "abc",
-        "done": 2,
+        "batches_done": 3,
+        "examples_done": EXAMPLES,
+        "complete": True,
     }
     folder.close()
 
@@ -117,51 +143,138 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-class DyingBatches:
-    """Batches that end the process in the middle of pass number `last`."""
+class DyingBatches(list):
+    """Batches that end the process when number `last` has been worked off."""
 
     def __init__(self, batches, last):
-        self.batches, self.last = batches, last
+        super().__init__(batches)
+        self.last = last
 
-    def __iter__(self):
-        yield self.batches[0]
-        if self.last == 0:
-            raise Killed
-        self.last -= 1
-        yield from self.batches[1:]
+    def __getitem__(self, rows):
+        for number, batch in enumerate(super().__getitem__(rows)):
+            if number > self.last:
+                raise Killed
+            yield batch
 
 
-@pytest.mark.parametrize("teacher", [0, 1])
-def test_a_bank_that_was_stopped_half_way_ends_the_same(tmp_path, graph, teacher):
+@pytest.mark.parametrize(("last", "block", "kept"), [(0, 0, 1), (1, 0, 2), (1, 60, 0)])
+@pytest.mark.parametrize("kind", [FULL, TOP2], ids=lambda layout: layout.kind)
+def test_a_bank_that_was_stopped_half_way_ends_the_same(
+    tmp_path, graph, last, block, kept, kind, monkeypatch
+):
+    monkeypatch.setattr(bank_module, "BLOCK_SECONDS", block)
+    order = np.random.default_rng(1).permutation(EXAMPLES)
     whole, history = searched(tmp_path / "whole", graph)
-    build(whole, graph, history, batches(range(EXAMPLES)))
+    build(whole, graph, history, batches(order), kind)
     folder, history = searched(tmp_path / "stopped", graph)
     with pytest.raises(Killed):
-        build(folder, graph, history, DyingBatches(batches(range(EXAMPLES)), teacher))
-    assert folder.read_json("bank.json")["done"] == teacher
+        build(folder, graph, history, DyingBatches(batches(order), last), kind)
+    assert folder.read_json("bank.json")["batches_done"] == kept
     with pytest.raises(UserError, match=r"bank\.npy is unfinished: run search\.py"):
         open_bank(folder, folder.read_json("bank.json"), "abc")
-    build(folder, graph, history, batches(range(EXAMPLES)))
+    # The finished blocks are not read again.
+    rest = batches(order)
+    rest[:kept] = [None] * kept
+    build(folder, graph, history, rest, kind)
     for name in ("bank.npy", "bank.json"):
         assert folder.file(name).read_bytes() == whole.file(name).read_bytes()
     # A third call finds everything done and reads no batch.
-    assert build(folder, graph, history, None)["done"] == 2
+    assert build(folder, graph, history, None, kind)["complete"]
     whole.close()
     folder.close()
 
 
+# ---------------------------------------------------------------- top-k
+
+
+@pytest.mark.parametrize(
+    ("options", "classes", "kind", "shape", "bytes_"),
+    [
+        (BankOptions(), 999, "full", (7, 999, 5), 7 * 999 * 5 * 2),
+        (BankOptions(), 1000, "topk", (7, 5), 7 * 5 * (16 * 4 + 2)),
+        (BankOptions("full"), 1000, "full", (7, 1000, 5), 7 * 1000 * 5 * 2),
+        (BankOptions("topk", 4), 10, "topk", (7, 5), 7 * 5 * (4 * 4 + 2)),
+    ],
+)
+def test_layouts(options, classes, kind, shape, bytes_):
+    planned = layout(options, 7, classes, 5)
+    assert (planned.kind, planned.shape, planned.bytes) == (kind, shape, bytes_)
+
+
+def test_layouts_that_cannot_be():
+    with pytest.raises(UserError, match="--bank_k 11 is more than the 10 classes"):
+        layout(BankOptions("topk", 11), 7, 10, 5)
+    with pytest.raises(UserError, match="40000 classes are too many for --bank topk"):
+        layout(BankOptions(), 7, 40_000, 5)
+
+
+def numpy_distribution(logits, k):
+    """Softmax whose mass beyond the k most likely classes is spread evenly."""
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    for row in p:
+        rest = np.argsort(row)[: len(row) - k]
+        row[rest] = row[rest].sum() / max(1, len(rest))
+    return p
+
+
+@pytest.mark.parametrize("k", [1, 4, 29, 30])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_expanded_rows_are_the_distribution(k, compiled):
+    logits = np.random.default_rng(0).normal(0, 3, (6, 30)).astype(np.float32)
+    dtype = layout(BankOptions("topk", k), 6, 30, 2).dtype
+    rows = np.stack([compressed(logits, dtype), compressed(-logits, dtype)], axis=1)
+    parts = (rows[name].astype(np.float32) for name in dtype.names)
+    full = tf.function(expanded, jit_compile=compiled)(*parts, 30).numpy()
+    assert full.shape == (6, 30, 2)
+    for teacher, original in enumerate((logits, -logits)):
+        p = tf.nn.softmax(full[..., teacher]).numpy()
+        np.testing.assert_allclose(p, numpy_distribution(original, k), rtol=6e-3, atol=1e-6)
+        # Not just the distribution: the log-sum-exp, hence the logits themselves.
+        lse = np.log(np.exp(original.astype(np.float64)).sum(-1))
+        np.testing.assert_allclose(
+            np.log(np.exp(full[..., teacher]).sum(-1)), lse, rtol=2e-3, atol=2e-3
+        )
+
+
+def test_with_all_classes_topk_is_the_full_bank(tmp_path, graph):
+    banks = []
+    for number, kind in enumerate((FULL, TOP3)):
+        folder, history = searched(tmp_path / str(number), graph)
+        manifest = build(folder, graph, history, batches(range(EXAMPLES)), kind)
+        banks.append(open_bank(folder, manifest, "abc"))
+        folder.close()
+    assert set(banks[1]) == {"teacher_logits", "teacher_classes", "teacher_rest"}
+    parts = (banks[1][f"teacher_{name}"].astype(np.float32) for name in ("logits", "classes"))
+    full = expanded(*parts, banks[1]["teacher_rest"].astype(np.float32), CLASSES)
+    np.testing.assert_array_equal(full, banks[0]["teacher"].astype(np.float32))
+
+
+def test_a_disk_too_small_for_the_bank(tmp_path, graph, monkeypatch):
+    folder, history = searched(tmp_path, graph)
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(FULL.bytes - 1))
+    with pytest.raises(UserError, match=r"needs 0\.0 GB, .* has 0\.0 GB free: use --bank topk"):
+        build(folder, graph, history, batches(range(EXAMPLES)))
+    assert not folder.file("bank.npy").exists()
+    folder.close()
+
+
+# ---------------------------------------------------------------- what is refused
+
+
 def test_a_training_set_of_another_size(tmp_path, graph):
     folder, history = searched(tmp_path, graph)
-    with pytest.raises(RuntimeError, match="teacher 0: 8 of 10 rows"):
+    with pytest.raises(RuntimeError, match="8 of 10 rows"):
         build(folder, graph, history, batches(range(EXAMPLES))[:2])
-    assert folder.read_json("bank.json")["done"] == 0
+    assert not folder.read_json("bank.json")["complete"]
     folder.close()
 
 
 def test_logits_beyond_float16(tmp_path, graph):
     folder, history = searched(tmp_path, graph)
     huge = [batch | {"image": batch["image"] * 1e6} for batch in batches(range(EXAMPLES))]
-    with pytest.raises(RuntimeError, match="or a logit beyond float16"), np.errstate(over="ignore"):
+    with pytest.raises(RuntimeError, match="teacher 0: a logit is not finite or beyond float16"):
         build(folder, graph, history, huge)
     folder.close()
 
@@ -169,14 +282,18 @@ def test_logits_beyond_float16(tmp_path, graph):
 def test_banks_that_cannot_be_used(tmp_path, graph):
     folder, history = searched(tmp_path, graph)
     manifest = build(folder, graph, history, batches(range(EXAMPLES)))
-    assert open_bank(tmp_path, manifest, "abc").shape == (EXAMPLES, CLASSES, K)  # a path will do
+    assert open_bank(tmp_path, manifest, "abc")["teacher"].shape == (EXAMPLES, CLASSES, K)
     with pytest.raises(UserError, match="belongs to another training set"):
         open_bank(folder, manifest, "abd")
     with pytest.raises(UserError, match="unfinished"):
-        open_bank(folder, manifest | {"done": 1}, "abc")
+        open_bank(folder, manifest | {"complete": False}, "abc")
+    with pytest.raises(UserError, match=r"its manifest says topk \[10, 3, 2\]"):
+        open_bank(folder, manifest | {"kind": "topk"}, "abc")
     path = folder.file("bank.npy")
     np.save(path, np.zeros((EXAMPLES, CLASSES, 3), np.float16))
-    with pytest.raises(UserError, match=r"has shape \(10, 3, 3\), its manifest says \[10, 3, 2\]"):
+    with pytest.raises(
+        UserError, match=r"has shape \(10, 3, 3\), its manifest says full \[10, 3, 2\]"
+    ):
         open_bank(folder, manifest, "abc")
     path.write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"cannot read .*bank\.npy"):

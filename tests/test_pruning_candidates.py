@@ -7,8 +7,17 @@ import numpy as np
 import pytest
 from test_nets_zoo import residual
 
+from nets.gates import Gate
 from nets.graph import ChannelGraph
-from pruning.candidates import OVERSHOOT, Candidates, Proposal, otsu_threshold, quota
+from pruning.candidates import (
+    OVERSHOOT,
+    Candidates,
+    Proposal,
+    lowest_mask,
+    otsu_threshold,
+    quota,
+    removable,
+)
 
 L = keras.layers
 
@@ -30,6 +39,40 @@ L = keras.layers
 )
 def test_quota(channels, layers, step, expected):
     assert quota(channels, layers, step) == expected
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "count", "round_to", "expected"),
+    [
+        (16, 16, 3, 1, [1, 2, 3]),
+        (16, 2, 3, 1, [1]),
+        (16, 1, 3, 1, []),
+        (64, 64, 12, 4, [4, 8, 12]),
+        (64, 64, 12, 8, [8]),  # 52 lies between 48 and 56: the smaller removal
+        (64, 64, 13, 8, [8, 16]),
+        (16, 16, 1, 8, [8]),
+        (16, 8, 3, 8, []),
+        (16, 16, 3, 16, []),
+        (20, 20, 1, 8, [4]),  # to the next multiple
+        (6, 6, 2, 8, []),
+    ],
+)
+def test_removable_counts(channels, width, count, round_to, expected):
+    gate = Gate(0, channels, ["layer"])
+    gate.remove(gate.weakest(channels - width))
+    assert removable(gate, count, round_to) == expected
+
+
+@pytest.mark.parametrize("round_to", [1, 4, 8])
+def test_the_lowest_mask_leaves_round_to_filters_in_every_gate(round_to):
+    graph = two_branches()
+    lowest = lowest_mask(graph, round_to)
+    for gate in graph.gates:
+        least = min(gate.channels, round_to)
+        if gate.width > least:
+            gate.remove(gate.weakest(gate.width - least))
+    assert [lowest[gate.units].sum() for gate in graph.gates] == graph.gates.widths
+    assert graph.flops(lowest) == graph.flops(graph.gates.mask()) < graph.flops()
 
 
 @pytest.mark.parametrize(
@@ -100,7 +143,7 @@ def test_a_proposal_far_from_the_target():
     cheap = proposals["cheap"]
     gate = graph.gates[cheap.gate]
     assert cheap.channels.tolist() == [0, 1, 2]
-    assert cheap.flops == 1404 - 3 * 53
+    assert cheap.size == 1404 - 3 * 53
     assert cheap.cost == sum(gate.start + i + 1 for i in range(3))
     expected = np.ones(13)
     expected[gate.start : gate.start + 3] = 0
@@ -124,7 +167,7 @@ def test_overshoot_is_clipped_to_the_fewest_filters_that_reach_the_target(target
     graph = two_branches()
     cheap = proposals_of(graph, target, step=0.5)["cheap"]
     assert cheap.channels.tolist() == list(range(filters))
-    assert cheap.flops == 1404 - 53 * filters == graph.flops(cheap.mask) <= target
+    assert cheap.size == 1404 - 53 * filters == graph.flops(cheap.mask) <= target
 
 
 def test_a_proposal_that_falls_far_below_the_target_waits():
@@ -133,7 +176,7 @@ def test_a_proposal_that_falls_far_below_the_target_waits():
     assert set(proposals_of(two_branches(), target=1300, step=0.5)) == {"cheap"}
     # at best 1245 are left: nothing is near, so everything is offered
     both = proposals_of(two_branches(), target=1290, step=0.5)
-    assert {name: one.flops for name, one in both.items()} == {"cheap": 1245, "dear": 967}
+    assert {name: one.size for name, one in both.items()} == {"cheap": 1245, "dear": 967}
 
 
 def test_no_gate_is_ever_emptied():
@@ -148,7 +191,7 @@ def test_no_gate_is_ever_emptied():
 def test_a_stream_shares_its_quota_among_its_layers():
     graph = ChannelGraph(residual())  # channels: stem 4, a1 5, the stream 6 by 3 layers, b1 7
     scores = np.random.default_rng(0).random(23)
-    proposals = Candidates(graph, target_flops=1, step=0.6).propose(scores)
+    proposals = Candidates(graph, target=1, step=0.6).propose(scores)
     assert [len(one.channels) for one in proposals] == [2, 3, 1, 4]
 
 
@@ -173,11 +216,11 @@ def proposals_at(costs):
     ],
 )
 def test_screening_keeps_the_cheap_ones_in_order(costs, kept):
-    candidates = Candidates(two_branches(), target_flops=1, step=0.2)
+    candidates = Candidates(two_branches(), target=1, step=0.2)
     assert [one.gate for one in candidates.screened(proposals_at(costs))] == kept
 
 
 def test_screening_always_leaves_something():
-    candidates = Candidates(two_branches(), target_flops=1, step=0.2)
+    candidates = Candidates(two_branches(), target=1, step=0.2)
     for costs in itertools.product([0.0, 1.0, 7.0], repeat=4):
         assert candidates.screened(proposals_at(costs))

@@ -123,6 +123,23 @@ def test_ensemble_of_the_banks_good_teachers(good):
     assert float(loss) == pytest.approx(label + distilled, rel=1e-5)
 
 
+def test_ensemble_of_a_top_k_bank():
+    """Rows of which everything is kept give what the whole logits give."""
+    student, bank = views_of(2), np.random.default_rng(2).normal(size=(3, 4, 2)).astype(np.float32)
+    bank[np.arange(3), LABELS] += 8
+    classes = np.broadcast_to([3, 1, 0, 2], (3, 2, 4))
+    rows = {
+        "teacher_logits": np.take_along_axis(bank.transpose(0, 2, 1), classes, -1),
+        "teacher_classes": classes.astype(np.float32),
+        "teacher_rest": np.full((3, 2), -np.inf, np.float32),
+    }
+    losses = [
+        float(ensemble_loss(4.0)(tf.constant(student), {"label": LABELS} | one, None)[0])
+        for one in ({"teacher": tf.constant(bank)}, rows)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 def test_the_student_is_measured_over_both_views():
     # View 0 is perfect, view 1 is wrong: 5.0 on average. A teacher of loss ln 2 is chosen.
     student = np.zeros((2, 3, 2), np.float32)

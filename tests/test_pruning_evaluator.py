@@ -17,11 +17,12 @@ from test_nets_zoo import (
     vgg,
 )
 
-from nets import tcl
+from nets import tcl, tcl_norm
 from nets.graph import ChannelGraph
 from nets.resnet import cifar_resnet
 from pruning.candidates import Candidates
-from pruning.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator, Validation
+from pruning.current import Validation
+from pruning.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator
 from pruning.greedy import GreedySearch
 from pruning.history import History
 from pruning.rewards import Reward
@@ -46,7 +47,7 @@ def proposals_at(graph, mask, step=0.4):
     scores = np.random.default_rng(8).random(len(mask))
     for gate in graph.gates:
         gate.rank(scores[gate.units])
-    return Candidates(graph, target_flops=1, step=step).propose(scores)
+    return Candidates(graph, target=1, step=step).propose(scores)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,53 @@ def test_the_same_choice_in_every_kind_of_network(build):
         np.testing.assert_allclose(logits, np.concatenate(expected), atol=1e-4)
         naive.set_current(mask)
         assert_same_outcome(exact.best(proposals, reward), naive.best(proposals, reward))
+
+
+@pytest.mark.parametrize(
+    "options", [{"cache_bytes": 0}, {"cache_bytes": 60_000}, {"devices": ("CPU:0", "CPU:1")}]
+)
+def test_neither_memory_nor_devices_change_the_outcome(options):
+    graph = ChannelGraph(shaken(cifar_resnet(8, 5, (8, 8, 3))))
+    val = validation(graph.model, count=25)
+    reward = reward_for(graph.model, val)
+    usual, other = ExactEvaluator(graph, val), ExactEvaluator(graph, val, **options)
+    full = list(range(len(usual.current.segments.cuts)))
+    assert usual.current.cuts.kept == full
+    assert (other.current.cuts.kept == full) == ("devices" in options)
+    for mask in (np.ones(graph.gates.num_units + 1, np.float32), random_mask(graph, keep=0.7)):
+        proposals = proposals_at(graph, mask)
+        outcomes = []
+        for evaluator in (usual, other):
+            logits, scores = evaluator.set_current_with_importance(mask, reward)
+            again = evaluator.set_current(mask)
+            np.testing.assert_allclose(again, logits, atol=1e-5)
+            outcomes.append((logits, scores, evaluator.best(proposals, reward)))
+        (logits, scores, best), (other_logits, other_scores, other_best) = outcomes
+        np.testing.assert_array_equal(other_logits, logits)
+        np.testing.assert_array_equal(other_scores, scores)
+        assert other_best.best == best.best
+        assert other_best.reward == best.reward
+        np.testing.assert_array_equal(other_best.logits, best.logits)
+
+
+def test_every_device_works_on_its_own_copies():
+    graph = ChannelGraph(shaken(residual()))
+    val = validation(graph.model, count=24)
+    evaluator = ExactEvaluator(graph, val, devices=("CPU:0", "CPU:1"))
+    evaluator.set_current(np.ones(graph.gates.num_units + 1, np.float32))
+    for number, place in enumerate(evaluator.current.places):
+        tensors = [x for cache in place.cache for x in cache.values()]
+        tensors += [x for layer in place.weights.values() for x in layer.values()]
+        assert len(tensors) > 10
+        assert {x.device[-1] for x in tensors} == {str(number)}
+
+
+def test_rounded_widths_over_a_whole_search(tmp_path):
+    _, _, history = searched(tmp_path, "exact", round_to=8, target=0.6)
+    assert history.rows[-1]["flops_rate"] <= 0.6
+    widths = {width for row in history.rows for width in row["widths"]}
+    assert widths <= {8, 16, 24, 32, 40, 48, 56, 64}
+    assert len(widths) > 3
 
 
 def test_the_reward_is_that_of_the_pruned_network():
@@ -259,7 +307,7 @@ class Traces:
 
     def __init__(self, monkeypatch):
         self.count = 0
-        for kind in (tcl.Conv2D, tcl.FC, tcl.BatchNorm):
+        for kind in (tcl.Conv2D, tcl.FC, tcl_norm.BatchNorm):
             monkeypatch.setattr(kind, "apply", self._counted(kind.apply))
 
     def _counted(self, apply):

@@ -9,7 +9,8 @@ import tensorflow as tf
 from test_nets_zoo import CLASSES, SHAPE, conv_bn, images_for, random_mask, shaken
 
 from nets.graph import ChannelGraph
-from pruning.evaluator import ExactEvaluator, Validation
+from pruning.current import Validation
+from pruning.evaluator import ExactEvaluator
 from pruning.rewards import Reward
 
 L = keras.layers

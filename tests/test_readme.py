@@ -9,14 +9,15 @@ from utils import results
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROGRAMS = ("train_cifar", "search", "finetune", "test", "utils/export")
+PROGRAMS = ("train_cifar", "train_imagenet", "search", "finetune", "test", "utils/export")
 
 
 def flags_of(program: str, monkeypatch, capsys) -> set[str]:
     import importlib.util
 
     # Loaded from its path: "test" is also the name of a package of the standard library.
-    spec = importlib.util.spec_from_file_location(program.replace("/", "_"), ROOT / f"{program}.py")
+    name = f"program_{program.replace('/', '_')}"
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"{program}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     with pytest.raises(SystemExit) as stop:

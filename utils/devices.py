@@ -109,6 +109,17 @@ def choose(gpu_ids: list[int]) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy([f"GPU:{number}" for number in range(len(chosen))])
 
 
+def replicas(strategy: tf.distribute.Strategy) -> tuple[str, ...]:
+    """Names of the devices of a MirroredStrategy; () for the default strategy's single one."""
+    import tensorflow as tf
+
+    return (
+        strategy.extended.worker_devices
+        if isinstance(strategy, tf.distribute.MirroredStrategy)
+        else ()
+    )
+
+
 def _warn_of_missing_kernels(gpus: list[tf.config.PhysicalDevice]) -> None:
     import tensorflow as tf
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from dataloader import Dataset, eval_batches
+from dataloader import Dataset, eval_batches, unreadable_named
 from nets.graph import to_policy
 from utils import export_formats as formats
 from utils import export_runtimes as runtimes
@@ -265,6 +265,7 @@ def format_names(text: str) -> list[str]:
     return names
 
 
+@unreadable_named()
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = cli.Parser(prog="utils.export", description="Exports a network and measures it.")

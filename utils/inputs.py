@@ -6,7 +6,7 @@ from pathlib import Path
 
 import keras
 
-from dataloader import Dataset, load
+from dataloader import NAMES, Dataset, load
 from dataloader import own as own_data
 from nets.load import check_fits, load_network, load_own
 from utils import cli
@@ -14,13 +14,20 @@ from utils.jsonl import read_json
 
 ARCH, DATASET = "ResNet-20", "DIGITS"
 ARGS = "args.json"
+NAMED_DATA = ("dataset", "data_path", "val_labels", "hold_out")
 OWN_DATA = ("data", "data_mean", "data_std", "data_flip")
 
 
-def add_dataset(group: argparse._ActionsContainer) -> None:
+def add_dataset(group: argparse._ActionsContainer, default: str = DATASET) -> None:
     """Flags of the data that `dataloader.load` knows by name."""
-    group.add_argument("--dataset", default=DATASET, help="CIFAR10, CIFAR100 or DIGITS")
+    group.add_argument("--dataset", default=default, help=", ".join(NAMES))
     group.add_argument("--data_path", help="folder or archive of the data; default: TFDS")
+    group.add_argument("--val_labels", help="ImageNet: labels of a flat folder val")
+    group.add_argument(
+        "--hold_out",
+        type=cli.fraction,
+        help="ImageNet: share of a single folder of classes to test on",
+    )
 
 
 def add_own(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +78,7 @@ def inherit_data(args: argparse.Namespace, folder: Path) -> None:
     used = read_json(folder / ARGS)
     if getattr(args, "dataset", None) is not None:
         return
-    for name in OWN_DATA if args.data else ("dataset", "data_path", *OWN_DATA):
+    for name in OWN_DATA if args.data else (*NAMED_DATA, *OWN_DATA):
         if getattr(args, name, None) is None:
             setattr(args, name, used.get(name))
 
@@ -91,9 +98,11 @@ def data_of(args: argparse.Namespace, model: keras.Model | None = None) -> Datas
         if idle:
             raise cli.UserError(f"--{idle[0]} is for data of your own: give --data as well")
         args.dataset = args.dataset or DATASET
-        return load(args.dataset, args.data_path)
-    if args.dataset or args.data_path:
-        raise cli.UserError("--data excludes --dataset and --data_path: give one or the other")
+        return load(
+            args.dataset, args.data_path, val_labels=args.val_labels, hold_out=args.hold_out
+        )
+    if named := [name for name in NAMED_DATA if getattr(args, name, None) is not None]:
+        raise cli.UserError(f"--data excludes --{named[0]}: give one or the other")
     if model is None:
         raise cli.UserError("--data needs --model: your data goes with a network of your own")
     args.data_flip = True if args.data_flip is None else args.data_flip

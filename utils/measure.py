@@ -1,6 +1,9 @@
 """The figures of two networks side by side: size, FLOPs, accuracy, latency."""
 
+import resource
+
 import keras
+import tensorflow as tf
 
 from dataloader import Dataset
 from nets.graph import ChannelGraph
@@ -8,7 +11,7 @@ from utils.latency import latencies
 from utils.phases import Device, both_modes
 from utils.report import before_after
 
-LATENCY_BATCHES = (1, 128)
+LARGE_BATCH, LARGE_BATCH_PIXELS = 128, 128 * 128 * 128  # images of 224 come in batches of 32
 
 
 def describe(
@@ -30,21 +33,34 @@ def describe(
         latency in ms per image by batch size, and on the test split loss, top1, top5 in percent in
         both batch-norm modes.
     """
+    height, width, _ = data.image_shape
+    large = LARGE_BATCH
+    while large > 1 and large * height * width > LARGE_BATCH_PIXELS:
+        large //= 2
     models = {"after": after} if before is None else {"before": before, "after": after}
     times = {
         batch: latencies(list(models.values()), batch, compile=device.compile)
-        for batch in LATENCY_BATCHES
+        for batch in (1, large)
     }
     results: dict = {"before": None}
     for number, (name, model) in enumerate(models.items()):
         results[name] = {
             "parameters": model.count_params(),
             "flops": ChannelGraph(model).flops(),
-            "latency_ms": {str(batch): times[batch][number] for batch in LATENCY_BATCHES},
+            "latency_ms": {str(batch): times[batch][number] for batch in times},
         }
         if accuracy or name == "after":
             results[name]["test"] = both_modes(model, data, "test", device)
     return results
+
+
+def peak_memory_mb() -> dict[str, float]:
+    """The most memory of this process so far, in MiB: resident, and on each GPU."""
+    peaks = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    for number in range(len(tf.config.list_logical_devices("GPU"))):
+        name = f"GPU:{number}"
+        peaks[name] = tf.config.experimental.get_memory_info(name)["peak"] / 2**20
+    return peaks
 
 
 def print_report(results: dict) -> None:
@@ -68,7 +84,7 @@ def print_report(results: dict) -> None:
         ("top-5 %, batch statistics", *pair("test", "batch_top5"), ".2f"),
         ("test loss, moving statistics", *pair("test", "loss"), ".4f"),
     ]
-    for batch in LATENCY_BATCHES:
+    for batch in results["after"]["latency_ms"]:
         name = f"latency, ms per image, batch {batch}"
-        rows.append((name, *pair("latency_ms", str(batch)), ".3f"))
+        rows.append((name, *pair("latency_ms", batch), ".3f"))
     print(before_after(rows))

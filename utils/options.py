@@ -1,23 +1,49 @@
 """The flags of the five command-line programs, by phase, and the option objects made of them."""
 
 import argparse
+from dataclasses import replace
 
 import tensorflow as tf
 
 from dataloader import Dataset, own
+from nets import BUILDERS
+from nets.load import WEIGHTS
+from pruning.bank import KINDS, MANY_CLASSES, BankOptions
+from pruning.budgets import BUDGETS
 from pruning.greedy import EVALUATORS, SearchOptions
 from utils import cli, devices, inputs
 from utils.phases import Device, TrainOptions
 from utils.runfolder import RunFolder
 
-# Epochs and batch size where the user gives none: the paper's for CIFAR, minutes on a CPU for
-# DIGITS.
-DEFAULTS = {
-    "CIFAR10": {"baseline_epoch": 200, "train_epoch": 100, "batch_size": 128},
-    "CIFAR100": {"baseline_epoch": 200, "train_epoch": 100, "batch_size": 128},
-    "DIGITS": {"baseline_epoch": 40, "train_epoch": 20, "batch_size": 64},
-    own.NAME: {"train_epoch": 20, "batch_size": 64},
+# Where the user gives no value: the paper's for CIFAR and ImageNet (method.md 3), minutes on a CPU
+# for DIGITS. Learning rates are for BASE_BATCH images per step where a data set has one.
+CIFAR = {
+    "baseline_epoch": 200,
+    "baseline_learning_rate": 0.1,
+    "baseline_decay_points": (0.3, 0.6, 0.8),
+    "baseline_decay_rate": 0.2,
+    "train_epoch": 100,
+    "learning_rate": 0.01,
+    "batch_size": 128,
+    "weight_decay": 5e-4,
 }
+DEFAULTS = {
+    "CIFAR10": CIFAR,
+    "CIFAR100": CIFAR,
+    "DIGITS": CIFAR | {"baseline_epoch": 40, "train_epoch": 20, "batch_size": 64},
+    own.NAME: CIFAR | {"train_epoch": 20, "batch_size": 64},
+    "ImageNet": CIFAR
+    | {
+        "baseline_epoch": 100,
+        "baseline_decay_points": (0.3, 0.6, 0.9),
+        "baseline_decay_rate": 0.1,
+        "train_epoch": 50,
+        "batch_size": 256,
+        "weight_decay": 1e-4,
+    },
+}
+BASE_BATCH = {"ImageNet": 256}  # the default rates grow with the batch: 0.1 * batch / 256
+TEMPERATURE, TEMPERATURE_OF_MANY = 4.0, 10.0  # the second from MANY_CLASSES classes up
 
 
 def fractions(text: str) -> tuple[float, ...]:
@@ -28,11 +54,13 @@ def fractions(text: str) -> tuple[float, ...]:
     return points
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(
+    parser: argparse.ArgumentParser, *, arch: str = inputs.ARCH, dataset: str = inputs.DATASET
+) -> None:
     group = parser.add_argument_group("data and network")
-    group.add_argument("--arch", default=inputs.ARCH, help="ResNet-20, -32, -44, -56 or -110")
-    group.add_argument("--trained_param", help="trained network: .pkl or .keras")
-    inputs.add_dataset(group)
+    group.add_argument("--arch", default=arch, help=", ".join(BUILDERS))
+    inputs.add_dataset(group, dataset)
+    group.add_argument("--trained_param", help="trained network: " + ", ".join(WEIGHTS))
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -64,8 +92,21 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--search_target_rate",
         type=cli.fraction,
-        default=0.5,
-        help="FLOPs that remain, as a share of the original",
+        help="share of the budget that remains; default: the smallest of --budgets, or 0.5",
+    )
+    group.add_argument("--budget", choices=BUDGETS, default="flops", help="what is to be saved")
+    group.add_argument(
+        "--budgets",
+        type=cli.fraction,
+        nargs="+",
+        default=(),
+        help="write the network at each of these rates on the way as well",
+    )
+    group.add_argument(
+        "--latency_batch",
+        type=cli.positive_int,
+        default=1,
+        help="images per pass of --budget latency",
     )
     group.add_argument(
         "--search_step", type=cli.fraction, default=0.2, help="share of a gate removed at a time"
@@ -75,6 +116,19 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--score", choices=("taylor", "l1", "fpgm", "random"), default="taylor")
     group.add_argument("--evaluator", choices=tuple(EVALUATORS), default="exact")
+    group.add_argument(
+        "--round_to",
+        type=int,
+        choices=(1, 4, 8, 16),
+        default=1,
+        help="kept widths are multiples of this where a group has that many filters",
+    )
+    group.add_argument(
+        "--cache_mb",
+        type=cli.positive_int,
+        default=2048,
+        help="memory for activations that proposals start from, per device",
+    )
     group.add_argument("--search_batch_size", type=cli.positive_int, default=256)
     group.add_argument("--search_seed", type=int, default=0, help="of D_subset and D_val")
     group.add_argument(
@@ -86,12 +140,20 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--num_teacher", type=cli.positive_int, default=5, help="teachers in the memory bank"
     )
+    group.add_argument(
+        "--bank", choices=KINDS, help="default: topk from 1000 classes up, else full"
+    )
+    group.add_argument(
+        "--bank_k", type=cli.positive_int, default=16, help="logits per image that topk keeps"
+    )
 
 
 def add_baseline(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("baseline (without --trained_param)")
     group.add_argument("--baseline_epoch", type=cli.positive_int)
-    group.add_argument("--baseline_learning_rate", type=cli.positive_float, default=0.1)
+    group.add_argument("--baseline_learning_rate", type=cli.positive_float)
+    group.add_argument("--baseline_decay_points", type=fractions)
+    group.add_argument("--baseline_decay_rate", type=cli.positive_float)
 
 
 def add_finetune(parser: argparse.ArgumentParser) -> None:
@@ -99,16 +161,16 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--finetune_teacher", choices=("none", "single", "ensemble"), default="ensemble"
     )
-    group.add_argument("--temperature", type=cli.positive_float, default=4.0)
+    group.add_argument("--temperature", type=cli.positive_float)
     group.add_argument("--train_epoch", type=cli.positive_int)
-    group.add_argument("--learning_rate", type=cli.positive_float, default=0.01)
+    group.add_argument("--learning_rate", type=cli.positive_float)
     group = parser.add_argument_group("training (baseline and fine-tuning)")
     group.add_argument("--batch_size", type=cli.positive_int)
     group.add_argument("--accum", type=cli.positive_int, default=1, help="micro-batches per step")
     group.add_argument("--schedule", choices=("step", "cosine"), default="step")
     group.add_argument("--decay_points", type=fractions, default=(0.3, 0.6, 0.8))
     group.add_argument("--decay_rate", type=cli.positive_float, default=0.2)
-    group.add_argument("--weight_decay", type=cli.non_negative_float, default=5e-4)
+    group.add_argument("--weight_decay", type=cli.non_negative_float)
     group.add_argument(
         "--mixed_precision", type=cli.on_off, default=False, help="bfloat16 activations"
     )
@@ -119,7 +181,12 @@ def fill_defaults(args: argparse.Namespace, data: Dataset) -> None:
     values = DEFAULTS[data.name] | {
         "subset_per_class": data.subset_per_class,
         "val_per_class": data.val_per_class,
+        "temperature": TEMPERATURE if data.num_classes < MANY_CLASSES else TEMPERATURE_OF_MANY,
     }
+    if data.name in BASE_BATCH:
+        batch_images = getattr(args, "batch_size", None) or values["batch_size"]
+        for name in ("learning_rate", "baseline_learning_rate"):
+            values[name] *= batch_images / BASE_BATCH[data.name]
     for name, value in values.items():
         if hasattr(args, name) and getattr(args, name) is None:
             setattr(args, name, value)
@@ -139,7 +206,18 @@ def device_of(args: argparse.Namespace) -> Device:
 
 
 def search_of(args: argparse.Namespace) -> SearchOptions:
-    """The `SearchOptions` of the flags."""
+    """The `SearchOptions` of the flags.
+
+    Raises:
+        UserError: a rate on the way lies below the search's end.
+    """
+    if args.search_target_rate is None:
+        args.search_target_rate = min(args.budgets, default=0.5)
+    if args.budgets and min(args.budgets) < args.search_target_rate:
+        raise cli.UserError(
+            f"--budgets {min(args.budgets):g} lies below --search_target_rate "
+            f"{args.search_target_rate:g}, where the search ends"
+        )
     return SearchOptions(
         target_rate=args.search_target_rate,
         step=args.search_step,
@@ -151,14 +229,35 @@ def search_of(args: argparse.Namespace) -> SearchOptions:
         val_per_class=args.val_per_class,
         num_teacher=args.num_teacher,
         seed=args.search_seed,
+        round_to=args.round_to,
+        cache_mb=args.cache_mb,
+        budget=args.budget,
+        latency_batch=args.latency_batch,
+        rates=tuple(sorted(set(args.budgets), reverse=True)),
     )
 
 
-def train_of(args: argparse.Namespace, *, epochs: int, learning_rate: float) -> TrainOptions:
-    """The `TrainOptions` of the flags for a baseline or a fine-tuning."""
+def bank_of(args: argparse.Namespace) -> BankOptions:
+    """The `BankOptions` of the flags."""
+    return BankOptions(kind=args.bank, k=args.bank_k)
+
+
+def baseline_of(args: argparse.Namespace) -> TrainOptions:
+    """The `TrainOptions` of the flags for a baseline."""
+    return replace(
+        finetune_of(args),
+        epochs=args.baseline_epoch,
+        learning_rate=args.baseline_learning_rate,
+        decay_points=tuple(args.baseline_decay_points),
+        decay_rate=args.baseline_decay_rate,
+    )
+
+
+def finetune_of(args: argparse.Namespace) -> TrainOptions:
+    """The `TrainOptions` of the flags for a fine-tuning."""
     return TrainOptions(
-        epochs=epochs,
-        learning_rate=learning_rate,
+        epochs=args.train_epoch,
+        learning_rate=args.learning_rate,
         batch_images=args.batch_size,
         weight_decay=args.weight_decay,
         seed=args.seed,

@@ -55,23 +55,24 @@ def widths(
 
 def search_curve(
     path: str | os.PathLike,
-    flops_rate: Sequence[float],
+    rate: Sequence[float],
     val_loss: Sequence[float | None],
     *,
     val_accuracy: Sequence[float | None] | None = None,
     target: float | None = None,
-    title: str = "Search: loss while FLOPs are removed",
+    budget: str = "FLOPs",
+    title: str = "Search: loss while filters are removed",
 ) -> None:
-    """Draws validation loss against the part of the FLOPs that is kept, one point per step.
+    """Draws validation loss against the part of the budget that is kept, one point per step.
 
-    `flops_rate` and `target` are fractions in (0, 1] of the unpruned network's FLOPs;
+    `rate` and `target` are fractions in (0, 1] of the unpruned network's `budget` (a label);
     `val_accuracy`, also a fraction, adds a panel below. Time runs from left to right.
     """
     panels = [("validation loss", val_loss, 1)]
     if val_accuracy is not None:
         panels.append(("validation accuracy [%]", val_accuracy, 100))
     figure, grid = _axes((8.0, 1.6 + 2.9 * len(panels)), title, rows=len(panels))
-    kept = [100 * rate for rate in flops_rate]
+    kept = [100 * one for one in rate]
     axes_list = list(grid) if len(panels) > 1 else [grid]
     for axes, (label, values, scale), colour in zip(axes_list, panels, COLOURS, strict=False):
         axes.plot(kept, _numbers(values, scale), color=colour, linewidth=1.6, label=label)
@@ -79,14 +80,39 @@ def search_curve(
         axes.set_ylabel(label)
         if target is not None:
             axes.axvline(
-                100 * target, color="#555555", linestyle="--", linewidth=1, label="FLOPs target"
+                100 * target, color="#555555", linestyle="--", linewidth=1, label=f"{budget} target"
             )
-    axes_list[-1].set_xlabel("FLOPs kept [% of the unpruned network]")
+    axes_list[-1].set_xlabel(f"{budget} kept [% of the unpruned network]")
     lowest = min([*kept, 100 * target if target is not None else 100.0], default=0.0)
     margin = 0.03 * (100 - lowest) or 1.0
     axes_list[-1].set_xlim(100 + margin, lowest - margin)
     figure.align_ylabels()
     _legend(axes_list[0], more=axes_list[1:])
+    _save(figure, path)
+
+
+def front(path: str | os.PathLike, rows: Sequence[dict]) -> None:
+    """Draws the networks that a search wrote on its way: accuracy against FLOPs and latency.
+
+    Every row has flops_rate (a fraction), latency_ms {batch: ms per image} and test {"top1",
+    "batch_top1"} in percent.
+    """
+    figure, (upper, lower) = _axes((8.0, 6.4), "Networks along the search, not fine-tuned", rows=2)
+    kept = [100 * row["flops_rate"] for row in rows]
+    modes = (("top1", "moving statistics"), ("batch_top1", "batch statistics"))
+    for (key, label), colour in zip(modes, COLOURS, strict=False):
+        accuracy = [row["test"][key] for row in rows]
+        upper.plot(kept, accuracy, "o-", color=colour, label=label)
+    for batch, colour in zip(rows[0]["latency_ms"], COLOURS[2:], strict=False):
+        times = [row["latency_ms"][batch] for row in rows]
+        lower.plot(kept, times, "o-", color=colour, label=f"batch {batch}")
+    upper.set_ylabel("test top-1 [%]")
+    lower.set_ylabel("latency [ms per image]")
+    lower.set_xlabel("FLOPs kept [% of the unpruned network]")
+    upper.invert_xaxis()
+    figure.align_ylabels()
+    _legend(upper)
+    _legend(lower)
     _save(figure, path)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pruning.bank import BankOptions, layout
 from utils import cli
 from utils.files import atomic_write
 from utils.jsonl import read_json, read_rows
@@ -20,7 +21,7 @@ from utils.report import NOT_MEASURED
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-JSON = ("args.json", "versions.json", "search.json", "finetune.json", "result.json")
+JSON = tuple(f"{n}.json" for n in ("args", "versions", "search", "bank", "finetune", "result"))
 METRICS = "metrics.jsonl"
 RATES = "input_pipeline.json"  # python -m benchmarks.input_pipeline --out docs/results/...
 PICTURES = ("widths.png", "search_curve.png", "training_curves.png")
@@ -134,6 +135,42 @@ def pipeline_rate_table(rates: dict, tunings: Iterable[dict]) -> str:
     return table(["views per second", ""], rows)
 
 
+IMAGENET = 1_281_167, 1000, 5  # training images, classes, teachers
+
+
+def imagenet_table(runs: Iterable[dict]) -> str:
+    """One row per run on photographs of ImageNet: images per second of each phase and memory."""
+    rows = []
+    for run in runs:
+        args, search, result = run["args"], run["search"], run["result"]
+        speeds = {row["phase"]: row["images_per_second"] for row in run["metrics"]}
+        views = 1 if args["finetune_teacher"] == "none" else 2
+        images, seconds = run["bank"]["examples_done"], search["seconds"]
+        rows.append(
+            [
+                args["arch"],
+                f"{result['before']['flops'] / 1e9:.2f} → {result['after']['flops'] / 1e9:.2f}",
+                f"{speeds['baseline']:.1f}" if "baseline" in speeds else NOT_MEASURED,
+                f"{search['evaluations']} in {seconds['importance'] + seconds['proposals']:.0f} s",
+                f"{images * len(run['bank']['teachers']) / seconds['bank']:.1f}",
+                f"{speeds['finetune'] * views:.1f}",
+                f"{result['peak_memory_mb']['host'] / 1024:.1f}",
+            ]
+        )
+    header = ["network", "GFLOPs", "baseline, images/s", "search, evaluations", "bank, images/s"]
+    return table([*header, "fine-tuning, views/s", "peak memory, GiB"], rows)
+
+
+def bank_size_table() -> str:
+    """The memory bank of all of ImageNet by its kind."""
+    rows = []
+    for options in (BankOptions("topk"), BankOptions("full")):
+        planned = layout(options, *IMAGENET)
+        name = f"topk, k = {options.k}" if options.kind == "topk" else options.kind
+        rows.append([name, f"{planned.bytes / 1e9:.2f}"])
+    return table(["memory bank of 1,281,167 images, 1000 classes, 5 teachers", "GB"], rows)
+
+
 def finetune_table(runs: Iterable[dict]) -> str:
     """One row per fine-tuning teacher: accuracy over seeds."""
     groups = defaultdict(list)
@@ -178,6 +215,13 @@ def tables(folder: Path = RESULTS) -> str:
             "**Input pipeline** (batches of 128 images; fine-tuning on one core):",
             pipeline_rate_table(read_json(folder / RATES), tunings),
         ]
+    large = [run for name, run in runs.items() if name.startswith("imagenet_")]
+    parts += [
+        "**ImageNet's photographs at 224 pixels**, one pass of each phase to see speed and memory, "
+        "not accuracy (200 images of `imagenet_sample` in 10 groups; one core of a busy machine):",
+        imagenet_table(large) if large else NOT_MEASURED,
+        bank_size_table(),
+    ]
     return "\n\n".join(parts)
 
 

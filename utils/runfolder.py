@@ -43,6 +43,7 @@ class RunFolder:
         "pruned.keras",
         "widths.png",
         "search_curve.png",
+        "search_front.png",
         "training_curves.png",
         "tensorboard/*/events.out.tfevents.*",
     )

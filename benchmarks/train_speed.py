@@ -1,0 +1,139 @@
+"""Images per second of a two-view fine-tuning step, beside plain Keras `train_on_batch`.
+
+    python -m benchmarks.train_speed --arch ResNet-56 --out docs/results/train_speed.json
+
+Every variant takes a step in turn, for some rounds, so that noise hits all alike; the first step of
+each, which traces and compiles, is reported apart. A view counts as an image: a step of batch 128
+sees 256. Images are random, CIFAR-10's size; the loss is that of the memory bank with 5 teachers.
+"""
+
+from utils import cli, devices
+
+devices.quiet()
+
+import itertools
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from benchmarks import input_pipeline, machine
+from nets import build
+from nets.graph import to_policy
+from nets.load import load_network
+from op_utils import make_train_step
+from pruning.distill import ensemble_loss
+
+CLASSES, TEACHERS, VIEWS, SHAPE = 10, 5, 2, (32, 32, 3)
+
+
+def random_batch(images: int) -> dict[str, np.ndarray]:
+    """A fine-tuning batch of two views and five teachers."""
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.normal(size=(images, VIEWS, *SHAPE)).astype(np.float32),
+        "label": rng.integers(0, CLASSES, images, np.int32),
+        "teacher": rng.normal(size=(images, CLASSES, TEACHERS)).astype(np.float32),
+    }
+
+
+def sgd() -> keras.optimizers.Optimizer:
+    return keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)
+
+
+def our_step(model: keras.Model, batch: dict, *, mixed: bool, compile: bool, accum: int):
+    """A function that takes one two-view step of op_utils."""
+    trained = to_policy(model, "mixed_bfloat16" if mixed else "float32")
+    steps = make_train_step(
+        trained,
+        sgd(),
+        ensemble_loss(4.0),
+        tf.distribute.get_strategy(),
+        accum=accum,
+        weight_decay=5e-4,
+        compile=compile,
+    )
+    batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
+    return lambda: steps(batches, tf.constant(1))["loss"].numpy()
+
+
+def keras_step(model: keras.Model, batch: dict, *, compile: bool):
+    """A function that takes one `train_on_batch` of as many images, by cross-entropy alone."""
+    trained = to_policy(model, "float32")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    trained.compile(sgd(), loss, jit_compile=compile)
+    images = batch["image"].reshape(-1, *SHAPE)
+    labels = np.repeat(batch["label"], VIEWS)
+    return lambda: trained.train_on_batch(images, labels)
+
+
+def measure(variants: dict[str, Callable[[], object]], images: int, rounds: int) -> list[dict]:
+    """Median images per second of every variant, one step of each in turn."""
+    first = {}
+    for name, step in variants.items():
+        begin = time.perf_counter()
+        step()
+        first[name] = time.perf_counter() - begin
+        print(f"{name}: first step {first[name]:.1f} s", flush=True)
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, step in variants.items():
+            begin = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - begin)
+    return [
+        {
+            "name": name,
+            "first_step_seconds": first[name],
+            "images_per_second": images / float(np.median(seconds[name])),
+        }
+        for name in variants
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", default="ResNet-56")
+    parser.add_argument(
+        "--trained_param", help="a .keras network for 10 classes, e.g. a pruned one"
+    )
+    parser.add_argument("--batch_size", type=cli.positive_int, default=128)
+    parser.add_argument("--rounds", type=cli.positive_int, default=5)
+    parser.add_argument("--gpu_id", type=devices.gpu_ids, default=[0])
+    machine.add_out(parser)
+    args = parser.parse_args(argv)
+    devices.choose(args.gpu_id[:1])
+    about = machine.describe()
+    if args.trained_param:
+        model = load_network(args.trained_param, args.arch, CLASSES, SHAPE)
+    else:
+        model = build(args.arch, CLASSES, SHAPE)
+    batch = random_batch(args.batch_size)
+    variants = {
+        f"two-view step{', XLA' * xla}{', bfloat16' * mixed}, accum {accum}": our_step(
+            model, batch, mixed=mixed, compile=xla, accum=accum
+        )
+        for xla, mixed, accum in itertools.product((False, True), (False, True), (1, 4))
+    }
+    for xla in (False, True):
+        variants[f"Keras train_on_batch{', XLA' * xla}"] = keras_step(model, batch, compile=xla)
+    images = args.batch_size * VIEWS
+    results = measure(variants, images, args.rounds)
+    pipeline = input_pipeline.measure(input_pipeline.random_data(), VIEWS, 50)
+    machine.report(
+        {
+            "machine": about,
+            "network": args.trained_param or args.arch,
+            "images_per_step": images,
+            "steps": results,
+            "input_pipeline_images_per_second": pipeline["images_per_second"],
+        },
+        args.out,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

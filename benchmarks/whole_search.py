@@ -1,0 +1,66 @@
+"""Wall time and peak memory of the whole `search.py`, once per evaluator, one after the other.
+
+    python -m benchmarks.whole_search --evaluators exact,lazy --out whole_search.json \\
+        --train_path NEW_FOLDER -- --arch ResNet-56 --dataset CIFAR10 --data_path DIR \\
+        --trained_param res56_cifar10.pkl --search_target_rate 0.45
+
+Everything behind `--` goes to search.py. The time holds the start of Python, the adaptation of the
+network, the search, the memory bank and the test before and after.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from utils import cli, devices
+
+devices.quiet()
+
+from benchmarks import machine
+from utils.jsonl import read_json
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = ("steps", "evaluations", "flops_rate", "val_loss", "val_accuracy", "seconds", "test")
+
+
+def measure(evaluator: str, path: Path, flags: list[str]) -> dict:
+    """Runs search.py and returns its figures, wall seconds and peak resident memory in MB.
+
+    Raises:
+        UserError: it failed; its own message is on the screen.
+    """
+    command = [sys.executable, "search.py", *flags]
+    command += ["--evaluator", evaluator, "--train_path", str(path)]
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise cli.UserError(f"search.py ended with status {os.waitstatus_to_exitcode(status)}")
+    results = read_json(path / "search.json")
+    return {
+        "evaluator": evaluator,
+        "wall_seconds": time.perf_counter() - begin,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_memory_mb": usage.ru_maxrss / 1024,
+        **{key: results[key] for key in KEPT},
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--evaluators", default="exact,lazy")
+    parser.add_argument("--train_path", type=Path, required=True, help="folder of the run folders")
+    machine.add_out(parser)
+    parser.add_argument("flags", nargs="*", help="of search.py, behind --")
+    args = parser.parse_args(argv)
+    about = machine.describe()
+    rows = [measure(one, args.train_path / one, args.flags) for one in args.evaluators.split(",")]
+    about["matmul_gflops_after"] = round(machine.matmul_gflops(), 1)
+    machine.report({"machine": about, "flags": args.flags, "runs": rows}, args.out)
+
+
+if __name__ == "__main__":
+    cli.run(main)

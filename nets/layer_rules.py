@@ -1,0 +1,210 @@
+"""What Keras layers do to channels: one rule per layer type, for channels in the last axis.
+
+A rule is a function (ids, site) -> ids of the output's channels. It raises `NoRule` for a
+configuration that it doesn't understand; the caller then freezes what the call touches.
+"""
+
+import math
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras.src.applications.convnext import LayerScale, StochasticDepth
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+
+from nets.channels import Ids, NoRule, Site
+
+L = keras.layers
+Rule = Callable[[Ids, Site], np.ndarray]
+
+CONVOLUTIONS = (L.Conv1D, L.Conv2D, L.Conv3D)
+TRANSPOSED = (L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose)
+DEPTHWISE = (L.DepthwiseConv1D, L.DepthwiseConv2D)
+SEPARABLE = (L.SeparableConv1D, L.SeparableConv2D)
+KERNEL_LAYERS = (*CONVOLUTIONS, *TRANSPOSED, *DEPTHWISE, *SEPARABLE, L.Dense)
+
+PER_CHANNEL = (
+    *(L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.PReLU, L.Identity),
+    *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D),
+    *(L.GaussianNoise, L.GaussianDropout, L.AlphaDropout, StochasticDepth, LayerScale),
+    *(L.MaxPooling1D, L.MaxPooling2D, L.MaxPooling3D),
+    *(L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D),
+    *(L.GlobalMaxPooling1D, L.GlobalMaxPooling2D, L.GlobalMaxPooling3D),
+    *(L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D),
+    *(L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D),
+    *(L.Cropping1D, L.Cropping2D, L.Cropping3D),
+    *(L.UpSampling1D, L.UpSampling2D, L.UpSampling3D, L.RepeatVector),
+)
+# InceptionResNetV2's layer adds the second input, scaled by one number, to the first.
+MERGES = (L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum, CustomScaleLayer)
+# Activations that work on every number by itself; any other may mix channels, as softmax does.
+POINTWISE_ACTIVATIONS = frozenset(
+    "linear relu relu6 leaky_relu elu selu celu gelu silu swish mish hard_silu hard_swish sigmoid "
+    "hard_sigmoid log_sigmoid sparse_sigmoid tanh hard_tanh tanh_shrink softplus sparse_plus "
+    "squareplus softsign soft_shrink hard_shrink threshold exponential".split()
+)
+
+
+def is_depthwise(layer, in_channels: int) -> bool:
+    """Whether a grouped convolution has one input channel per group, as a depthwise one.
+
+    Only then can whole groups go. Three axes or unequal strides have no depthwise kernel in
+    TensorFlow: such layers are treated as any grouped convolution.
+    """
+    groups = getattr(layer, "groups", 1)
+    plain = len(layer.kernel_size) <= 2 and len(set(layer.strides)) == 1 if groups > 1 else False
+    return plain and groups == in_channels
+
+
+def kernel_rule(ids: Ids, site: Site) -> np.ndarray:
+    return ids.fresh(site.out_shape[-1], site.layer.name)
+
+
+def _convolution_rule(ids: Ids, site: Site) -> np.ndarray:
+    """Groups stay equal: the k-th channels of all groups are tied, in the input and the output.
+
+    Two groups on inputs [0, 1, 2, 3] that make [4, 5, 6, 7, 8, 9]: 0-2, 1-3 and 4-7, 5-8, 6-9.
+    """
+    groups, inputs = site.layer.groups, site.inputs[0]
+    if is_depthwise(site.layer, len(inputs)):
+        return np.repeat(inputs, site.out_shape[-1] // len(inputs))
+    output = kernel_rule(ids, site)
+    if groups > 1:
+        ids.tie_rows(inputs.reshape(groups, -1))
+        ids.tie_rows(output.reshape(groups, -1))
+    return output
+
+
+def _depthwise_rule(ids: Ids, site: Site) -> np.ndarray:
+    return np.repeat(site.inputs[0], site.layer.depth_multiplier)
+
+
+def same_rule(ids: Ids, site: Site) -> np.ndarray:
+    return site.inputs[0]
+
+
+def _check_axis(site: Site) -> None:
+    axis = site.layer.axis
+    axes = [axis] if isinstance(axis, int) else list(axis)
+    if axes not in ([-1], [len(site.in_shapes[0]) - 1]):
+        raise NoRule(f"works along axis {axis}, not along the channels alone")
+
+
+def _batch_norm_rule(ids: Ids, site: Site) -> np.ndarray:
+    _check_axis(site)
+    if site.layer.renorm:
+        raise NoRule("renormalises")
+    return site.inputs[0]
+
+
+def _layer_norm_rule(ids: Ids, site: Site) -> np.ndarray:
+    _check_axis(site)
+    if site.layer.rms_scaling:
+        raise NoRule("has rms_scaling")
+    return site.inputs[0]
+
+
+def _group_norm_rule(ids: Ids, site: Site) -> np.ndarray:
+    _check_axis(site)
+    groups, inputs = site.layer.groups, site.inputs[0]
+    if 1 < groups < len(inputs):  # groups of equal size, as in a grouped convolution
+        ids.tie_rows(inputs.reshape(groups, -1))
+    return inputs
+
+
+def _scaling_rule(ids: Ids, site: Site) -> np.ndarray:
+    """Rescaling and Normalization, whose constants lie in the configuration."""
+    constants = (getattr(site.layer, name, None) for name in ("scale", "offset"))
+    if isinstance(site.layer, L.Normalization) or any(np.size(c) > 1 for c in constants):
+        ids.freeze(site.inputs[0], f"{site.layer.name} has constants per channel")
+    return site.inputs[0]
+
+
+def merge_rule(ids: Ids, site: Site) -> np.ndarray:
+    widest = max(site.inputs, key=len)
+    for other in site.inputs:
+        if len(other) == len(widest):
+            ids.tie(widest, other)
+        else:
+            # One channel broadcast over all: it belongs to none of them.
+            ids.freeze(other, f"broadcast over channels by {site.layer.name}")
+    return widest
+
+
+def concatenate_rule(ids: Ids, site: Site) -> np.ndarray:
+    if site.layer.axis in (-1, len(site.out_shape) - 1):
+        return np.concatenate(site.inputs)
+    for other in site.inputs[1:]:
+        ids.tie(site.inputs[0], other)
+    return site.inputs[0]
+
+
+def reshape_rule(ids: Ids, site: Site) -> np.ndarray:
+    """Every row of the new last axis must keep the same channels: rows that differ are tied.
+
+    Three positions of channels [0, 1] flattened: [0, 1, 0, 1, 0, 1]. Channels [0, 1, 2, 3] as two
+    rows [0, 1] and [2, 3]: 0-2, 1-3.
+    """
+    source, before, after = site.inputs[0], site.in_shapes[0][1:], site.out_shape[1:]
+    if not after or not before or after[-1] is None:
+        raise NoRule("reshapes channels of an open number")
+    if after[-1] == len(source):  # every row is one position's channels
+        return source
+    if None in before or None in after:
+        raise NoRule("reshapes a tensor of open size")
+    rows = np.tile(source, math.prod(before[:-1])).reshape(-1, after[-1])
+    if after[-1] == 1:
+        raise NoRule("turns channels into positions")
+    ids.tie_rows(rows)
+    return rows[0]
+
+
+def _permute_rule(ids: Ids, site: Site) -> np.ndarray:
+    if site.layer.dims[-1] != len(site.layer.dims):
+        raise NoRule("moves the channels to another axis")
+    return site.inputs[0]
+
+
+RULES: dict[type, Rule] = {
+    **dict.fromkeys(CONVOLUTIONS, _convolution_rule),
+    **dict.fromkeys((*TRANSPOSED, *SEPARABLE, L.Dense), kernel_rule),
+    **dict.fromkeys(DEPTHWISE, _depthwise_rule),
+    **dict.fromkeys(PER_CHANNEL, same_rule),
+    **dict.fromkeys(MERGES, merge_rule),
+    **dict.fromkeys((L.Flatten, L.Reshape), reshape_rule),
+    **dict.fromkeys((L.Rescaling, L.Normalization), _scaling_rule),
+    L.BatchNormalization: _batch_norm_rule,
+    L.LayerNormalization: _layer_norm_rule,
+    L.GroupNormalization: _group_norm_rule,
+    L.Concatenate: concatenate_rule,
+    L.Permute: _permute_rule,
+}
+
+
+def follow(ids: Ids, site: Site) -> np.ndarray:
+    """Channel ids of a layer call's output.
+
+    Raises:
+        NoRule: the channels can't be followed.
+    """
+    layer = site.layer
+    if type(layer) not in RULES:
+        raise NoRule("has no rule")
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        raise NoRule("works on channels_first")
+    output = RULES[type(layer)](ids, site)
+    if mixing := mixing_activation(layer):
+        ids.freeze(output, f"{layer.name} mixes channels by {mixing}")
+    return output
+
+
+def mixing_activation(layer) -> str:
+    """Name of the layer's activation if it may mix channels, else ""."""
+    activation = getattr(layer, "activation", None)
+    name = getattr(activation, "__name__", type(activation).__name__)
+    pointwise = (
+        activation is None
+        or name in POINTWISE_ACTIVATIONS
+        or type(activation) in (L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.Identity)
+    )
+    return "" if pointwise else name

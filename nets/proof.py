@@ -1,0 +1,72 @@
+"""The proof that a pruned network computes what the masked one computes."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from nets.graph import ChannelGraph
+
+# float32 sums in another order differ by so much of the largest output, whatever the network.
+TOLERANCE = 1e-4
+
+
+def agreement(
+    graph: ChannelGraph,
+    mask: np.ndarray,
+    pruned: keras.Model,
+    images: np.ndarray | Sequence[np.ndarray],
+    *,
+    batch_images: int = 64,
+) -> dict[str, float | int]:
+    """Compares the masked network with the pruned one in inference mode.
+
+    Args:
+        graph: of the original network.
+        mask: unit mask, float32 [U + 1].
+        pruned: what `graph.pruned(mask)` gave, or the same read from a file.
+        images: float32 [n, ...], or one array per input of the network.
+
+    Returns:
+        {"max_difference": of all outputs, "relative_difference": the same divided by the largest
+        absolute output, "largest_output", "images": n}.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    arrays = [images] if isinstance(images, np.ndarray) else list(images)
+    if not len(arrays[0]):
+        raise ValueError("there is no image to compare the networks on")
+    gated, variable = graph.gated()
+    variable.assign(mask)
+    forwards = [tf.function(one, autograph=False) for one in (gated, pruned)]
+    difference = largest = 0.0
+    for first in range(0, len(arrays[0]), batch_images):
+        batch = [tf.constant(one[first : first + batch_images]) for one in arrays]
+        batch = batch[0] if isinstance(graph.model.input, keras.KerasTensor) else batch
+        masked, small = (keras.tree.flatten(one(batch, training=False)) for one in forwards)
+        for a, b in zip(masked, small, strict=True):
+            # np.maximum, unlike max, keeps NaN
+            difference = np.maximum(difference, np.abs(a.numpy() - b.numpy()).max())
+            largest = np.maximum(largest, np.abs(a.numpy()).max())
+    return {
+        "max_difference": float(difference),
+        "relative_difference": float(difference / largest) if largest else float(difference),
+        "largest_output": float(largest),
+        "images": len(arrays[0]),
+    }
+
+
+def agrees(result: dict) -> bool:
+    """Whether an `agreement` is within `TOLERANCE`; NaN isn't."""
+    return bool(result["relative_difference"] <= TOLERANCE)
+
+
+def sentence(result: dict) -> str:
+    """An `agreement` in one line."""
+    verb = "agree" if agrees(result) else "DO NOT AGREE"
+    return (
+        f"masked and pruned outputs {verb}: max difference {result['max_difference']:.2g}, "
+        f"relative {result['relative_difference']:.2g}, on {result['images']} images"
+    )

@@ -1,0 +1,188 @@
+"""Mask-aware layers without filters of their own: normalisations, scales, Reshape.
+
+See `nets.tcl`. Normalisations whose statistics run over several channels take them over the kept
+ones alone; their effective weights carry `keep`, float32 [channels].
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.applications import convnext
+
+from nets.tcl import Axes, Gated, Weights
+
+
+class BatchNorm(Gated, keras.layers.BatchNormalization):
+    """keras.layers.BatchNormalization over the last axis with a filter mask.
+
+    Removed channels come out as exact zeros. As in the search of the paper, `training=True`
+    normalises by the statistics of the batch; the moving statistics are never changed by this
+    class.
+    """
+
+    def masked(self, mask) -> Weights:
+        weights = super().masked(mask)
+        if not self.scale or not self.center:
+            weights["keep"] = tf.gather(mask, self.out_units)
+        return weights
+
+    def apply(self, x, weights: Weights, training: bool = True):
+        """x float [..., c] -> the same shape; `training` chooses batch or moving statistics."""
+        gamma = weights.get("gamma")
+        beta = weights.get("beta")
+        if gamma is None:
+            gamma = tf.ones_like(weights["moving_mean"])
+        if beta is None:
+            beta = tf.zeros_like(weights["moving_mean"])
+        y = batch_norm(
+            x,
+            gamma,
+            beta,
+            weights["moving_mean"],
+            weights["moving_variance"],
+            self.epsilon,
+            training,
+        )
+        return y * weights["keep"] if "keep" in weights else y
+
+    def call(self, inputs, training=None, mask=None):
+        # As in stock Keras, a frozen layer keeps to its moving statistics.
+        return self.apply(inputs, self.current(), bool(training) and self.trainable)
+
+
+def batch_norm(x, gamma, beta, mean, variance, epsilon: float, training: bool):
+    """Batch normalisation over all axes but the last, by batch (training) or given statistics.
+
+    4-D inputs take TensorFlow's fused kernel, which is faster forwards and backwards on a CPU and a
+    GPU.
+    """
+    if len(x.shape) == 4:
+        empty = tf.zeros([0], tf.float32)
+        return tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=gamma,
+            offset=beta,
+            mean=empty if training else mean,
+            variance=empty if training else variance,
+            epsilon=epsilon,
+            is_training=training,
+        ).y
+    if training:
+        mean, variance = tf.nn.moments(x, list(range(len(x.shape) - 1)))
+    return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
+
+
+class _AcrossChannels(Gated):
+    """Normalisations whose statistics run over several channels: over the kept ones."""
+
+    def current(self) -> Weights:
+        weights = super().current()
+        if "keep" not in weights:
+            weights["keep"] = tf.ones([self._channels], tf.float32)
+        return weights
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self._channels = input_shape[-1]
+
+    def masked(self, mask) -> Weights:
+        return super().masked(mask) | {"keep": tf.gather(mask, self.out_units)}
+
+    def sliced(
+        self, mask: np.ndarray, keep: np.ndarray | None = None, full: dict | None = None
+    ) -> dict[str, np.ndarray]:
+        stay = (mask if keep is None else keep)[self.out_units] > 0
+        kept = np.asarray(mask, np.float32)[self.out_units][stay]
+        return super().sliced(mask, keep, full) | {"keep": kept}
+
+    def _scaled(self, y, weights: Weights):
+        if "gamma" in weights:
+            y = y * weights["gamma"]
+        return y + weights["beta"] if "beta" in weights else y
+
+
+class LayerNorm(_AcrossChannels, keras.layers.LayerNormalization):
+    """keras.layers.LayerNormalization over the last axis with a filter mask."""
+
+    def apply(self, x, weights: Weights, training: bool = True):
+        """x float [..., c] -> the same shape; `training` is unused."""
+        keep = weights["keep"]
+        count = tf.reduce_sum(keep)
+        centred = x - tf.reduce_sum(x * keep, -1, keepdims=True) / count
+        variance = tf.reduce_sum(tf.square(centred) * keep, -1, keepdims=True) / count
+        return self._scaled(centred * tf.math.rsqrt(variance + self.epsilon), weights)
+
+
+class GroupNorm(_AcrossChannels, keras.layers.GroupNormalization):
+    """keras.layers.GroupNormalization over the last axis with a filter mask."""
+
+    @staticmethod
+    def config(layer, in_units, out_units, mask) -> dict:
+        instance = layer.groups == len(out_units)  # every channel is a group by itself
+        return {"groups": int(np.count_nonzero(mask[out_units]))} if instance else {}
+
+    def apply(self, x, weights: Weights, training: bool = True):
+        """x float [n, ..., c] -> the same shape; `training` is unused."""
+        # -1: in instance normalisation the groups become fewer, else their channels.
+        instance = self.groups == self._channels
+        split = [-1, 1] if instance else [self.groups, -1]
+        keep = tf.reshape(weights["keep"], split)
+        shape = tf.shape(x)
+        positions = tf.reduce_prod(shape[1:-1])
+        groups = tf.reshape(x, tf.concat([shape[:1], [positions], tf.shape(keep)], 0))
+        # The groups keep equal numbers of channels; a removed instance has none.
+        count = tf.reduce_sum(keep, -1, keepdims=True) * tf.cast(positions, tf.float32)
+        mean = tf.math.divide_no_nan(_group_sum(groups * keep), count)
+        centred = groups - mean
+        variance = tf.math.divide_no_nan(_group_sum(tf.square(centred) * keep), count)
+        y = tf.reshape(centred * tf.math.rsqrt(variance + self.epsilon), shape)
+        return self._scaled(tf.ensure_shape(y, x.shape), weights)
+
+
+def _group_sum(groups):
+    """float [n, positions, groups, channels] -> [n, 1, groups, 1]."""
+    return tf.reduce_sum(groups, [1, 3], keepdims=True)
+
+
+class PReLU(Gated, keras.layers.PReLU):
+    """keras.layers.PReLU whose slopes follow their channels."""
+
+    @staticmethod
+    def axes(layer, in_units, out_units) -> Axes:
+        return {"alpha": {-1: out_units}} if layer.alpha.shape[-1] == len(out_units) else {}
+
+    def apply(self, x, weights: Weights, training: bool = True):
+        """x float [n, ..., c] -> the same shape; `training` is unused."""
+        return tf.nn.relu(x) - weights["alpha"] * tf.nn.relu(-x)
+
+
+class LayerScale(Gated, convnext.LayerScale):
+    """ConvNeXt's factor per channel."""
+
+    @staticmethod
+    def config(layer, in_units, out_units, mask) -> dict:
+        return {"projection_dim": int(np.count_nonzero(mask[out_units]))}
+
+    def apply(self, x, weights: Weights, training: bool = True):
+        """x float [..., c] -> the same shape; `training` is unused."""
+        (gamma,) = weights.values()
+        return x * gamma
+
+
+class Reshape(Gated, keras.layers.Reshape):
+    """keras.layers.Reshape whose last axis follows the channels; the others stay."""
+
+    @staticmethod
+    def config(layer, in_units, out_units, mask) -> dict:
+        shape = list(layer.target_shape)
+        if shape[-1] != -1:
+            shape[-1] = int(np.count_nonzero(mask[out_units]))
+        return {"target_shape": tuple(shape)}
+
+    def apply(self, x, weights: Weights, training: bool = True):
+        """x float [n, ..., in] -> [n, ..., out]; `training` is unused."""
+        channels = x.shape[-1] if self.in_units is None else len(self.in_units)
+        size = self.compute_output_shape((1, *x.shape[1:-1], channels))[1:-1]
+        if None in size:
+            return super().call(x)
+        return tf.reshape(x, [tf.shape(x)[0], *size, -1])
