@@ -29,6 +29,7 @@ from dataloader import (
 )
 from nets.graph import ChannelGraph
 from nets.head import ending_as, ends_in_softmax, load_logits, without_softmax
+from nets.proof import agreement
 from op_utils import check_finite, make_train_step
 from pruning.bank import BankOptions, build_bank, layout
 from pruning.budgets import make_budget
@@ -41,7 +42,7 @@ from utils import inputs, plots
 from utils import options as flags
 from utils.checkpoint import load_keras, save_keras
 from utils.latency import latencies
-from utils.measure import LATENCY_BATCHES
+from utils.measure import latency_batches
 from utils.phases import Device, both_modes, recalibrate
 from utils.runfolder import BASELINE, PRUNED, START, RunFolder
 from utils.search_report import LABELS, draw, print_summary, seconds_of, summary
@@ -76,17 +77,19 @@ def search(
     if not folder.file(BASELINE).exists():
         save_keras(folder.file(BASELINE), model)
     if not folder.file(PRUNED).exists():
-        graph, history, seconds = _searched(folder, model, data, options, device)
+        graph, val, history, seconds = _searched(folder, model, data, options, device)
         begin = time.perf_counter()
         manifest = _bank(folder, graph, history, data, options, bank, device)
         seconds |= {"bank": time.perf_counter() - begin}
-        results = summary(graph, history, options, manifest, seconds)
+        mask = history.mask(graph, len(history.rows) - 1)
+        pruned = graph.pruned(mask)
+        proof = {"masked_and_pruned": agreement(graph, mask, pruned, val.images)}
+        results = summary(graph, history, options, manifest, seconds) | proof
         folder.write_json("search.json", results)
         draw(folder, history, options.target_rate, options.budget)
         for one in results["front"]:
             network = graph.pruned(history.mask(graph, one["step"]))
             save_keras(folder.file(front_file(one["wanted"])), ending_as(model, network))
-        pruned = graph.pruned(history.mask(graph, len(history.rows) - 1))
         save_keras(folder.file(PRUNED), ending_as(model, pruned))
     results = folder.read_json("search.json")
     if "test" not in results:
@@ -101,15 +104,15 @@ def search(
 
 def _searched(
     folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
-) -> tuple[ChannelGraph, History, dict]:
-    """The greedy search: the channel graph of theta_0, the history, seconds by part."""
+) -> tuple[ChannelGraph, Validation, History, dict]:
+    """The greedy search: the channel graph of theta_0, D_val, the history, seconds by part."""
     graph, val = prepare(folder, model, data, options, device)
     history = History(folder, (len(val.labels), data.num_classes))
     replicas = devices.replicas(device.strategy)
     greedy = GreedySearch(graph, val, history, options, compile=device.compile, devices=replicas)
     print(greedy.evaluator.current.cuts)
     greedy.run(log=partial(folder.scalars, "search"))
-    return graph, history, seconds_of(history)
+    return graph, val, history, seconds_of(history)
 
 
 def _bank(folder, graph, history, data, options: SearchOptions, bank, device: Device) -> dict:
@@ -143,7 +146,7 @@ def _test_front(folder: RunFolder, front: list[dict], data: Dataset, device: Dev
         recalibrate(network, data, device)
         one["test"] = both_modes(network, data, "test", device)
         one["latency_ms"] = {}
-    for batch in LATENCY_BATCHES:
+    for batch in latency_batches(data):
         times = latencies(models, batch, compile=device.compile)
         for one, milliseconds in zip(front, times, strict=True):
             one["latency_ms"][str(batch)] = milliseconds
@@ -170,13 +173,18 @@ def check(
     """Refuses at once what would stop the search later; changes nothing.
 
     Raises:
-        UserError: the target can't be reached, the training set is too small for D_subset and
-            D_val, the bank can't hold its classes, or the network gives neither logits nor softmax
-            probabilities.
+        UserError: several inputs or outputs, neither logits nor softmax probabilities, a graph that
+            can't be read, a target that can't be reached, a training set that is too small for
+            D_subset and D_val, or a bank that can't hold its classes.
     """
-    ends_in_softmax(model)
     _parts(data, options)
     layout(bank, len(data.train), data.num_classes, options.num_teacher)
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise cli.UserError(
+            f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: the "
+            "search takes networks with one of each"
+        )
+    ends_in_softmax(model)
     graph = ChannelGraph(model)
     budget = make_budget(options.budget, graph)
     lowest = budget.size(lowest_mask(graph, options.round_to)) / budget.full

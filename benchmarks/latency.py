@@ -22,7 +22,7 @@ from benchmarks import machine
 from dataloader import load
 from nets.graph import ChannelGraph
 from nets.load import load_network
-from pruning.candidates import lowest_rate
+from pruning.candidates import lowest_mask
 from pruning.greedy import GreedySearch
 from pruning.history import History
 from search import prepare
@@ -41,7 +41,7 @@ def networks(path: Path, model, data, options, device) -> list[dict]:
     """
     with RunFolder.open(path, {}) as folder:
         graph, val = prepare(folder, model, data, options, device)
-        lowest = lowest_rate(graph, options.round_to)
+        lowest = graph.flops(lowest_mask(graph, options.round_to)) / graph.flops()
         reachable = [rate for rate in RATES if rate >= max(lowest, options.target_rate)]
         if not reachable:
             print(f"--round_to {options.round_to} can't go below {lowest:.3f}", flush=True)

@@ -88,7 +88,7 @@ class _Inliner:
 
     def _replay(self, model: keras.Model, inputs: list, context: dict) -> list:
         """Calls the copies of a model's layers on `inputs`; its outputs, flat."""
-        model = _functional(model)
+        owner, model = model.name, _functional(model)
         values = {
             id(tensor): value
             for tensor, value in zip(keras.tree.flatten(model.inputs), inputs, strict=True)
@@ -108,15 +108,15 @@ class _Inliner:
             else:
                 if getattr(call.operation, "_call_has_training_arg", False):
                     kwargs |= context
-                results = keras.tree.flatten(self._copy(call.operation, model)(*args, **kwargs))
+                results = keras.tree.flatten(self._copy(call.operation, owner)(*args, **kwargs))
             values |= {id(t): value for t, value in zip(call.outputs, results, strict=True)}
         return [values[id(tensor)] for tensor in keras.tree.flatten(model.outputs)]
 
-    def _copy(self, operation: keras.Operation, owner: keras.Model) -> keras.Operation:
+    def _copy(self, operation: keras.Operation, owner: str) -> keras.Operation:
         if id(operation) not in self._copies:
             name = operation.name
             if name in self._names:
-                name = f"{owner.name}_{name}"
+                name = f"{owner}_{name}"
             while name in self._names:
                 name += "_"
             self._names.add(name)

@@ -1,13 +1,15 @@
 """The end of a classifier: a final softmax taken off for the losses, and put back.
 
 Our losses take logits. A network of a user's own often ends in probabilities, as a layer with
-`activation="softmax"`, an `Activation("softmax")` or a `Softmax` layer.
+`activation="softmax"`, an `Activation("softmax")`, a `Softmax` layer or `keras.ops.softmax`. Models
+within the network are looked into.
 """
 
 import os
 
 import keras
 
+from nets.calls import without_nesting
 from utils.checkpoint import load_keras
 from utils.cli import UserError
 
@@ -28,12 +30,19 @@ def _before_last(model: keras.Model):
 
 
 def _activation(layer) -> str:
+    if not isinstance(layer, keras.Layer):  # keras.ops
+        name = type(layer).__name__.lower()
+        return name if name in ("softmax", "sigmoid") else "linear"
     if isinstance(layer, L.Softmax):
         return "softmax" if layer.axis in (-1, 1) else "softmax over another axis"
     if isinstance(layer, L.ReLU | L.LeakyReLU | L.ELU | L.PReLU):
         return type(layer).__name__
     activation = getattr(layer, "activation", None)
     return "linear" if activation is None else getattr(activation, "__name__", str(activation))
+
+
+def _is_softmax_alone(layer) -> bool:
+    return not hasattr(layer, "kernel")
 
 
 def ends_in_softmax(model: keras.Model) -> bool:
@@ -43,7 +52,7 @@ def ends_in_softmax(model: keras.Model) -> bool:
         UserError: it ends in another activation, such as sigmoid: no classifier of exclusive
             classes.
     """
-    layer = _last(model)
+    layer = _last(without_nesting(model))
     name = _activation(layer)
     if name == "softmax":
         return True
@@ -62,8 +71,9 @@ def without_softmax(model: keras.Model) -> keras.Model:
     """
     if not ends_in_softmax(model):
         return model
+    model = without_nesting(model)
     layer = _last(model)
-    if isinstance(layer, L.Softmax | L.Activation):
+    if _is_softmax_alone(layer):
         # Cloned, since a layer that two models share would be pruned or trained in both.
         return _copy(keras.Model(model.inputs[0], _before_last(model), name=model.name))
     return _with_activation(model, layer.name, "linear")
@@ -78,8 +88,8 @@ def ending_as(given: keras.Model, model: keras.Model) -> keras.Model:
     """
     if not ends_in_softmax(given):
         return model
-    layer = _last(given)
-    if isinstance(layer, L.Softmax | L.Activation):
+    layer = _last(without_nesting(given))
+    if _is_softmax_alone(layer):
         softmax = type(layer).from_config(layer.get_config())
         return keras.Model(model.inputs[0], softmax(model.outputs[0]), name=model.name)
     return _with_activation(model, layer.name, "softmax")

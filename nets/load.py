@@ -64,10 +64,7 @@ def load_own(path: str | os.PathLike) -> keras.Model:
     model = load_keras(path)
     if not model.built:
         raise UserError(f"{path} was saved before it was built: call it on data, save it again")
-    try:
-        calls_of(model)
-    except TypeError as error:
-        raise UserError(f"{path}: {error}") from None
+    calls_of(model)
     if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.output_shape) != 2:
         raise UserError(
             f"{path} maps {model.input_shape} to {model.output_shape}: a classifier of images has "

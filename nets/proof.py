@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from nets.graph import ChannelGraph
+from utils import stateless
 
 # float32 sums in another order differ by so much of the largest output, whatever the network.
 TOLERANCE = 1e-4
@@ -19,14 +20,17 @@ def agreement(
     images: np.ndarray | Sequence[np.ndarray],
     *,
     batch_images: int = 64,
+    batch_statistics: bool = False,
 ) -> dict[str, float | int]:
-    """Compares the masked network with the pruned one in inference mode.
+    """Compares the masked network with the pruned one; neither is changed.
 
     Args:
         graph: of the original network.
         mask: unit mask, float32 [U + 1].
         pruned: what `graph.pruned(mask)` gave, or the same read from a file.
         images: float32 [n, ...], or one array per input of the network.
+        batch_statistics: batch norms use the statistics of each batch, without dropout, instead of
+            their moving ones.
 
     Returns:
         {"max_difference": of all outputs, "relative_difference": the same divided by the largest
@@ -40,12 +44,12 @@ def agreement(
         raise ValueError("there is no image to compare the networks on")
     gated, variable = graph.gated()
     variable.assign(mask)
-    forwards = [tf.function(one, autograph=False) for one in (gated, pruned)]
+    forwards = [_forward(one, batch_statistics) for one in (gated, pruned)]
     difference = largest = 0.0
     for first in range(0, len(arrays[0]), batch_images):
         batch = [tf.constant(one[first : first + batch_images]) for one in arrays]
         batch = batch[0] if isinstance(graph.model.input, keras.KerasTensor) else batch
-        masked, small = (keras.tree.flatten(one(batch, training=False)) for one in forwards)
+        masked, small = (keras.tree.flatten(one(batch)) for one in forwards)
         for a, b in zip(masked, small, strict=True):
             # np.maximum, unlike max, keeps NaN
             difference = np.maximum(difference, np.abs(a.numpy() - b.numpy()).max())
@@ -56,6 +60,17 @@ def agreement(
         "largest_output": float(largest),
         "images": len(arrays[0]),
     }
+
+
+def _forward(model: keras.Model, batch_statistics: bool):
+    def forward(inputs):
+        if not batch_statistics:
+            return model(inputs, training=False)
+        # The scope catches the new moving statistics.
+        with stateless.batch_statistics(model), keras.StatelessScope():
+            return model(inputs, training=True)
+
+    return tf.function(forward, autograph=False)
 
 
 def agrees(result: dict) -> bool:

@@ -74,6 +74,20 @@ def test_softmax_off_and_on_again(head, sequential):
     assert ending_as(logits_model, logits_model) is logits_model
 
 
+def test_softmax_inside_a_nested_model_and_as_an_operation():
+    images = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype(np.float32)
+    entry = keras.Input((8, 8, 1))
+    nested = keras.Model(entry, own_network(HEADS["in the dense layer"])(entry), name="outer")
+    body = own_network([L.Dense(10, name="head")])
+    by_operation = keras.Model(body.inputs[0], keras.ops.softmax(body.outputs[0]), name="op")
+    for model in (nested, by_operation):
+        logits_model = without_softmax(model)
+        assert not ends_in_softmax(logits_model)
+        graph = ChannelGraph(logits_model)
+        pruned = ending_as(model, graph.pruned(graph.gates.mask()))
+        np.testing.assert_allclose(pruned(images), model(images), atol=1e-5)
+
+
 def test_other_ends_are_refused():
     for head, name in (
         ([L.Dense(10, activation="sigmoid")], "sigmoid"),

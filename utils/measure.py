@@ -14,6 +14,15 @@ from utils.report import before_after
 LARGE_BATCH, LARGE_BATCH_PIXELS = 128, 128 * 128 * 128  # images of 224 come in batches of 32
 
 
+def latency_batches(data: Dataset) -> tuple[int, int]:
+    """Images per pass that latencies are measured at: 1, and 128 of small images or fewer."""
+    height, width, _ = data.image_shape
+    large = LARGE_BATCH
+    while large > 1 and large * height * width > LARGE_BATCH_PIXELS:
+        large //= 2
+    return 1, large
+
+
 def describe(
     before: keras.Model | None,
     after: keras.Model,
@@ -33,14 +42,10 @@ def describe(
         latency in ms per image by batch size, and on the test split loss, top1, top5 in percent in
         both batch-norm modes.
     """
-    height, width, _ = data.image_shape
-    large = LARGE_BATCH
-    while large > 1 and large * height * width > LARGE_BATCH_PIXELS:
-        large //= 2
     models = {"after": after} if before is None else {"before": before, "after": after}
     times = {
         batch: latencies(list(models.values()), batch, compile=device.compile)
-        for batch in (1, large)
+        for batch in latency_batches(data)
     }
     results: dict = {"before": None}
     for number, (name, model) in enumerate(models.items()):

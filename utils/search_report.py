@@ -3,6 +3,7 @@
 import numpy as np
 
 from nets.graph import ChannelGraph
+from nets.proof import sentence
 from pruning.greedy import SearchOptions
 from pruning.history import History
 from utils import plots
@@ -102,6 +103,8 @@ def print_summary(results: dict) -> None:
     print(before_after(rows))
     seconds = ", ".join(f"{part} {value:.1f}" for part, value in results["seconds"].items())
     print(f"{results['steps']} steps, {results['evaluations']} evaluations; seconds: {seconds}")
+    if proof := results.get("masked_and_pruned"):  # searches before there was a proof lack it
+        print(sentence(proof))
     if results["front"]:
         print(front_table(results))
 

@@ -1,0 +1,285 @@
+"""Every rule on a tiny network: the groups it finds, masked = pruned, what is frozen and why."""
+
+import keras
+import numpy as np
+import pytest
+from test_nets_zoo import CLASSES, groups, head, random_mask
+
+from nets.channels import Ids
+from nets.graph import ChannelGraph
+from nets.proof import agreement, agrees, sentence
+from nets.tcl import slice_weights
+from utils.cli import UserError
+
+L, ops = keras.layers, keras.ops
+
+
+def conv(filters, name, kernel=3, **options):
+    return L.Conv2D(filters, kernel, padding="same", name=name, **options)
+
+
+def image(*shape):
+    return L.Input(shape or (8, 8, 3))
+
+
+def between(layer, channels=6):
+    """A layer between two convolutions, the first with `channels` filters."""
+    x = image()
+    return keras.Model(x, head(conv(4, "after")(layer(conv(channels, "before")(x)))))
+
+
+def one_dimensional():
+    x = image(12, 3)
+    y = L.Conv1D(6, 3, padding="causal", activation="relu", name="causal")(x)
+    y = L.MaxPooling1D()(L.ZeroPadding1D()(L.SpatialDropout1D(0.1)(y)))
+    y = L.DepthwiseConv1D(3, depth_multiplier=2, activation="relu", name="depthwise")(y)
+    y = L.UpSampling1D()(L.SeparableConv1D(5, 3, name="separable")(y))
+    y = L.Conv1DTranspose(4, 3, strides=2, activation="relu", name="transposed")(L.Cropping1D()(y))
+    return keras.Model(x, L.Dense(CLASSES, name="fc")(L.GlobalMaxPooling1D()(y)))
+
+
+def three_dimensional():
+    x = image(6, 6, 6, 2)
+    y = L.Conv3D(4, 3, activation="relu", name="conv")(L.ZeroPadding3D()(x))
+    y = L.Conv3DTranspose(6, 2, strides=2, activation="relu", name="transposed")(y)
+    y = L.AveragePooling3D(2)(L.PReLU(name="slopes")(L.Cropping3D()(y)))
+    y = L.Conv3D(6, 1, groups=2, name="grouped")(y)
+    return keras.Model(x, L.Dense(CLASSES, name="fc")(L.GlobalAveragePooling3D()(y)))
+
+
+def decoder():
+    x = image()
+    y = conv(6, "down", strides=2, activation="relu")(x)
+    y = L.Conv2DTranspose(5, 3, strides=2, padding="same", activation="relu", name="up")(y)
+    y = L.SeparableConv2D(4, 3, depth_multiplier=2, activation="relu", name="separable")(y)
+    return keras.Model(x, head(L.UpSampling2D()(y)))
+
+
+def grouped():
+    x = image()
+    y = L.BatchNormalization(name="bn")(conv(8, "wide")(x))
+    y = conv(12, "grouped", groups=4, activation="relu")(y)
+    y = conv(24, "depthwise", groups=12, activation="relu")(y)
+    return keras.Model(x, head(y))
+
+
+def excited():
+    """Squeeze and excitation by Reshape and 1x1 convolutions, and a map broadcast over channels."""
+    x = image()
+    y = conv(6, "stem", activation="relu")(x)
+    z = L.Reshape((1, 1, 6))(L.GlobalAveragePooling2D()(y))
+    z = conv(3, "squeeze", 1, activation="relu")(z)
+    y = L.Multiply()([y, conv(6, "excite", 1, activation="sigmoid")(z)])
+    y = L.Multiply()([y, conv(1, "map", activation="sigmoid")(y)])
+    return keras.Model(x, head(y))
+
+
+def operations():
+    x = image()
+    y = ops.relu(conv(6, "a")(x))
+    z = ops.maximum(conv(6, "b")(x) * 0.5, 0.1) + 3.0
+    y = ops.concatenate([y + z, ops.pad(conv(4, "c")(x), [[0, 0], [0, 0], [0, 0], [0, 0]])], -1)
+    y = ops.mean(ops.max_pool(y, 2) * ops.mean(y, (1, 2), keepdims=True), axis=(1, 2))
+    y = ops.squeeze(ops.expand_dims(y, 1), 1)
+    return keras.Model(x, L.Dense(CLASSES, name="fc")(y))
+
+
+def nested():
+    """A model called twice, holding a Sequential one, with a name that occurs outside too."""
+    inner = L.Input((8, 8, 6))
+    stack = keras.Sequential([L.Input((8, 8, 6)), conv(5, "conv", activation="relu")], name="stack")
+    part = keras.Model(inner, L.Add()([conv(6, "back")(stack(inner)), inner]), name="part")
+    x = image()
+    y = part(part(conv(6, "conv")(x)))
+    return keras.Model(x, head(y))
+
+
+def flat_rows():
+    x = image(4, 4, 3)
+    y = L.Reshape((-1, 6))(L.Permute((2, 1, 3))(conv(6, "conv", activation="relu")(x)))
+    y = L.Flatten()(L.Dense(5, activation="relu", name="each")(y))
+    y = L.Dense(8, activation="relu", name="hidden")(y)
+    y = L.Reshape((4, 2))(y)  # four rows of two: even channels together, odd ones together
+    return keras.Model(x, L.Dense(CLASSES, name="fc")(L.Flatten()(y)))
+
+
+CASES = {
+    one_dimensional: [(("causal",), 6), (("separable",), 5), (("transposed",), 4)],
+    three_dimensional: [(("conv",), 4), (("transposed",), 3)],
+    decoder: [(("down",), 6), (("separable",), 4), (("up",), 5)],
+    grouped: [(("grouped",), 3), (("wide",), 2)],
+    excited: [(("excite", "stem"), 6), (("squeeze",), 3)],
+    operations: [(("a", "b"), 6), (("c",), 4)],
+    nested: [(("back", "conv"), 6), (("stack_conv",), 5)],
+    flat_rows: [(("conv",), 6), (("each",), 5), (("hidden",), 2)],
+}
+NORMS = [
+    L.LayerNormalization(name="norm"),
+    L.LayerNormalization(scale=False, name="norm"),
+    L.GroupNormalization(1, name="norm"),
+    L.GroupNormalization(2, name="norm"),
+    L.GroupNormalization(-1, name="norm"),
+    L.BatchNormalization(name="norm"),
+    L.PReLU(shared_axes=[1, 2], name="norm"),
+]
+
+
+def shake(model):
+    rng = np.random.default_rng(1)
+    for variable in model.weights:
+        if "kernel" not in variable.name:
+            variable.assign(rng.uniform(0.4, 1.4, variable.shape))
+    return model
+
+
+def batch_of(model, images=6):
+    rng = np.random.default_rng(2)
+    return rng.normal(0.2, 1, (images, *model.input_shape[1:])).astype(np.float32)
+
+
+def check(model, keep=0.5):
+    """Masked = pruned, counts by formula = counts of the pruned network; returns the graph."""
+    model = shake(model)
+    graph = ChannelGraph(model)
+    mask = random_mask(graph, keep=keep)
+    pruned = graph.pruned(mask)
+    result = agreement(graph, mask, pruned, batch_of(model))
+    assert agrees(result) and result["largest_output"] > 1e-3, sentence(result)
+    assert pruned.count_params() == graph.parameters(mask) < model.count_params()
+    assert ChannelGraph(pruned).flops() == graph.flops(mask) < graph.flops()
+    whole = agreement(graph, graph.open_mask(), model, batch_of(model))
+    assert agrees(whole), sentence(whole)
+    return graph
+
+
+@pytest.mark.parametrize("build", CASES)
+def test_groups_and_masked_is_pruned(build):
+    graph = check(build())
+    assert sorted(groups(graph)) == CASES[build]
+
+
+@pytest.mark.parametrize("layer", NORMS, ids=lambda one: type(one).__name__)
+def test_layers_that_normalise_or_scale(layer):
+    layer = type(layer).from_config(layer.get_config())
+    tied = getattr(layer, "groups", 1) == 2
+    graph = check(between(layer))
+    assert sorted(groups(graph)) == [(("after",), 4), (("before",), 3 if tied else 6)]
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        (L.UnitNormalization(name="it"), "UnitNormalization it has no rule"),
+        (L.LayerNormalization(axis=[1, 2, 3], name="it"), "works along axis"),
+        (L.LayerNormalization(rms_scaling=True, name="it"), "has rms_scaling"),
+        (L.BatchNormalization(axis=1, name="it"), "works along axis 1"),
+        (L.BatchNormalization(renorm=True, name="it"), "renormalises"),
+        (L.Softmax(name="it"), "has no rule"),
+        (L.Permute((3, 1, 2), name="it"), "moves the channels to another axis"),
+        (L.AveragePooling2D(2, data_format="channels_first", name="it"), "channels_first"),
+        (lambda x: ops.softmax(x), "has no rule"),
+        (lambda x: x * np.arange(6, dtype="float32"), "has a constant per channel"),
+        (lambda x: ops.mean(x, -1, keepdims=True), "runs over the channels"),
+        (lambda x: ops.transpose(x, (0, 3, 1, 2)), "moves the channels"),
+        (lambda x: ops.reshape(x, (-1, 4, 16, 6)), "fixed number of channels"),
+        (lambda x: ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, 1]]), "pads the channels"),
+        (lambda x: x[..., :3], "has no rule"),
+        (L.Rescaling([0.5] * 6, name="it"), "has constants per channel"),
+    ],
+)
+def test_what_cannot_be_followed_is_frozen_with_a_reason(layer, why):
+    if isinstance(layer, L.BatchNormalization) and layer.axis == 1:
+        x = image()
+        model = keras.Model(x, head(conv(4, "after")(layer(conv(6, "before")(x)))))
+    else:
+        model = between(layer)
+    graph = ChannelGraph(model)
+    assert groups(graph) == [(("after",), 4)]
+    assert why in graph.frozen["before"]
+    mask = random_mask(graph)
+    assert agrees(agreement(graph, mask, graph.pruned(mask), batch_of(model)))
+
+
+def test_concatenation_along_another_axis_ties():
+    x = image()
+    y = L.Concatenate(axis=1)([conv(5, "a")(x), conv(5, "b")(x)])
+    assert groups(check(keras.Model(x, head(y)))) == [(("a", "b"), 5)]
+
+
+def test_several_inputs_and_outputs():
+    left, right = image(), image(4)
+    y = conv(6, "conv", activation="relu")(left)
+    y = L.Multiply()([y, L.Dense(6, activation="sigmoid", name="gate")(right)])
+    outputs = [head(y), head(conv(4, "deep")(y), name="fc2")]
+    model = shake(keras.Model([left, right], outputs))
+    graph = ChannelGraph(model)
+    assert groups(graph) == [(("conv", "gate"), 6), (("deep",), 4)]
+    mask = random_mask(graph)
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(5, *one.shape[1:])).astype(np.float32) for one in model.inputs]
+    assert agrees(agreement(graph, mask, graph.pruned(mask), arrays))
+
+
+def test_a_pruned_nested_model_is_flat_and_of_stock_layers():
+    graph = ChannelGraph(nested())
+    pruned = graph.pruned(graph.least_mask())
+    assert not any(isinstance(layer, keras.Model) for layer in pruned.layers)
+    assert all(type(layer).__module__.startswith("keras.src.layers") for layer in pruned.layers)
+    names = [layer.name for layer in graph.model.layers]
+    assert len(set(names)) == len(names) and "stack_conv" in names
+
+
+def test_flops_by_hand():
+    x = image()  # 8 x 8 x 3
+    y = L.Conv2DTranspose(4, 3, strides=2, padding="same")(x)  # 8*8 inputs * 9 * 3 * 4
+    y = L.SeparableConv2D(5, 3, padding="same", depth_multiplier=2)(y)  # 16*16*(9*8 + 8*5)
+    y = L.Conv2D(10, 3, padding="same", groups=5)(y)  # 16*16*9*1*10
+    y = L.Conv2D(8, 1, groups=2)(y)  # 16*16*5*8
+    flops = 8 * 8 * 9 * 12 + 256 * (72 + 40) + 256 * 90 + 256 * 40 + 8 * CLASSES
+    assert ChannelGraph(keras.Model(x, head(y))).flops() == flops
+
+
+def test_separable_convolutions_keep_the_norm_of_both_kernels():
+    graph = ChannelGraph(decoder())
+    mask, layer = random_mask(graph), graph.model.get_layer("separable")
+    axes = graph._axes()["separable"]
+    full = {v.name: v.numpy() for v in layer.weights}
+    sliced = slice_weights(axes, full, mask, mask)
+    for name in ("depthwise_kernel", "pointwise_kernel"):
+        assert sliced[name].size < full[name].size
+        norms = (np.linalg.norm(one[name]) for one in (sliced, full))
+        np.testing.assert_allclose(*norms, rtol=1e-5)
+
+
+def test_an_open_image_size_is_refused():
+    x = L.Input((None, None, 3))
+    with pytest.raises(UserError, match="open size"):
+        ChannelGraph(keras.Model(x, head(conv(4, "conv")(x))))
+
+
+def test_ties_reach_everything_that_is_connected():
+    ids = Ids()
+    a, b, c, d = (ids.fresh(3, name) for name in "abcd")
+    ids.tie(d, c)
+    ids.tie(b, d)
+    ids.tie_rows(np.stack([a, b]))
+    ids.freeze(c[1:2], "first")
+    ids.freeze(a[1:2], "second")
+    roots = ids.roots()
+    assert roots.tolist() == [0, 1, 2] * 4
+    assert ids.reasons(roots) == {1: "first"}
+    assert ids.blocks().tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    with pytest.raises(ValueError, match="cannot tie"):
+        ids.tie(a, b[:2])
+
+
+def test_a_difference_is_seen():
+    model = shake(decoder())
+    graph = ChannelGraph(model)
+    pruned = graph.pruned(graph.least_mask())
+    pruned.layers[-1].bias.assign(pruned.layers[-1].bias + 1)
+    result = agreement(graph, graph.least_mask(), pruned, batch_of(model))
+    assert not agrees(result) and "DO NOT AGREE" in sentence(result)
+    np.testing.assert_allclose(result["max_difference"], 1, rtol=1e-3)
+    with pytest.raises(ValueError, match="no image"):
+        agreement(graph, graph.least_mask(), pruned, batch_of(model)[:0])
