@@ -45,10 +45,13 @@ def agreement(
     gated, variable = graph.gated()
     variable.assign(mask)
     forwards = [_forward(one, batch_statistics) for one in (gated, pruned)]
+    # A Sequential read from a file has no `input`, but always one.
+    model = graph.model
+    single = isinstance(model, keras.Sequential) or isinstance(model.input, keras.KerasTensor)
     difference = largest = 0.0
     for first in range(0, len(arrays[0]), batch_images):
         batch = [tf.constant(one[first : first + batch_images]) for one in arrays]
-        batch = batch[0] if isinstance(graph.model.input, keras.KerasTensor) else batch
+        batch = batch[0] if single else batch
         masked, small = (keras.tree.flatten(one(batch)) for one in forwards)
         for a, b in zip(masked, small, strict=True):
             # np.maximum, unlike max, keeps NaN

@@ -162,7 +162,7 @@ def test_unreachable_target_names_the_lowest_one_that_can_be_reached(refused, tm
 @pytest.mark.parametrize(("program", "argv"), [(search, ["--train_path", "run"]), (measure, [])])
 def test_weights_must_be_given(program, argv, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "--trained_param is missing" in refused(program, *argv)
+    assert "--trained_param (or --model) is missing" in refused(program, *argv)
     assert not list(tmp_path.iterdir())
 
 
