@@ -1,8 +1,10 @@
-"""The before -> after block that search, fine-tuning and test print."""
+"""What is printed of figures: the before -> after block, Markdown tables, means over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 NOT_MEASURED = "not measured"
 Row = tuple[str, float | None, float | None, str]
@@ -36,3 +38,19 @@ def _ratio(before: float | None, after: float | None) -> str:
     if before is None or after is None or before == 0:
         return "-"
     return f"{after / before:.3f}"
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    lines = [list(header), ["---"] * len(list(header)), *map(list, rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def spread(values: list[float], spec: str = ".2f") -> str:
+    """Mean ± standard deviation (n - 1) and the number of values; "not measured" for none."""
+    if not values:
+        return NOT_MEASURED
+    mean = format(float(np.mean(values)), spec)
+    if len(values) == 1:
+        return f"{mean} (n = 1)"
+    return f"{mean} ± {format(float(np.std(values, ddof=1)), spec)} (n = {len(values)})"

@@ -17,7 +17,7 @@ from pruning.bank import BankOptions, layout
 from utils import cli
 from utils.files import atomic_write
 from utils.jsonl import read_json, read_rows
-from utils.report import NOT_MEASURED
+from utils.report import NOT_MEASURED, spread, table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -52,22 +52,6 @@ def read_runs(folder: Path) -> dict[str, dict]:
             runs[path.name] = {file.stem: read_json(file) for file in files}
             runs[path.name]["metrics"] = read_rows(path / METRICS)
     return runs
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
-    lines = [list(header), ["---"] * len(list(header)), *map(list, rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def spread(values: list[float], spec: str = ".2f") -> str:
-    """Mean ± standard deviation (n - 1) and the number of values; "not measured" for none."""
-    if not values:
-        return NOT_MEASURED
-    mean = format(float(np.mean(values)), spec)
-    if len(values) == 1:
-        return f"{mean} (n = 1)"
-    return f"{mean} ± {format(float(np.std(values, ddof=1)), spec)} (n = {len(values)})"
 
 
 def pipeline_table(run: dict) -> str:
