@@ -1,0 +1,1 @@
+"""Experiments about sub-networks: smoothness, loss landscape, potential and rank quality."""
