@@ -1,11 +1,12 @@
 """What the experiments look at: networks from files or run folders, and D_val."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
 
+from benchmarks import machine
 from dataloader import Dataset, normalised_images, per_class_indices
 from nets import BUILDERS
 from nets.head import without_softmax
@@ -113,3 +114,34 @@ def validation(args: argparse.Namespace, data: Dataset) -> Validation:
 def describe_validation(args: argparse.Namespace, val: Validation) -> dict:
     """D_val for a result file: its flags and its number of examples."""
     return {name: getattr(args, name) for name in D_VAL} | {"examples": len(val.labels)}
+
+
+def measure(
+    settings: dict,
+    loaded: dict[str, keras.Model],
+    one: Callable[[keras.Model], dict],
+    out: Path | None,
+) -> dict:
+    """one(network) for every network that the result file `out` lacks; written after each.
+
+    Returns:
+        {"settings", "machine", "networks": {name: ...}}.
+
+    Raises:
+        UserError: the file holds results of other settings, or can't be written.
+    """
+    results = {"settings": settings, "machine": machine.describe(), "networks": {}}
+    if out and out.exists():
+        old = read_json(out)
+        if old.get("settings") != settings:
+            raise cli.UserError(
+                f"{out} holds results of other settings ({old.get('settings')}): give another --out"
+            )
+        results["networks"] = old["networks"]
+    machine.write(results, out)  # whatever is wrong with the file shows before the work
+    for name, model in loaded.items():
+        if name not in results["networks"]:
+            results["networks"][name] = one(model)
+            machine.write(results, out)
+            print(f"{name}: measured", flush=True)
+    return results

@@ -22,9 +22,7 @@ from utils import cli, devices
 devices.quiet()
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -38,7 +36,6 @@ from experiments.losses import batches_of, loss_sum, make_mean_loss, trainables
 from nets.graph import ChannelGraph
 from pruning.current import Validation
 from utils import options as flags
-from utils.jsonl import read_json
 from utils.results import table
 
 TOLERANCE = 1e-3  # of the eigenvalues, relative
@@ -219,37 +216,6 @@ def smoothness_table(results: dict) -> str:
     return table([*header, "products / seconds"], rows)
 
 
-def measure(
-    settings: dict,
-    loaded: dict[str, keras.Model],
-    one: Callable[[keras.Model], dict],
-    out: Path | None,
-) -> dict:
-    """one(network) for every network that the result file `out` lacks; written after each.
-
-    Returns:
-        {"settings", "machine", "networks": {name: ...}}.
-
-    Raises:
-        UserError: the file holds results of other settings, or can't be written.
-    """
-    results = {"settings": settings, "machine": machine.describe(), "networks": {}}
-    if out and out.exists():
-        old = read_json(out)
-        if old.get("settings") != settings:
-            raise cli.UserError(
-                f"{out} holds results of other settings ({old.get('settings')}): give another --out"
-            )
-        results["networks"] = old["networks"]
-    machine.write(results, out)  # whatever is wrong with the file shows before the work
-    for name, model in loaded.items():
-        if name not in results["networks"]:
-            results["networks"][name] = one(model)
-            machine.write(results, out)
-            print(f"{name}: {results['networks'][name]}", flush=True)
-    return results
-
-
 @unreadable_named()
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
@@ -270,7 +236,7 @@ def main(argv: list[str] | None = None) -> None:
     def one(model: keras.Model) -> dict:
         return smoothness(model, val, tolerance=args.tolerance, compile=device.compile)
 
-    print(smoothness_table(measure(settings, loaded, one, args.out)))
+    print(smoothness_table(networks.measure(settings, loaded, one, args.out)))
 
 
 if __name__ == "__main__":
