@@ -1,0 +1,243 @@
+"""Condition number of the loss Hessian: how smooth the loss is around a (sub-)network.
+
+    python -m experiments.smoothness ../run1 ../run2 --out smoothness.json
+    python -m experiments.smoothness net.pkl --arch ResNet-56 --dataset CIFAR10 --data_path DIR
+
+The condition number is |lambda_min / lambda_max| of the Hessian of the mean cross-entropy over
+D_val (EKG paper, Table 1; our reading, method.md 4; Li et al. 2018 plot the same ratio): lambda_max
+is the largest, lambda_min the smallest, mostly negative, eigenvalue. Near 0 the loss is nearly
+convex around the network: lower is smoother.
+
+The Hessian is that of all trainables (kernels, biases, gammas, betas) of the pruned network in
+float32, with batch statistics, without weight decay and without augmentation. It isn't normalised
+by the weights' norms. A ReLU counts as having no second derivative. D_val is a part of the training
+set; the test split is not read.
+
+A result file that exists is continued: networks that it holds already, measured with the same
+settings, are not measured again.
+"""
+
+from utils import cli, devices
+
+devices.quiet()
+
+import time
+from dataclasses import asdict, dataclass
+
+import keras
+import numpy as np
+import scipy.sparse.linalg
+import tensorflow as tf
+
+from benchmarks import machine
+from dataloader import unreadable_named
+from experiments import networks
+from experiments.losses import batches_of, loss_sum, make_mean_loss, trainables
+from nets.graph import ChannelGraph
+from pruning.current import Validation
+from utils import options as flags
+from utils.results import table
+
+TOLERANCE = 1e-3  # of the eigenvalues, relative
+BASIS = 16  # Lanczos vectors between restarts
+MOST_RESTARTS = 60
+SEED = 0  # of the vector that Lanczos starts from
+
+
+class Hessian(scipy.sparse.linalg.LinearOperator):
+    """The Hessian of a network's mean loss over D_val, by its products with vectors.
+
+    A product is the directional derivative (forward mode) of the gradient (reverse mode), computed
+    in float32 and summed over the batches in float64.
+
+    Args:
+        model: gives logits; no variable is changed.
+        val: D_val; its batches are those of the batch statistics.
+        compile: XLA.
+
+    Attributes:
+        products: how many were computed.
+    """
+
+    def __init__(self, model: keras.Model, val: Validation, *, compile: bool = False):
+        weights = [tf.constant(value) for value in trainables(model)]
+        shapes = [weight.shape for weight in weights]
+        sizes = [shape.num_elements() for shape in shapes]
+        total = loss_sum(model)
+
+        def product(vector, images, labels):
+            parts = tf.split(vector, sizes)
+            parts = [tf.reshape(one, shape) for one, shape in zip(parts, shapes, strict=True)]
+            with tf.autodiff.ForwardAccumulator(weights, parts) as forward:
+                with tf.GradientTape() as tape:
+                    tape.watch(weights)
+                    loss = total(weights, images, labels)
+                slopes = tape.gradient(loss, weights, unconnected_gradients="zero")
+            curved = forward.jvp(slopes, unconnected_gradients="zero")
+            return tf.concat([tf.reshape(one, [-1]) for one in curved], 0)
+
+        self._product = tf.function(
+            product, jit_compile=compile, autograph=False, reduce_retracing=True
+        )
+        self._batches, self._examples = batches_of(val), len(val.labels)
+        self.products = 0
+        super().__init__(np.float64, (sum(sizes), sum(sizes)))
+
+    def _matvec(self, vector: np.ndarray) -> np.ndarray:
+        vector = np.asarray(vector, np.float64).reshape(-1)
+        # A unit vector: float32 would lose small entries of a very long or short one.
+        length = np.linalg.norm(vector)
+        direction = tf.constant(vector / (length or 1.0), tf.float32)
+        parts = [self._product(direction, *batch).numpy() for batch in self._batches]
+        self.products += 1
+        return sum(part.astype(np.float64) for part in parts) * (length / self._examples)
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The two ends of a spectrum.
+
+    `residual_min` and `residual_max` are ||A v - lambda v|| / |lambda| of the unit eigenvectors,
+    `products` counts those with the matrix, of these two checks as well.
+    """
+
+    lambda_min: float
+    lambda_max: float
+    residual_min: float
+    residual_max: float
+    products: int
+
+    @property
+    def condition_number(self) -> float:
+        """|lambda_min / lambda_max|."""
+        return abs(self.lambda_min / self.lambda_max)
+
+
+def extremes(
+    matrix: scipy.sparse.linalg.LinearOperator,
+    *,
+    tolerance: float = TOLERANCE,
+    seed: int = SEED,
+    most_restarts: int = MOST_RESTARTS,
+) -> Extremes:
+    """The smallest and the largest eigenvalue of a symmetric matrix.
+
+    By ARPACK's implicitly restarted Lanczos method, which orthogonalises against all its vectors
+    (scipy.sparse.linalg.eigsh).
+
+    Args:
+        matrix: float64 [n, n], n >= 3.
+        tolerance: relative, of both eigenvalues.
+        seed: of the vector that the iteration starts from.
+        most_restarts: ends the search for eigenvalues that don't settle.
+
+    Raises:
+        UserError: the eigenvalues don't settle, or a product is not finite.
+    """
+    count, size = 0, matrix.shape[0]
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        nonlocal count
+        count += 1
+        result = matrix.matvec(vector)
+        if not np.isfinite(result).all():
+            raise cli.UserError(
+                "a product with the Hessian is not finite: check the network's weights and images"
+            )
+        return result
+
+    counted = scipy.sparse.linalg.LinearOperator(matrix.shape, product, dtype=np.float64)
+    try:
+        values, vectors = scipy.sparse.linalg.eigsh(
+            counted,
+            k=2,
+            which="BE",  # one at each end
+            ncv=min(size, BASIS),
+            v0=np.random.default_rng(seed).normal(size=size),
+            tol=tolerance,
+            maxiter=most_restarts,
+        )
+    except scipy.sparse.linalg.ArpackNoConvergence as error:
+        raise cli.UserError(
+            f"the extreme eigenvalues did not settle to {tolerance:g} in {count} products: give a "
+            "larger --tolerance"
+        ) from error
+    residuals = [
+        np.linalg.norm(product(vector) - value * vector) / abs(value)
+        for value, vector in zip(values, vectors.T, strict=True)
+    ]
+    return Extremes(*map(float, values), *map(float, residuals), products=count)
+
+
+def smoothness(
+    model: keras.Model, val: Validation, *, tolerance: float = TOLERANCE, compile: bool = False
+) -> dict:
+    """The condition number of a network with all that goes with it.
+
+    Args:
+        model: gives logits; not changed.
+
+    Returns:
+        {"condition_number", "lambda_min", "lambda_max", "residual_min", "residual_max",
+        "products", "seconds", "val_loss", "trainables", "flops", "parameters"}; seconds contain the
+        tracing, `val_loss` is the mean cross-entropy with batch statistics.
+
+    Raises:
+        UserError: as `extremes`.
+    """
+    begin = time.perf_counter()
+    hessian = Hessian(model, val, compile=compile)
+    found = extremes(hessian, tolerance=tolerance)
+    seconds = time.perf_counter() - begin
+    return {"condition_number": found.condition_number, **asdict(found)} | {
+        "seconds": seconds,
+        "val_loss": make_mean_loss(model, val, compile=compile)(trainables(model)),
+        "trainables": hessian.shape[0],
+        "flops": ChannelGraph(model).flops(),
+        "parameters": model.count_params(),
+    }
+
+
+def smoothness_table(results: dict) -> str:
+    """A result file as a Markdown table, one row per network."""
+    rows = [
+        [
+            name,
+            f"{one['flops']:,}",
+            f"{one['val_loss']:.4f}",
+            f"{one['lambda_max']:.4g}",
+            f"{one['lambda_min']:.4g}",
+            f"{one['condition_number']:.4f}",
+            f"{one['products']} / {one['seconds']:.0f}",
+        ]
+        for name, one in results["networks"].items()
+    ]
+    header = ["network", "FLOPs", "D_val loss", "λ_max", "λ_min", "condition number"]
+    return table([*header, "products / seconds"], rows)
+
+
+@unreadable_named()
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = cli.Parser(prog="python -m experiments.smoothness", description=__doc__.split("\n")[0])
+    networks.add_networks(parser)
+    flags.add_device(parser)
+    parser.add_argument(
+        "--tolerance", type=cli.positive_float, default=TOLERANCE, help="of the eigenvalues"
+    )
+    machine.add_out(parser)
+    args = parser.parse_args(argv)
+    device = flags.device_of(args)
+    data, loaded = networks.data_and_networks(args)
+    val = networks.validation(args, data)
+    settings = {"data": data.name, "tolerance": args.tolerance}
+    settings |= networks.describe_validation(args, val)
+
+    def one(model: keras.Model) -> dict:
+        return smoothness(model, val, tolerance=args.tolerance, compile=device.compile)
+
+    print(smoothness_table(networks.measure(settings, loaded, one, args.out)))
+
+
+if __name__ == "__main__":
+    cli.run(main)
