@@ -22,6 +22,8 @@ import keras
 from dataloader import Dataset, unreadable_named
 from finetune import finetune_from_flags, report
 from nets import build
+from nets.graph import ChannelGraph
+from nets.head import without_softmax
 from nets.load import load_network
 from pruning.distill import plain_loss
 from search import check, search
@@ -29,9 +31,11 @@ from utils import inputs
 from utils import options as flags
 from utils.checkpoint import load_keras, save_keras
 from utils.measure import print_report
-from utils.phases import Device, Objective, check_batch, train
+from utils.phases import METRICS, Device, Objective, both_modes, check_batch, train
 from utils.runfolder import BASELINE, START, RunFolder
 from utils.search_report import LABELS, print_summary
+
+PHASES = ("baseline", "search", "test")
 
 
 # ------------------------------------------------------------------ flags
@@ -48,6 +52,12 @@ def parser(description: str, **defaults: str) -> cli.Parser:
     flags.add_baseline(parser)
     flags.add_search(parser)
     flags.add_finetune(parser)
+    parser.add_argument(
+        "--until",
+        choices=PHASES,
+        default="test",
+        help="last phase to run; the same command with a later one goes on",
+    )
     return parser
 
 
@@ -73,6 +83,31 @@ def baseline(
     return model
 
 
+def measure_baseline(
+    folder: RunFolder, model: keras.Model, data: Dataset, args, device: Device
+) -> None:
+    """Keeps the network to prune as baseline.keras; writes baseline.json and prints its figures.
+
+    `epochs` and `seconds` of its training are null when it was given.
+    """
+    if not folder.file(BASELINE).exists():
+        save_keras(folder.file(BASELINE), model)
+    rows = [row for row in folder.rows(METRICS) if row["phase"] == "baseline"]
+    results = {
+        "epochs": None if args.trained_param else len(rows),
+        "seconds": None if args.trained_param else sum(row["seconds"] for row in rows),
+        "parameters": model.count_params(),
+        "flops": ChannelGraph(model).flops(),
+        "test": both_modes(without_softmax(model), data, "test", device),
+    }
+    folder.write_json("baseline.json", results)
+    test = results["test"]
+    print(
+        f"{folder.file(BASELINE)}: {results['parameters']:,} parameters, {results['flops']:,} FLOPs"
+        f", test top-1 {test['top1']:.2f} % (batch statistics {test['batch_top1']:.2f} %)"
+    )
+
+
 # ------------------------------------------------------------------ the run
 @unreadable_named()
 def pipeline(args) -> None:
@@ -94,9 +129,13 @@ def pipeline(args) -> None:
         if not args.trained_param:
             print(f"baseline: {args.arch}, {args.baseline_epoch} epochs", flush=True)
         network = baseline(folder, network, data, args, device)
+        if args.until == "baseline":
+            return measure_baseline(folder, network, data, args, device)
         print(f"search: to {args.search_target_rate:.0%} of the {LABELS[args.budget]}", flush=True)
         search(folder, network, data, flags.search_of(args), device, bank)
         print_summary(folder.read_json("search.json"))
+        if args.until == "search":
+            return
         print(f"fine-tuning: {args.train_epoch} epochs", flush=True)
         pruned = finetune_from_flags(folder, Path(folder.path), data, args, device)
         more = {

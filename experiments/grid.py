@@ -100,7 +100,7 @@ class Cell:
     def claim(self, root: Path) -> None:
         """Makes the folder and records the command; raises UserError if it is another's."""
         folder = self.folder(root)
-        folder.mkdir(parents=True, exist_ok=True)
+        self.run(root).mkdir(parents=True, exist_ok=True)
         if (folder / COMMAND).exists():
             self._check(root)
             return

@@ -205,7 +205,9 @@ def methods() -> list[Row]:
         *rows,
         Row("l1", ("ekg, score l1, no teacher", "plain"), "l1", l1, _tune("none")),
         Row("ekg/ekg", ("ekg", "ekg"), "ekg/ekg", ekg, _tune("ensemble")),
-        Row("ffp/ckt", ("ffp", "ckt"), "ffp/ckt", ("--method", "ffp"), ("--finetune_method", "ckt")),
+        Row(
+            "ffp/ckt", ("ffp", "ckt"), "ffp/ckt", ("--method", "ffp"), ("--finetune_method", "ckt")
+        ),
     ]
 
 

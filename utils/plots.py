@@ -150,6 +150,51 @@ def training_curves(
     _save(figure, path)
 
 
+def accuracies(
+    path: str | os.PathLike,
+    names: Sequence[str],
+    values: Sequence[Sequence[float]],
+    *,
+    published: Sequence[float | None] | None = None,
+    title: str = "Accuracy",
+) -> None:
+    """Draws test accuracies in percent, one row per name: every run, their mean and deviation.
+
+    `values` has a list of runs per name, perhaps empty; two runs or more get a bar of one sample
+    standard deviation to either side. `published` adds one figure per name, None for none. Raises
+    ValueError when they differ in length, UserError when the file cannot be written.
+    """
+    published = [None] * len(names) if published is None else published
+    if not len(names) == len(values) == len(published):
+        raise ValueError(f"{len(names)} names, {len(values)} values, {len(published)} published")
+    figure, axes = _axes((8.0, 0.42 * len(names) + 1.7), title, grid="x")
+    for row, runs in enumerate(values):
+        axes.plot(runs, [row] * len(runs), "o", color=LIGHT, label="run", zorder=2)
+        if runs:
+            mean = sum(runs) / len(runs)
+            axes.plot(mean, row, "D", color=DARK, label="mean", zorder=4)
+        if len(runs) > 1:
+            deviation = (sum((one - mean) ** 2 for one in runs) / (len(runs) - 1)) ** 0.5
+            axes.errorbar(
+                mean,
+                row,
+                xerr=deviation,
+                color=DARK,
+                capsize=4,
+                linewidth=1.5,
+                label="± standard deviation",
+                zorder=3,
+            )
+    for row, value in enumerate(published):
+        if value is not None:
+            axes.plot(value, row, "x", color=COLOURS[1], label="published", zorder=5)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel("test top-1 [%]")
+    _legend(axes)
+    _save(figure, path)
+
+
 # ---------------------------------------------------------------- shared by the figures
 
 

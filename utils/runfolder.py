@@ -47,7 +47,7 @@ class RunFolder:
         "training_curves.png",
         "tensorboard/*/events.out.tfevents.*",
     )
-    IGNORED_ARGS = ("train_path", "gpu_id", "overwrite", "resume", "do_log")
+    IGNORED_ARGS = ("train_path", "gpu_id", "overwrite", "resume", "do_log", "until")
 
     def __init__(self, path: Path, lock: int, do_log: bool):
         self.path = path
