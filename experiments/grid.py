@@ -197,7 +197,7 @@ def _run_one(cell: Cell, root: Path, lock: Lock) -> str | None:
     log = cell.folder(root) / LOG
     begin = time.perf_counter()
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     with open(log, "ab") as output:
         process = subprocess.Popen(
             cell.command(root),

@@ -1,0 +1,165 @@
+"""Grids of commands: order, skipping, failures, being killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import grid
+from experiments.grid import Cell
+from utils.cli import UserError
+
+# Counts its starts; waits while the file "wait" is there; fails if told so; writes its result.
+PROGRAM = """
+import json, pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+with open(folder / "starts", "a") as file:
+    file.write("x")
+while (folder.parent.parent / "wait").exists():
+    time.sleep(0.02)
+if "--fail" in sys.argv:
+    print("something went wrong")
+    sys.exit(3)
+(folder / "result.json").write_text(json.dumps({"value": sys.argv[2]}))
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> str:
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return str(path)
+
+
+def cell(program: str, name: str, *args: str, needs: tuple[str, ...] = ()) -> Cell:
+    args = (f"{grid.ROOT}/{name}/run", name, *args)
+    return Cell(name, (program,), args, ("result.json", "value"), needs)
+
+
+def starts(root: Path, name: str) -> int:
+    path = root / name / "run" / "starts"
+    return len(path.read_text()) if path.exists() else 0
+
+
+def started(root: Path, name: str) -> None:
+    limit = time.monotonic() + 30
+    while not starts(root, name):
+        assert time.monotonic() < limit, "the cell's command did not start"
+        time.sleep(0.02)
+
+
+def in_process(root: Path, program: str, name: str) -> subprocess.Popen:
+    """A grid of one cell as a process of its own."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path; from experiments import grid\n"
+        "root, program, name = Path(sys.argv[2]), sys.argv[3], sys.argv[4]\n"
+        "args = f'{grid.ROOT}/{name}/run', name\n"
+        "grid.run([grid.Cell(name, (program,), args, ('result.json', 'value'))], root)\n"
+    )
+    arguments = [str(grid.REPOSITORY), str(root), program, name]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], start_new_session=True, stderr=subprocess.PIPE
+    )
+
+
+def test_order_puts_needed_cells_first_and_drops_repetitions():
+    one = Cell("one", ("a",), (), ("r", "k"))
+    two = Cell("two", ("a",), (), ("r", "k"), needs=("one",))
+    three = Cell("three", ("a",), (), ("r", "k"), needs=("two",))
+    assert [c.name for c in grid.ordered([three, one, two, two])] == ["one", "two", "three"]
+
+
+def test_finished_cells_are_skipped(tmp_path, program, capsys):
+    root = tmp_path / "grid"
+    cells = [cell(program, "one"), cell(program, "two", needs=("one",))]
+    assert grid.run(cells[:1], root) == []
+    assert cells[0].read(root) == {"value": "one"} and cells[1].read(root) is None
+    capsys.readouterr()
+    grid.show(cells, root)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("finished: one: python ")
+    assert said[1].startswith("to run: two: ") and f"{root}/two/run two" in said[1]
+    calls = []
+    assert grid.run(cells, root, after_each=lambda: calls.append(1)) == []
+    assert [starts(root, name) for name in ("one", "two")] == [1, 1] and calls == [1]
+
+
+def test_a_failure_stops_only_what_needs_it(tmp_path, program, capsys):
+    root = tmp_path / "grid"
+    cells = [
+        cell(program, "bad", "--fail"),
+        cell(program, "child", needs=("bad",)),
+        cell(program, "good"),
+    ]
+    failures = grid.run(cells, root)
+    assert len(failures) == 2 and cells[2].read(root) == {"value": "good"}
+    assert "exit code 3" in failures[0] and "something went wrong" in failures[0]
+    assert failures[1] == "child needs bad, which failed" and starts(root, "child") == 0
+    assert "FAILED: bad" in capsys.readouterr().out
+
+
+def test_a_result_of_another_command_is_refused(tmp_path, program):
+    root = tmp_path / "grid"
+    grid.run([cell(program, "one", "--epochs", "3")], root)
+    with pytest.raises(UserError, match=r"another command \(3; now 5\): give another --train_path"):
+        grid.run([cell(program, "one", "--epochs", "5")], root)
+    assert starts(root, "one") == 1
+
+
+def test_a_result_without_its_key_is_not_finished(tmp_path, program):
+    root = tmp_path / "grid"
+    one = cell(program, "one")
+    one.claim(root)
+    (one.run(root) / "result.json").write_text('{"other": 1}')
+    assert one.read(root) is None
+    assert grid.run([one], root) == [] and one.read(root) == {"value": "one"}
+
+
+def test_killed_grid_goes_on(tmp_path, program):
+    root = tmp_path / "grid"
+    (tmp_path / "grid").mkdir()
+    (root / "wait").touch()
+    process = in_process(root, program, "one")
+    started(root, "one")
+    os.killpg(process.pid, signal.SIGKILL)  # the grid and its command
+    process.communicate()
+    (root / "wait").unlink()
+    one = cell(program, "one")
+    assert one.read(root) is None
+    assert grid.run([one], root) == []
+    assert one.read(root) == {"value": "one"} and starts(root, "one") == 2
+
+
+def test_the_next_grid_waits_for_a_command_that_a_killed_one_left(tmp_path, program, capsys):
+    root = tmp_path / "grid"
+    root.mkdir()
+    (root / "wait").touch()
+    process = in_process(root, program, "one")
+    started(root, "one")
+    process.kill()  # the command lives on
+    process.communicate()
+    release = f"import time, os; time.sleep(0.5); os.unlink({str(root / 'wait')!r})"
+    releasing = subprocess.Popen([sys.executable, "-c", release])
+    assert grid.run([cell(program, "one")], root) == []
+    releasing.wait()
+    assert "waiting for another grid" in capsys.readouterr().out
+    assert starts(root, "one") == 1
+
+
+def test_a_terminated_grid_takes_its_command_along(tmp_path, program):
+    root = tmp_path / "grid"
+    root.mkdir()
+    (root / "wait").touch()
+    process = in_process(root, program, "one")
+    started(root, "one")
+    process.terminate()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode != 0 and b"KeyboardInterrupt" in said
+    (root / "wait").unlink()
+    time.sleep(0.2)
+    assert cell(program, "one").read(root) is None  # the command would have written it by now
