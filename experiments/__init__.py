@@ -1,1 +1,2 @@
-"""Experiments about sub-networks: smoothness, loss landscape, potential and rank quality."""
+"""Experiments about sub-networks: smoothness, loss landscape, potential and rank quality; and the
+papers' tables as commands."""

@@ -9,6 +9,7 @@ here imports TensorFlow.
 import fcntl
 import json
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -195,7 +196,7 @@ def _run_one(cell: Cell, root: Path, lock: Lock) -> str | None:
     """Runs a cell's command; a line that says what went wrong, or None."""
     cell.claim(root)
     log = cell.folder(root) / LOG
-    begin = time.perf_counter()
+    begin, cpu_begin = time.perf_counter(), _cpu_seconds()
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     with open(log, "ab") as output:
@@ -209,11 +210,18 @@ def _run_one(cell: Cell, root: Path, lock: Lock) -> str | None:
         )
         code = _wait(process)
     if code == 0 and cell.read(root) is not None:
-        print(f"    done in {time.perf_counter() - begin:.0f} s", flush=True)
+        seconds, cpu = time.perf_counter() - begin, _cpu_seconds() - cpu_begin
+        print(f"    done in {seconds:.0f} s ({cpu:.0f} s of CPU)", flush=True)
         return None
     said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"]
     what = f"exit code {code}" if code else f"it ended without {cell.result[0]}"
     return f"{cell.name}: {what}; the last line of {log}: {said[-1]}"
+
+
+def _cpu_seconds() -> float:
+    """CPU time of all commands that have ended, in seconds."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _wait(process: subprocess.Popen) -> int:

@@ -59,7 +59,7 @@ def parser() -> cli.Parser:
         group.add_argument(f"--{name}", help="as of train_cifar.py and train_imagenet.py")
     group.add_argument("--trained_param", help="the baseline; default: one is trained")
     group.add_argument("--gpu_id", help="as of all programs")
-    group = parser.add_argument_group("further flags of the programs (write --NAME='--a 1 --b 2')")
+    group = parser.add_argument_group("further flags of the programs, in one pair of quotes")
     for name in ("baseline", "search", "finetune"):
         group.add_argument(f"--{name}_flags", type=str.split, default=[], metavar="FLAGS")
     group.add_argument("--search_target_rate", type=cli.fraction, help="default 0.45, or the row's")

@@ -218,6 +218,11 @@ def test_written_files_and_page(result, tmp_path):
     assert pages.page(tmp_path) == text + "\n\n![accuracies](results/table2.png)"
 
 
+def test_docs_page_is_printed_from_files():
+    text = pages.PAGE.read_text(encoding="utf-8")
+    assert text.split(pages.BEGIN)[1].split(pages.END)[0].strip() == pages.page()
+
+
 def test_table3_lists_other_methods_published_rows(tmp_path):
     request = plans.Request(plans.SCALES["paper"], "ImageNet", "ResNet-18")
     result = outcomes.collect("3", planned("3", request, [0]), request, tmp_path)

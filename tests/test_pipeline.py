@@ -443,3 +443,33 @@ def test_phases_as_imported_functions(tmp_path):
     saved = load_keras(tmp_path / "pruned.keras")
     for mine, other in zip(tuned.get_weights(), saved.get_weights(), strict=True):
         assert np.array_equal(mine, other)
+
+
+# ---------------------------------------------------------------- a part of the phases
+
+
+def test_until_ends_after_a_phase_and_goes_on_later(finished, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("finetune*", "result.json"))
+    arguments = ["--train_path", str(folder), *ARGUMENTS, "--do_log", "off"]
+    train_cifar.main([*arguments, "--until", "baseline"])
+    result, said = read(folder / "baseline.json"), capsys.readouterr().out
+    test = result.pop("test")
+    assert result["epochs"] == 2 and result["seconds"] > 0
+    assert result["flops"] == read(finished / "result.json")["before"]["flops"]
+    assert test == read(finished / "result.json")["before"]["test"]
+    assert f"test top-1 {test['top1']:.2f} %" in said and "search" not in said
+    train_cifar.main([*arguments, "--until", "search"])
+    assert "steps" in capsys.readouterr().out
+    assert not (folder / "finetune.json").exists() and not (folder / "result.json").exists()
+
+
+def test_until_baseline_keeps_a_given_network(finished, tmp_path):
+    folder, given = tmp_path / "run", finished / "baseline.keras"
+    arguments = ["--train_path", str(folder), "--trained_param", str(given), *SEARCH]
+    train_cifar.main([*arguments, "--until", "baseline"])
+    result = read(folder / "baseline.json")
+    assert result["epochs"] is None and result["seconds"] is None
+    assert result["test"] == read(finished / "result.json")["before"]["test"]
+    kept, weights = load_keras(folder / "baseline.keras"), load_keras(given).get_weights()
+    assert all(map(np.array_equal, kept.get_weights(), weights))
