@@ -10,6 +10,7 @@ from utils import results
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAMS = ("train_cifar", "train_imagenet", "search", "finetune", "test", "utils/export")
+PROGRAMS += ("experiments/smoothness", "experiments/landscape", "experiments/potential")
 
 
 def flags_of(program: str, monkeypatch, capsys) -> set[str]:
