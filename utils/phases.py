@@ -54,6 +54,7 @@ class Objective:
     jitter: bool = False
     rows: Mapping[str, np.ndarray] | None = None  # per-example arrays that join the batches
     teacher: keras.Model | None = None
+    num_classes: int | None = None  # where the model's output has more behind its logits
 
 
 def check_batch(batch_images: int, data: Dataset, device: Device) -> None:
@@ -105,7 +106,7 @@ def train(
         teacher=objective.teacher,
     )
     test_batches = eval_batches(data, "test", device.val_batch_images)
-    tested = make_evaluate(trained, compile=device.compile)
+    tested = make_evaluate(_logits_of(trained, objective), compile=device.compile)
 
     def log(row: dict) -> None:
         folder.append(METRICS, {"phase": phase, **row})
@@ -141,6 +142,13 @@ def train(
     model.set_weights(trained.get_weights())
     recalibrate(model, data, device)
     return model
+
+
+def _logits_of(model: keras.Model, objective: Objective) -> keras.Model:
+    """The model without what its output has behind the logits."""
+    if objective.num_classes is None:
+        return model
+    return keras.Model(model.inputs, model.outputs[0][:, : objective.num_classes])
 
 
 def _schedule(options: TrainOptions, steps_per_epoch: int):
