@@ -97,15 +97,20 @@ def inherit_validation(args: argparse.Namespace, folder: Path) -> None:
             setattr(args, name, used.get(name))
 
 
+def fill_validation(args: argparse.Namespace, data: Dataset) -> None:
+    """Sets the defaults of the flags of D_val, those of search.py."""
+    fill_defaults(args, data)
+    args.search_seed = args.search_seed or 0
+    args.search_batch_size = args.search_batch_size or 256
+
+
 def validation(args: argparse.Namespace, data: Dataset) -> Validation:
     """D_val as search.py draws it; fills in the defaults of its flags.
 
     Raises:
         UserError: the training set is too small for D_subset and D_val.
     """
-    fill_defaults(args, data)
-    args.search_seed = args.search_seed or 0
-    args.search_batch_size = args.search_batch_size or 256
+    fill_validation(args, data)
     sizes = args.subset_per_class, args.val_per_class
     indices = per_class_indices(data.train.labels, sizes, args.search_seed)[1]
     return Validation(*normalised_images(data, indices), args.search_batch_size)

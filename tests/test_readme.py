@@ -9,15 +9,8 @@ from utils import results
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROGRAMS = (
-    "train_cifar",
-    "train_imagenet",
-    "search",
-    "finetune",
-    "test",
-    "utils/export",
-    "experiments/tables",
-)
+PROGRAMS = ("train_cifar", "train_imagenet", "search", "finetune", "test", "utils/export")
+PROGRAMS += tuple(f"experiments/{n}" for n in ("smoothness", "landscape", "potential", "tables"))
 
 
 def flags_of(program: str, monkeypatch, capsys) -> set[str]:

@@ -50,6 +50,9 @@ class RunFolder:
         "search_curve.png",
         "search_front.png",
         "training_curves.png",
+        "potential.jsonl",
+        "potential.json",
+        "potential.png",
         "tensorboard/*/events.out.tfevents.*",
     )
     IGNORED_ARGS = ("train_path", "gpu_id", "overwrite", "resume", "do_log", "until")
