@@ -93,7 +93,7 @@ def figures(planned: Planned, root: Path) -> dict[str, list[float]]:
     baseline = planned.baseline.read(root)
     if planned.row.search is None:
         return {} if baseline is None else _lists([of_baseline(baseline)])
-    with_bank = bool({"ensemble", "ckt", "kd"} & set(planned.row.finetune))
+    with_bank = bool({"ensemble", "ckt"} & set(planned.row.finetune))
     readers = (
         (planned.search, lambda result: of_search(result, with_bank=with_bank)),
         (planned.finetune, lambda result: of_finetune(result, baseline)),

@@ -93,6 +93,8 @@ def request_of(args: argparse.Namespace) -> Request:
 def main(argv: list[str] | None = None) -> int:
     """The command line; 1 if a cell failed."""
     args = parser().parse_args(argv)
+    if args.out and (args.out.suffix != ".json" or not args.out.parent.is_dir()):
+        raise cli.UserError(f"--out {args.out}: give a .json file in a folder that exists")
     request = request_of(args)
     rows = rows_of(args.table, request.arch)
     chosen = pick(rows, args.rows)

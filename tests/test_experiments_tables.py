@@ -279,6 +279,13 @@ def test_another_scale_in_the_same_folder_is_refused(root):
         tables.main(f"--table 2 --train_path {root} --baseline_flags=--accum=2".split())
 
 
+@pytest.mark.parametrize("name", ["table.txt", "missing/table.json"])
+def test_a_result_file_that_cannot_be_is_refused_before_the_work(tmp_path, name):
+    with pytest.raises(UserError, match=r"give a \.json file in a folder that exists"):
+        tables.main(f"--table 2 --train_path {tmp_path / 'g'} --out {tmp_path / name}".split())
+    assert not (tmp_path / "g").exists()
+
+
 def test_accuracies_picture(tmp_path):
     image = pytest.importorskip("PIL.Image")
     path = tmp_path / "a.png"
