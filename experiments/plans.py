@@ -45,7 +45,7 @@ SCALES = {
         "smoke: 5 epochs of fine-tuning",
         "DIGITS",
         "ResNet-20",
-        2,
+        1,
         baseline=("--baseline_epoch", "20"),
         finetune=("--train_epoch", "5"),
     ),

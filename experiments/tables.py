@@ -48,7 +48,7 @@ def parser() -> cli.Parser:
     parser.add_argument(
         "--seeds",
         type=cli.positive_int,
-        help="runs per row, with seeds from 0 on; default: smoke 2, else 3, --table 3: 1",
+        help="runs per row, with seeds from 0 on; default: 3, but 1 for smoke and --table 3",
     )
     parser.add_argument("--out", type=Path, help="also write the result to this .json, and a .png")
     parser.add_argument("--dry_run", action="store_true", help="print the commands, run nothing")

@@ -254,7 +254,9 @@ def test_published_figures_agree_with_their_changes():
 
 
 def test_dry_run_prints_commands_and_runs_nothing(root, capsys):
-    arguments = f"--table 2 --train_path {root} --rows none/none single/none --dry_run".split()
+    arguments = (
+        f"--table 2 --train_path {root} --seeds 2 --rows none/none single/none --dry_run".split()
+    )
     assert tables.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     states = [line.split(": ")[0] for line in lines]
@@ -265,7 +267,7 @@ def test_dry_run_prints_commands_and_runs_nothing(root, capsys):
 
 def test_a_finished_grid_prints_its_table(root, capsys):
     out = root / "out.json"
-    arguments = f"--table 2 --train_path {root} --rows none/none --out {out}".split()
+    arguments = f"--table 2 --train_path {root} --seeds 2 --rows none/none --out {out}".split()
     assert tables.main(arguments) == 0
     said = capsys.readouterr().out
     assert "5 cells, 5 of them finished" in said and "96.00 ± 1.41 (n = 2)" in said
