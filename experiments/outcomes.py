@@ -9,9 +9,9 @@ Figures, each a list with one value per seed that has it:
     val_loss, condition_number: of the sub-network that the search ends with, on D_val;
     flops_rate, flops_removed: share of the baseline's FLOPs that is left, percent that is gone;
     evaluations, images: proposals that the search rated, and images that went through networks;
-    search_hours, training_hours: wall-clock. The search's contain the memory bank only where the
-        fine-tuning uses one, and no start of TensorFlow and no test; the training's are those of
-        fine-tuning steps (of the baseline in its row) without evaluation.
+    search_seconds, search_hours, training_hours: wall-clock. The search's contain the memory bank
+        only where the fine-tuning uses one, and no start of TensorFlow and no test; the training's
+        are those of fine-tuning steps (of the baseline in its row) without evaluation.
 """
 
 from collections.abc import Iterable
@@ -65,6 +65,7 @@ def of_search(result: dict, *, with_bank: bool) -> Figures:
         "flops_rate": rate,
         "flops_removed": 100 * (1 - rate),
         "evaluations": result["evaluations"],
+        "search_seconds": sum(seconds.values()),
         "search_hours": sum(seconds.values()) / HOUR,
     }
     return found | ({"images": result["images"]} if "images" in result else {})

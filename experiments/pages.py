@@ -46,7 +46,8 @@ COLUMNS = {
         LEFT,
         ("evaluations", "evaluations", ",.0f"),
         ("images", "images in the search", ",.0f"),
-        *HOURS,
+        ("search_seconds", "seconds of search", ",.0f"),
+        ("training_hours", "hours of training", ".2f"),
     ],
 }
 LABELS = {

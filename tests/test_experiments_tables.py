@@ -166,7 +166,7 @@ def test_figures_of_rows(root):
     assert one["top1"] == [95.0, 97.0] and one["batch_top1"] == [94.0, 96.0]
     assert one["top1_change"] == [-3.0, -1.0] and "top5" not in one
     assert one["search_hours"] == [0.1, 0.1]  # without the bank, which it doesn't use
-    assert last["search_hours"] == [0.2]
+    assert last["search_hours"] == [0.2] and last["search_seconds"] == [720.0]
     assert one["training_hours"] == [0.5, 1.0] and last["val_loss"] == [0.25]
     assert one["flops_removed"] == [56.25, 56.25] and one["evaluations"] == [7, 7]
     assert found["single/none"] == {}
