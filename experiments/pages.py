@@ -126,7 +126,7 @@ def caption(result: dict) -> str:
     """One paragraph: what was run, on what, and which published figures stand beside it."""
     text = f"**{TITLES[result['table']]}: {result['network']}** ({result['scale']}"
     text += "; the baseline was given" if result["baseline_given"] else ""
-    text += f"; hours on {' / '.join(result['machines'])}" if result["machines"] else ""
+    text += f"; on {' / '.join(result['machines'])}" if result["machines"] else ""
     flags = result["flags"]
     more = [*flags["baseline"][1:], *flags["search"], *flags["finetune"]]
     text += f"; with {' '.join(more)}" if more else ""

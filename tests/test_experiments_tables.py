@@ -194,7 +194,7 @@ def test_markdown_shows_mean_deviation_and_number_beside_the_published_figure(re
     assert "97.50 (n = 1) | 94.09 ± 0.07" in lines["| ensemble", "ensemble"]
     assert "not measured | 93.54 ± 0.09" in lines["| single", "none"]
     assert "ResNet-20 on DIGITS" in text and "Published: ResNet-56 on CIFAR10." in text
-    assert "hours on CPU, 2 cores" in text
+    assert "; on CPU, 2 cores)" in text
 
 
 def test_csv_has_every_value(result):

@@ -169,20 +169,20 @@ def accuracies(
         raise ValueError(f"{len(names)} names, {len(values)} values, {len(published)} published")
     figure, axes = _axes((8.0, 0.42 * len(names) + 1.7), title, grid="x")
     for row, runs in enumerate(values):
-        axes.plot(runs, [row] * len(runs), "o", color=LIGHT, label="run", zorder=2)
-        if runs:
-            mean = sum(runs) / len(runs)
-            axes.plot(mean, row, "D", color=DARK, label="mean", zorder=4)
+        rows = [row] * len(runs)
+        axes.plot(runs, rows, "o", color=LIGHT, markeredgecolor=DARK, label="run", zorder=4)
         if len(runs) > 1:
+            mean = sum(runs) / len(runs)
             deviation = (sum((one - mean) ** 2 for one in runs) / (len(runs) - 1)) ** 0.5
             axes.errorbar(
                 mean,
                 row,
                 xerr=deviation,
+                fmt="D",
                 color=DARK,
                 capsize=4,
                 linewidth=1.5,
-                label="± standard deviation",
+                label="mean ± standard deviation",
                 zorder=3,
             )
     for row, value in enumerate(published):
