@@ -22,6 +22,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from dataloader import unreadable_named
 from experiments import networks
@@ -114,7 +115,7 @@ def landscape(
     at = tf.function(at, jit_compile=compile, autograph=False, reduce_retracing=True)
     coordinates = np.linspace(-span, span, grid)
     loss = np.zeros((grid, grid))
-    for i, a in enumerate(coordinates):
+    for i, a in enumerate(tqdm(coordinates, desc="landscape", unit=" rows", disable=None)):
         for j, b in enumerate(coordinates):
             place = tf.constant(a, tf.float32), tf.constant(b, tf.float32)
             loss[i, j] = sum(float(at(*place, *batch)) for batch in batches) / len(val.labels)

@@ -15,7 +15,16 @@ import scipy.sparse.linalg
 import scipy.stats
 import tensorflow as tf
 
-from experiments import correlations, landscape, losses, networks, potential, smoothness, sources
+from experiments import (
+    correlations,
+    landscape,
+    losses,
+    networks,
+    potential,
+    smoothness,
+    smoothness_page,
+    sources,
+)
 from nets.graph import ChannelGraph
 from pruning.candidates import OVERSHOOT
 from pruning.current import Validation
@@ -182,6 +191,21 @@ def test_measured_networks_are_not_measured_again(tmp_path, monkeypatch):
     assert calls == [1, 2] and json.loads(out.read_text()) == both
     with pytest.raises(UserError, match="other settings"):
         networks.measure({"s": 2}, {"a": 1}, one, out)
+
+
+def test_page_is_printed_from_the_result_files():
+    page = smoothness_page.PAGE.read_text(encoding="utf-8")
+    block = page.split(smoothness_page.BEGIN)[1].split(smoothness_page.END)[0].strip()
+    assert block == smoothness_page.tables()
+
+
+def test_published_figures_stand_beside_the_right_search():
+    one = {"condition_number": 0.5, "val_loss": 0.25}
+    published = {"gbn": {"condition_number": 0.0414, "val_loss": 0.071}}
+    results = {"networks": {"search_taylor_none": one, "another": one}}
+    rows = smoothness_page.published_table(results, published).splitlines()
+    assert rows[2] == "| search_taylor_none | 0.5000 | 0.2500 | 0.0414 | 0.0710 |"
+    assert rows[3] == "| another | 0.5000 | 0.2500 |  |  |"
 
 
 def test_bad_arguments_of_the_experiments(tmp_path):
