@@ -27,7 +27,7 @@ import keras
 
 from dataloader import Dataset, unreadable_named
 from experiments import networks
-from experiments.correlations import WORTH, correlation_table, correlations, draw, finite
+from experiments.correlations import WORTH, correlation_table, correlations, draw, known
 from experiments.proxies import PROXIES, Candidate, Scene
 from experiments.sources import Source, check_alike, made, parsed, read
 from experiments.sources import draw as drawn
@@ -69,11 +69,10 @@ class Experiment:
 
     def run(self, number: int) -> None:
         """Measures what is missing of sub-network `number`."""
-        known = self.networks.get(number, {})
-        missing = [name for name in self.args.proxies if name not in known.get("proxies", {})]
-        if not missing and "potential" in known:
+        args, there = self.args, self.networks.get(number, {})
+        missing = [name for name in args.proxies if name not in there.get("proxies", {})]
+        if not missing and "potential" in there:
             return
-        args = self.args
         one = drawn(
             self.sources,
             number,
@@ -83,7 +82,7 @@ class Experiment:
         )
         graph = self.sources[one.source].graph
         model = graph.pruned(one.mask)
-        if not known:
+        if not there:
             self._add(
                 {
                     "number": number,
@@ -97,7 +96,7 @@ class Experiment:
         candidate = Candidate(model, one.mask, one.source, self.scene)
         for name in missing:
             begin = time.perf_counter()
-            value = finite(PROXIES[name].value(candidate, self.scene))
+            value = PROXIES[name].value(candidate, self.scene)
             seconds = time.perf_counter() - begin
             self._add({"number": number, "proxies": {name: value}, "seconds": {name: seconds}})
         if "potential" not in self.networks[number]:
@@ -126,8 +125,9 @@ class Experiment:
 
     def _say(self, number: int) -> None:
         one = self.networks[number]
-        figures = ", ".join(f"{name} {one['proxies'][name]:.4g}" for name in self.args.proxies)
-        worth = one["potential"]
+        proxies = {name: known(one["proxies"][name]) for name in self.args.proxies}
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in proxies.items())
+        worth = {name: known(value) for name, value in one["potential"].items()}
         print(
             f"{number + 1} of {self.args.n}, {one['source']} left at {one['left_at']:.3f}: "
             f"{figures} -> test loss {worth['test_loss']:.4f}, top-1 {worth['test_top1']:.2f} %",

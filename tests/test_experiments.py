@@ -176,6 +176,9 @@ def test_correlation_signs_and_constants():
             assert found[proxy][worth]["kendall"]["value"] == pytest.approx(4 / 6)
             assert found[proxy][worth]["spearman"]["value"] == pytest.approx(0.8)
     assert found["l1"]["test_loss"]["pearson"] == {"value": None, "p": None}
+    rows[0]["proxies"]["val_loss"] = None  # as JSON has it: not finite
+    found = correlations.correlations(rows, ["val_loss"])
+    assert found["val_loss"]["test_loss"]["kendall"]["value"] is None
 
 
 def test_measured_networks_are_not_measured_again(tmp_path, monkeypatch):
@@ -219,6 +222,8 @@ def test_bad_arguments_of_the_experiments(tmp_path):
     with pytest.raises(UserError, match="only ekg has a teacher"):
         sources.parsed("uniform:l1:single")
     assert sources.parsed("ekg:l1") == {"method": "ekg", "score": "l1", "teacher": "none"}
+    with pytest.raises(UserError, match="holds no search"):
+        sources.read(tmp_path, {}, 1, 0.5)
     with pytest.raises(UserError, match="twice"):
         smoothness.main([str(start), str(start)])
     with pytest.raises(UserError, match="does not exist"):
@@ -244,7 +249,7 @@ def small_digits_network() -> keras.Model:
     image = x = keras.Input((8, 8, 1))
     for filters in (24, 32, 40):
         x = L.Conv2D(filters, 3, padding="same", strides=2 if filters > 24 else 1)(x)
-        x = L.ReLU()(L.BatchNormalization()(x))
+        x = L.ReLU()(x)
     return keras.Model(image, L.Dense(10)(L.GlobalAveragePooling2D()(x)))
 
 
@@ -286,6 +291,16 @@ def test_potential_is_resumed_after_a_kill(tmp_path):
         [one["potential"]["test_loss"] for one in whole],
     )
     kendall = result["correlations"]["val_loss"]["test_loss"]["kendall"]
+    # The search that was made is a run folder like any other: the same sub-networks come of it.
+    folder, settings = killed / "search_uniform_l1", result["settings"]
+    source = sources.read(folder, settings, settings["examples"], 0.4)
+    for number, one in enumerate(whole):
+        again = sources.draw([source], number, target_rate=0.4, step=0.2, seed=0)
+        assert source.graph.parameters(again.mask) == one["parameters"]
+    with pytest.raises(UserError, match="above --search_target_rate"):
+        sources.read(folder, settings, settings["examples"], 0.2)
+    with pytest.raises(UserError, match="not 5: all searches need the same D_val"):
+        sources.read(folder, settings | {"search_seed": 5}, settings["examples"], 0.4)
     assert kendall["value"] == pytest.approx(expected.statistic)
 
 
