@@ -200,14 +200,14 @@ def main(argv: list[str] | None = None) -> None:
         raise cli.UserError(f"--out {args.out} must end in .json")
     device = flags.device_of(args)
     data, loaded = networks.data_and_networks(args)
-    val = networks.validation(args, data)
+    val, digests = networks.validation(args, data), networks.digests_of(args.networks)
     options = {"grid": args.grid, "span": args.span, "seed": args.seed}
     settings = {"data": data.name, **options, **networks.describe_validation(args, val)}
 
     def one(model: keras.Model) -> dict:
         return landscape(model, val, **options, compile=device.compile)
 
-    results = networks.measure(settings, loaded, one, args.out)
+    results = networks.measure(settings, loaded, digests, one, args.out)
     draw(args.out.with_suffix(".png"), results, data.num_classes)
     print(f"{args.out} and {args.out.with_suffix('.png')} are written")
 

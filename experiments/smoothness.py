@@ -13,8 +13,8 @@ float32, with batch statistics, without weight decay and without augmentation. I
 by the weights' norms. A ReLU counts as having no second derivative. D_val is a part of the training
 set; the test split is not read.
 
-A result file that exists is continued: networks that it holds already, measured with the same
-settings, are not measured again.
+A result file that exists is continued: networks that it holds already, from the same files and
+with the same settings, are not measured again.
 """
 
 from utils import cli, devices
@@ -238,14 +238,14 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     device = flags.device_of(args)
     data, loaded = networks.data_and_networks(args)
-    val = networks.validation(args, data)
+    val, digests = networks.validation(args, data), networks.digests_of(args.networks)
     settings = {"data": data.name, "tolerance": args.tolerance}
     settings |= networks.describe_validation(args, val)
 
     def one(model: keras.Model) -> dict:
         return smoothness(model, val, tolerance=args.tolerance, compile=device.compile)
 
-    print(smoothness_table(networks.measure(settings, loaded, one, args.out)))
+    print(smoothness_table(networks.measure(settings, loaded, digests, one, args.out)))
 
 
 if __name__ == "__main__":

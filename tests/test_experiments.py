@@ -189,11 +189,14 @@ def test_measured_networks_are_not_measured_again(tmp_path, monkeypatch):
         calls.append(model)
         return {"value": model}
 
-    assert networks.measure({"s": 1}, {"a": 1}, one, out)["networks"] == {"a": {"value": 1}}
-    both = networks.measure({"s": 1}, {"a": 1, "b": 2}, one, out)
+    first = networks.measure({"s": 1}, {"a": 1}, {"a": "x"}, one, out)
+    assert first["networks"] == {"a": {"value": 1, "digest": "x"}}
+    both = networks.measure({"s": 1}, {"a": 1, "b": 2}, {"a": "x", "b": "y"}, one, out)
     assert calls == [1, 2] and json.loads(out.read_text()) == both
+    networks.measure({"s": 1}, {"b": 3}, {"b": "z"}, one, out)  # another file of this name
+    assert calls == [1, 2, 3]
     with pytest.raises(UserError, match="other settings"):
-        networks.measure({"s": 2}, {"a": 1}, one, out)
+        networks.measure({"s": 2}, {"a": 1}, {"a": "x"}, one, out)
 
 
 def test_page_is_printed_from_the_result_files():
