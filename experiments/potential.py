@@ -25,7 +25,7 @@ from pathlib import Path
 
 import keras
 
-from dataloader import Dataset, unreadable_named
+from dataloader import Dataset, eval_batches, unreadable_named
 from experiments import networks
 from experiments.correlations import WORTH, correlation_table, correlations, draw, known
 from experiments.proxies import PROXIES, Candidate, Scene
@@ -37,7 +37,8 @@ from pruning.search import SearchOptions
 from search import check
 from utils import inputs
 from utils import options as flags
-from utils.phases import Device, Objective, TrainOptions, both_modes, check_batch, train
+from utils.evaluation import evaluate
+from utils.phases import Device, Objective, TrainOptions, check_batch, train
 from utils.runfolder import RunFolder
 
 ROWS, RESULT, PICTURE = "potential.jsonl", "potential.json", "potential.png"
@@ -120,7 +121,8 @@ class Experiment:
         with RunFolder.open(path, vars(args) | {"do_log": False}, ignore=OPEN) as folder:
             objective = Objective(plain_loss())
             train(folder, "finetune", model, self.data, objective, options, self.device)
-            test = both_modes(model, self.data, "test", self.device)
+            batches = eval_batches(self.data, "test", self.device.val_batch_images)
+            test = evaluate(model, batches, compile=self.device.compile)
         return {worth: test[worth.removeprefix("test_")] for worth in WORTH}
 
     def _say(self, number: int) -> None:
