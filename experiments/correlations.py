@@ -21,6 +21,11 @@ MEASURES = {
 WORTH = {"test_loss": -1, "test_top1": 1}
 
 
+def known(value: float | None) -> float:
+    """A figure of a result file, where null stands for what is not finite."""
+    return math.nan if value is None else value
+
+
 def correlation(first: Sequence[float], second: Sequence[float]) -> dict[str, dict]:
     """Pearson's r, Kendall's tau and Spearman's rho of two series of equal length.
 
@@ -50,8 +55,8 @@ def correlations(networks: Sequence[dict], proxies: Sequence[str]) -> dict:
     return {
         proxy: {
             worth: correlation(
-                [PROXIES[proxy].better * one["proxies"][proxy] for one in networks],
-                [better * one["potential"][worth] for one in networks],
+                [PROXIES[proxy].better * known(one["proxies"][proxy]) for one in networks],
+                [better * known(one["potential"][worth]) for one in networks],
             )
             for worth, better in WORTH.items()
         }
@@ -63,7 +68,7 @@ def correlation_table(results: dict) -> str:
     """The correlations of a potential.json as a Markdown table."""
 
     def cell(one: dict) -> str:
-        return "constant" if one["value"] is None else f"{one['value']:.3f} (p {one['p']:.2g})"
+        return "-" if one["value"] is None else f"{one['value']:.3f} (p {one['p']:.2g})"
 
     rows = []
     for proxy, by_worth in results["correlations"].items():
@@ -94,8 +99,8 @@ def draw(path: str | os.PathLike, results: dict) -> None:
             for number, source in enumerate(sources):
                 own = [each for each in networks if each["source"] == source]
                 one.scatter(
-                    [each["proxies"][proxy] for each in own],
-                    [each["potential"][worth] for each in own],
+                    [known(each["proxies"][proxy]) for each in own],
+                    [known(each["potential"][worth]) for each in own],
                     s=26,
                     color=COLOURS[number % len(COLOURS)],
                     label=source,
@@ -104,7 +109,7 @@ def draw(path: str | os.PathLike, results: dict) -> None:
             pearson, kendall = (found[name]["value"] for name in ("pearson", "kendall"))
             if pearson is not None:
                 one.set_title(f"r = {pearson:.3f}, tau = {kendall:.3f}", fontsize=9)
-            values = [each["proxies"][proxy] for each in networks]
+            values = [known(each["proxies"][proxy]) for each in networks]
             if min(values) > 0 and max(values) > 30 * min(values):
                 one.set_xscale("log")
             one.grid(color="#DDDDDD", linewidth=0.7)
@@ -122,8 +127,3 @@ def draw(path: str | os.PathLike, results: dict) -> None:
         fontweight="bold",
     )
     atomic_write(path, lambda temporary: figure.savefig(temporary, format="png"))
-
-
-def finite(value: float) -> float | None:
-    """The value, or None where JSON has none."""
-    return value if math.isfinite(value) else None

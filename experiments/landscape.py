@@ -22,6 +22,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from dataloader import unreadable_named
 from experiments import networks
@@ -114,7 +115,7 @@ def landscape(
     at = tf.function(at, jit_compile=compile, autograph=False, reduce_retracing=True)
     coordinates = np.linspace(-span, span, grid)
     loss = np.zeros((grid, grid))
-    for i, a in enumerate(coordinates):
+    for i, a in enumerate(tqdm(coordinates, desc="landscape", unit=" rows", disable=None)):
         for j, b in enumerate(coordinates):
             place = tf.constant(a, tf.float32), tf.constant(b, tf.float32)
             loss[i, j] = sum(float(at(*place, *batch)) for batch in batches) / len(val.labels)
@@ -199,14 +200,14 @@ def main(argv: list[str] | None = None) -> None:
         raise cli.UserError(f"--out {args.out} must end in .json")
     device = flags.device_of(args)
     data, loaded = networks.data_and_networks(args)
-    val = networks.validation(args, data)
+    val, digests = networks.validation(args, data), networks.digests_of(args.networks)
     options = {"grid": args.grid, "span": args.span, "seed": args.seed}
     settings = {"data": data.name, **options, **networks.describe_validation(args, val)}
 
     def one(model: keras.Model) -> dict:
         return landscape(model, val, **options, compile=device.compile)
 
-    results = networks.measure(settings, loaded, one, args.out)
+    results = networks.measure(settings, loaded, digests, one, args.out)
     draw(args.out.with_suffix(".png"), results, data.num_classes)
     print(f"{args.out} and {args.out.with_suffix('.png')} are written")
 

@@ -1,6 +1,7 @@
 """What the experiments look at: networks from files or run folders, and D_val."""
 
 import argparse
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from nets.head import without_softmax
 from nets.load import load_network, load_own
 from pruning.current import Validation
 from utils import cli, inputs
+from utils.files import read_bytes
 from utils.jsonl import read_json
 from utils.options import fill_defaults
 from utils.runfolder import PRUNED
@@ -63,6 +65,13 @@ def names_of(networks: Sequence[str]) -> list[str]:
     short = [Path(one).resolve() for one in networks]
     short = [path.name if path.is_dir() else path.stem for path in short]
     return short if len(set(short)) == len(short) else list(networks)
+
+
+def digests_of(networks: Sequence[str]) -> dict[str, str]:
+    """A digest of each NETWORK argument's file, by its name."""
+    files = [file_of(one) for one in networks]
+    digests = [hashlib.sha256(read_bytes(file)).hexdigest()[:16] for file in files]
+    return dict(zip(names_of(networks), digests, strict=True))
 
 
 def data_and_networks(args: argparse.Namespace) -> tuple[Dataset, dict[str, keras.Model]]:
@@ -124,13 +133,19 @@ def describe_validation(args: argparse.Namespace, val: Validation) -> dict:
 def measure(
     settings: dict,
     loaded: dict[str, keras.Model],
+    digests: dict[str, str],
     one: Callable[[keras.Model], dict],
     out: Path | None,
 ) -> dict:
     """one(network) for every network that the result file `out` lacks; written after each.
 
+    Args:
+        settings: of this command; a file of other ones isn't continued.
+        loaded, digests: the networks and digests of their files, by name; what the file holds of
+            another network of the same name is replaced.
+
     Returns:
-        {"settings", "machine", "networks": {name: ...}}.
+        {"settings", "machine", "networks": {name: ... | {"digest"}}}.
 
     Raises:
         UserError: the file holds results of other settings, or can't be written.
@@ -145,8 +160,8 @@ def measure(
         results["networks"] = old["networks"]
     machine.write(results, out)  # whatever is wrong with the file shows before the work
     for name, model in loaded.items():
-        if name not in results["networks"]:
-            results["networks"][name] = one(model)
+        if results["networks"].get(name, {}).get("digest") != digests[name]:
+            results["networks"][name] = one(model) | {"digest": digests[name]}
             machine.write(results, out)
             print(f"{name}: measured", flush=True)
     return results

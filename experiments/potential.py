@@ -25,9 +25,9 @@ from pathlib import Path
 
 import keras
 
-from dataloader import Dataset, unreadable_named
+from dataloader import Dataset, eval_batches, unreadable_named
 from experiments import networks
-from experiments.correlations import WORTH, correlation_table, correlations, draw, finite
+from experiments.correlations import WORTH, correlation_table, correlations, draw, known
 from experiments.proxies import PROXIES, Candidate, Scene
 from experiments.sources import Source, check_alike, made, parsed, read
 from experiments.sources import draw as drawn
@@ -37,7 +37,8 @@ from pruning.search import SearchOptions
 from search import check
 from utils import inputs
 from utils import options as flags
-from utils.phases import Device, Objective, TrainOptions, both_modes, check_batch, train
+from utils.evaluation import evaluate
+from utils.phases import Device, Objective, TrainOptions, check_batch, train
 from utils.runfolder import RunFolder
 
 ROWS, RESULT, PICTURE = "potential.jsonl", "potential.json", "potential.png"
@@ -69,11 +70,10 @@ class Experiment:
 
     def run(self, number: int) -> None:
         """Measures what is missing of sub-network `number`."""
-        known = self.networks.get(number, {})
-        missing = [name for name in self.args.proxies if name not in known.get("proxies", {})]
-        if not missing and "potential" in known:
+        args, there = self.args, self.networks.get(number, {})
+        missing = [name for name in args.proxies if name not in there.get("proxies", {})]
+        if not missing and "potential" in there:
             return
-        args = self.args
         one = drawn(
             self.sources,
             number,
@@ -83,7 +83,7 @@ class Experiment:
         )
         graph = self.sources[one.source].graph
         model = graph.pruned(one.mask)
-        if not known:
+        if not there:
             self._add(
                 {
                     "number": number,
@@ -97,7 +97,7 @@ class Experiment:
         candidate = Candidate(model, one.mask, one.source, self.scene)
         for name in missing:
             begin = time.perf_counter()
-            value = finite(PROXIES[name].value(candidate, self.scene))
+            value = PROXIES[name].value(candidate, self.scene)
             seconds = time.perf_counter() - begin
             self._add({"number": number, "proxies": {name: value}, "seconds": {name: seconds}})
         if "potential" not in self.networks[number]:
@@ -121,13 +121,15 @@ class Experiment:
         with RunFolder.open(path, vars(args) | {"do_log": False}, ignore=OPEN) as folder:
             objective = Objective(plain_loss())
             train(folder, "finetune", model, self.data, objective, options, self.device)
-            test = both_modes(model, self.data, "test", self.device)
+            batches = eval_batches(self.data, "test", self.device.val_batch_images)
+            test = evaluate(model, batches, compile=self.device.compile)
         return {worth: test[worth.removeprefix("test_")] for worth in WORTH}
 
     def _say(self, number: int) -> None:
         one = self.networks[number]
-        figures = ", ".join(f"{name} {one['proxies'][name]:.4g}" for name in self.args.proxies)
-        worth = one["potential"]
+        proxies = {name: known(one["proxies"][name]) for name in self.args.proxies}
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in proxies.items())
+        worth = {name: known(value) for name, value in one["potential"].items()}
         print(
             f"{number + 1} of {self.args.n}, {one['source']} left at {one['left_at']:.3f}: "
             f"{figures} -> test loss {worth['test_loss']:.4f}, top-1 {worth['test_top1']:.2f} %",

@@ -13,8 +13,8 @@ float32, with batch statistics, without weight decay and without augmentation. I
 by the weights' norms. A ReLU counts as having no second derivative. D_val is a part of the training
 set; the test split is not read.
 
-A result file that exists is continued: networks that it holds already, measured with the same
-settings, are not measured again.
+A result file that exists is continued: networks that it holds already, from the same files and
+with the same settings, are not measured again.
 """
 
 from utils import cli, devices
@@ -28,6 +28,7 @@ import keras
 import numpy as np
 import scipy.sparse.linalg
 import tensorflow as tf
+from tqdm import tqdm
 
 from benchmarks import machine
 from dataloader import unreadable_named
@@ -54,9 +55,6 @@ class Hessian(scipy.sparse.linalg.LinearOperator):
         model: gives logits; no variable is changed.
         val: D_val; its batches are those of the batch statistics.
         compile: XLA.
-
-    Attributes:
-        products: how many were computed.
     """
 
     def __init__(self, model: keras.Model, val: Validation, *, compile: bool = False):
@@ -80,7 +78,6 @@ class Hessian(scipy.sparse.linalg.LinearOperator):
             product, jit_compile=compile, autograph=False, reduce_retracing=True
         )
         self._batches, self._examples = batches_of(val), len(val.labels)
-        self.products = 0
         super().__init__(np.float64, (sum(sizes), sum(sizes)))
 
     def _matvec(self, vector: np.ndarray) -> np.ndarray:
@@ -89,8 +86,30 @@ class Hessian(scipy.sparse.linalg.LinearOperator):
         length = np.linalg.norm(vector)
         direction = tf.constant(vector / (length or 1.0), tf.float32)
         parts = [self._product(direction, *batch).numpy() for batch in self._batches]
-        self.products += 1
         return sum(part.astype(np.float64) for part in parts) * (length / self._examples)
+
+
+class Counted(scipy.sparse.linalg.LinearOperator):
+    """A matrix whose products are counted, shown and checked.
+
+    Raises (a product):
+        UserError: it is not finite.
+    """
+
+    def __init__(self, matrix: scipy.sparse.linalg.LinearOperator):
+        self._matrix, self.products = matrix, 0
+        self.bar = tqdm(desc="Lanczos", unit=" products", disable=None, leave=False)
+        super().__init__(np.float64, matrix.shape)
+
+    def _matvec(self, vector: np.ndarray) -> np.ndarray:
+        result = self._matrix.matvec(vector)
+        if not np.isfinite(result).all():
+            raise cli.UserError(
+                "a product with the Hessian is not finite: check the network's weights and images"
+            )
+        self.products += 1
+        self.bar.update()
+        return result
 
 
 @dataclass(frozen=True)
@@ -134,39 +153,29 @@ def extremes(
     Raises:
         UserError: the eigenvalues don't settle, or a product is not finite.
     """
-    count, size = 0, matrix.shape[0]
-
-    def product(vector: np.ndarray) -> np.ndarray:
-        nonlocal count
-        count += 1
-        result = matrix.matvec(vector)
-        if not np.isfinite(result).all():
-            raise cli.UserError(
-                "a product with the Hessian is not finite: check the network's weights and images"
+    size, counted = matrix.shape[0], Counted(matrix)
+    with counted.bar:
+        try:
+            values, vectors = scipy.sparse.linalg.eigsh(
+                counted,
+                k=2,
+                which="BE",  # one at each end
+                ncv=min(size, BASIS),
+                v0=np.random.default_rng(seed).normal(size=size),
+                tol=tolerance,
+                maxiter=most_restarts,
             )
-        return result
-
-    counted = scipy.sparse.linalg.LinearOperator(matrix.shape, product, dtype=np.float64)
-    try:
-        values, vectors = scipy.sparse.linalg.eigsh(
-            counted,
-            k=2,
-            which="BE",  # one at each end
-            ncv=min(size, BASIS),
-            v0=np.random.default_rng(seed).normal(size=size),
-            tol=tolerance,
-            maxiter=most_restarts,
-        )
-    except scipy.sparse.linalg.ArpackNoConvergence as error:
-        raise cli.UserError(
-            f"the extreme eigenvalues did not settle to {tolerance:g} in {count} products: give a "
-            "larger --tolerance"
-        ) from error
-    residuals = [
-        np.linalg.norm(product(vector) - value * vector) / abs(value)
-        for value, vector in zip(values, vectors.T, strict=True)
-    ]
-    return Extremes(*map(float, values), *map(float, residuals), products=count)
+        except scipy.sparse.linalg.ArpackNoConvergence as error:
+            raise cli.UserError(
+                f"the extreme eigenvalues did not settle to {tolerance:g} in {counted.products} "
+                "products: give a larger --tolerance"
+            ) from error
+        residuals = [
+            np.linalg.norm(counted.matvec(vector) - value * vector) / abs(value)
+            for value, vector in zip(values, vectors.T, strict=True)
+        ]
+    found = [*map(float, values), *map(float, residuals)]
+    return Extremes(*found, products=counted.products)
 
 
 def smoothness(
@@ -229,14 +238,14 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     device = flags.device_of(args)
     data, loaded = networks.data_and_networks(args)
-    val = networks.validation(args, data)
+    val, digests = networks.validation(args, data), networks.digests_of(args.networks)
     settings = {"data": data.name, "tolerance": args.tolerance}
     settings |= networks.describe_validation(args, val)
 
     def one(model: keras.Model) -> dict:
         return smoothness(model, val, tolerance=args.tolerance, compile=device.compile)
 
-    print(smoothness_table(networks.measure(settings, loaded, one, args.out)))
+    print(smoothness_table(networks.measure(settings, loaded, digests, one, args.out)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,16 @@ import scipy.sparse.linalg
 import scipy.stats
 import tensorflow as tf
 
-from experiments import correlations, landscape, losses, networks, potential, smoothness, sources
+from experiments import (
+    correlations,
+    landscape,
+    losses,
+    networks,
+    potential,
+    smoothness,
+    smoothness_page,
+    sources,
+)
 from nets.graph import ChannelGraph
 from pruning.candidates import OVERSHOOT
 from pruning.current import Validation
@@ -167,6 +176,9 @@ def test_correlation_signs_and_constants():
             assert found[proxy][worth]["kendall"]["value"] == pytest.approx(4 / 6)
             assert found[proxy][worth]["spearman"]["value"] == pytest.approx(0.8)
     assert found["l1"]["test_loss"]["pearson"] == {"value": None, "p": None}
+    rows[0]["proxies"]["val_loss"] = None  # as JSON has it: not finite
+    found = correlations.correlations(rows, ["val_loss"])
+    assert found["val_loss"]["test_loss"]["kendall"]["value"] is None
 
 
 def test_measured_networks_are_not_measured_again(tmp_path, monkeypatch):
@@ -177,11 +189,29 @@ def test_measured_networks_are_not_measured_again(tmp_path, monkeypatch):
         calls.append(model)
         return {"value": model}
 
-    assert networks.measure({"s": 1}, {"a": 1}, one, out)["networks"] == {"a": {"value": 1}}
-    both = networks.measure({"s": 1}, {"a": 1, "b": 2}, one, out)
+    first = networks.measure({"s": 1}, {"a": 1}, {"a": "x"}, one, out)
+    assert first["networks"] == {"a": {"value": 1, "digest": "x"}}
+    both = networks.measure({"s": 1}, {"a": 1, "b": 2}, {"a": "x", "b": "y"}, one, out)
     assert calls == [1, 2] and json.loads(out.read_text()) == both
+    networks.measure({"s": 1}, {"b": 3}, {"b": "z"}, one, out)  # another file of this name
+    assert calls == [1, 2, 3]
     with pytest.raises(UserError, match="other settings"):
-        networks.measure({"s": 2}, {"a": 1}, one, out)
+        networks.measure({"s": 2}, {"a": 1}, {"a": "x"}, one, out)
+
+
+def test_page_is_printed_from_the_result_files():
+    page = smoothness_page.PAGE.read_text(encoding="utf-8")
+    block = page.split(smoothness_page.BEGIN)[1].split(smoothness_page.END)[0].strip()
+    assert block == smoothness_page.tables()
+
+
+def test_published_figures_stand_beside_the_right_search():
+    one = {"condition_number": 0.5, "val_loss": 0.25}
+    published = {"gbn": {"condition_number": 0.0414, "val_loss": 0.071}}
+    results = {"networks": {"search_taylor_none": one, "another": one}}
+    rows = smoothness_page.published_table(results, published).splitlines()
+    assert rows[2] == "| search_taylor_none | 0.5000 | 0.2500 | 0.0414 | 0.0710 |"
+    assert rows[3] == "| another | 0.5000 | 0.2500 |  |  |"
 
 
 def test_bad_arguments_of_the_experiments(tmp_path):
@@ -195,6 +225,8 @@ def test_bad_arguments_of_the_experiments(tmp_path):
     with pytest.raises(UserError, match="only ekg has a teacher"):
         sources.parsed("uniform:l1:single")
     assert sources.parsed("ekg:l1") == {"method": "ekg", "score": "l1", "teacher": "none"}
+    with pytest.raises(UserError, match="holds no search"):
+        sources.read(tmp_path, {}, 1, 0.5)
     with pytest.raises(UserError, match="twice"):
         smoothness.main([str(start), str(start)])
     with pytest.raises(UserError, match="does not exist"):
@@ -220,7 +252,7 @@ def small_digits_network() -> keras.Model:
     image = x = keras.Input((8, 8, 1))
     for filters in (24, 32, 40):
         x = L.Conv2D(filters, 3, padding="same", strides=2 if filters > 24 else 1)(x)
-        x = L.ReLU()(L.BatchNormalization()(x))
+        x = L.ReLU()(x)
     return keras.Model(image, L.Dense(10)(L.GlobalAveragePooling2D()(x)))
 
 
@@ -262,6 +294,16 @@ def test_potential_is_resumed_after_a_kill(tmp_path):
         [one["potential"]["test_loss"] for one in whole],
     )
     kendall = result["correlations"]["val_loss"]["test_loss"]["kendall"]
+    # The search that was made is a run folder like any other: the same sub-networks come of it.
+    folder, settings = killed / "search_uniform_l1", result["settings"]
+    source = sources.read(folder, settings, settings["examples"], 0.4)
+    for number, one in enumerate(whole):
+        again = sources.draw([source], number, target_rate=0.4, step=0.2, seed=0)
+        assert source.graph.parameters(again.mask) == one["parameters"]
+    with pytest.raises(UserError, match="above --search_target_rate"):
+        sources.read(folder, settings, settings["examples"], 0.2)
+    with pytest.raises(UserError, match="not 5: all searches need the same D_val"):
+        sources.read(folder, settings | {"search_seed": 5}, settings["examples"], 0.4)
     assert kendall["value"] == pytest.approx(expected.statistic)
 
 
