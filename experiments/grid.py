@@ -37,7 +37,8 @@ class Cell:
         name: of its folder.
         program: "search.py", relative to the repository, or ("-m", "package.module").
         args: its arguments, ROOT in them for the grid's folder; they define the result.
-        result: (file, key): the JSON file in run/ that has this key once the cell is finished.
+        result: (file, key): the JSON file in run/ that has something under this key once the cell
+            is finished.
         needs: names of the cells that must be finished first.
         device: further arguments, which may differ between the runs of a cell.
     """
@@ -80,7 +81,7 @@ class Cell:
         if not path.exists():
             return None
         result = read_json(path)
-        if self.result[1] not in result:
+        if not result.get(self.result[1]):
             return None
         self._check(root)
         return result

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils import cli
-from utils.files import atomic_write
+from utils.files import atomic_write, replace_between
 from utils.jsonl import read_json
 from utils.report import NOT_MEASURED, spread, table
 
@@ -206,8 +206,6 @@ def page(folder: Path = RESULTS) -> str:
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     cli.Parser(description="Writes docs/tables.md from docs/results/table*.json.").parse_args(argv)
-    from utils.results import replace_between  # TensorFlow
-
     replace_between(PAGE, BEGIN, END, page())
 
 

@@ -111,11 +111,12 @@ def test_a_result_of_another_command_is_refused(tmp_path, program):
     assert starts(root, "one") == 1
 
 
-def test_a_result_without_its_key_is_not_finished(tmp_path, program):
+@pytest.mark.parametrize("text", ['{"other": 1}', '{"value": {}}'])
+def test_a_result_with_nothing_under_its_key_is_not_finished(tmp_path, program, text):
     root = tmp_path / "grid"
     one = cell(program, "one")
     one.claim(root)
-    (one.run(root) / "result.json").write_text('{"other": 1}')
+    (one.run(root) / "result.json").write_text(text)
     assert one.read(root) is None
     assert grid.run([one], root) == [] and one.read(root) == {"value": "one"}
 

@@ -59,6 +59,20 @@ def atomic_folder(path: str | os.PathLike, write: Callable[[Path], Any], mark: s
     shutil.rmtree(old, ignore_errors=True)
 
 
+def replace_between(page: Path, begin: str, end: str, block: str) -> None:
+    """Puts a block of text between two markers of a page, in place of what is there.
+
+    Raises:
+        UserError: a marker is missing.
+    """
+    text = page.read_text(encoding="utf-8")
+    if begin not in text or end not in text:
+        raise UserError(f"{page} lacks the markers {begin} and {end}")
+    head, tail = text.split(begin)[0], text.split(end)[1]
+    new = f"{head}{begin}\n\n{block}\n\n{end}{tail}"
+    atomic_write(page, lambda path: path.write_text(new, encoding="utf-8"))
+
+
 def size_of(path: str | os.PathLike) -> int:
     """Bytes of a file, or of all files in a folder."""
     path = Path(path)

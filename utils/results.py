@@ -15,7 +15,7 @@ import numpy as np
 
 from pruning.bank import BankOptions, layout
 from utils import cli
-from utils.files import atomic_write
+from utils.files import replace_between
 from utils.jsonl import read_json, read_rows
 from utils.report import NOT_MEASURED, spread, table
 
@@ -230,20 +230,6 @@ def tables(folder: Path = RESULTS) -> str:
 def write(readme: Path = ROOT / "README.md") -> None:
     """Puts the tables between the README's two markers; raises as `replace_between`."""
     replace_between(readme, BEGIN, END, tables())
-
-
-def replace_between(page: Path, begin: str, end: str, block: str) -> None:
-    """Puts a block of text between two markers of a page, in place of what is there.
-
-    Raises:
-        UserError: a marker is missing.
-    """
-    text = page.read_text(encoding="utf-8")
-    if begin not in text or end not in text:
-        raise cli.UserError(f"{page} lacks the markers {begin} and {end}")
-    head, tail = text.split(begin)[0], text.split(end)[1]
-    new = f"{head}{begin}\n\n{block}\n\n{end}{tail}"
-    atomic_write(page, lambda path: path.write_text(new, encoding="utf-8"))
 
 
 def main(argv: list[str] | None = None) -> None:
