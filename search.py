@@ -1,4 +1,5 @@
-"""Phase 1 of EKG (Lee & Song, ECCV 2022): the greedy sub-network search and the memory bank.
+"""Phase 1: the search for a sub-network and its memory bank; by default EKG's greedy search (Lee &
+Song, ECCV 2022), with --method also FFP's, uniform widths or a global threshold.
 
     python search.py --arch ResNet-56 --dataset CIFAR10 --data_path DIR --trained_param res56.pkl \\
         --search_target_rate 0.45 --train_path ../run
@@ -36,8 +37,9 @@ from pruning.budgets import make_budget
 from pruning.candidates import lowest_mask
 from pruning.current import Validation
 from pruning.distill import plain_loss
-from pruning.greedy import GreedySearch, SearchOptions
 from pruning.history import History
+from pruning.methods import ONE_SHOT, SEARCHES
+from pruning.search import SearchOptions
 from utils import inputs, plots
 from utils import options as flags
 from utils.checkpoint import load_keras, save_keras
@@ -105,19 +107,23 @@ def search(
 def _searched(
     folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
 ) -> tuple[ChannelGraph, Validation, History, dict]:
-    """The greedy search: the channel graph of theta_0, D_val, the history, seconds by part."""
+    """The search itself: the channel graph of theta_0, D_val, the history, seconds by part."""
     graph, val = prepare(folder, model, data, options, device)
     history = History(folder, (len(val.labels), data.num_classes))
     replicas = devices.replicas(device.strategy)
-    greedy = GreedySearch(graph, val, history, options, compile=device.compile, devices=replicas)
-    print(greedy.evaluator.current.cuts)
-    greedy.run(log=partial(folder.scalars, "search"))
+    method = SEARCHES[options.method]
+    running = method(graph, val, history, options, compile=device.compile, devices=replicas)
+    running.run(log=partial(folder.scalars, "search"))
     return graph, val, history, seconds_of(history)
 
 
 def _bank(folder, graph, history, data, options: SearchOptions, bank, device: Device) -> dict:
     """Builds the memory bank; returns its manifest."""
-    planned = layout(bank, len(data.train), data.num_classes, options.num_teacher)
+    teachers = options.num_teacher
+    if options.method != "ekg" and teachers > len(history.rows) - 1:
+        teachers = len(history.rows) - 1
+        print(f"{options.method} made {teachers} networks before the last one: so many teachers")
+    planned = layout(bank, len(data.train), data.num_classes, teachers)
     size = " x ".join(f"{size:,}" for size in planned.shape)
     print(f"memory bank: {planned.kind}, {size}, {planned.bytes / 1e6:,.1f} MB", flush=True)
     batches = partial(eval_batches, data, "train", options.batch_images, shuffle_seed=options.seed)
@@ -156,7 +162,7 @@ def _test_front(folder: RunFolder, front: list[dict], data: Dataset, device: Dev
 def prepare(
     folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
 ) -> tuple[ChannelGraph, Validation]:
-    """What the greedy loop works on: theta_0, adapted to D_subset (kept in the folder), and D_val.
+    """What a search works on: theta_0, adapted to D_subset (kept in the folder), and D_val.
 
     Raises:
         UserError: the training set is too small for D_subset and D_val, or a loss isn't finite.
@@ -175,8 +181,14 @@ def check(
     Raises:
         UserError: several inputs or outputs, neither logits nor softmax probabilities, a graph that
             can't be read, a target that can't be reached, a training set that is too small for
-            D_subset and D_val, or a bank that can't hold its classes.
+            D_subset and D_val, a bank that can't hold its classes, or a method that can't aim at
+            the budget.
     """
+    if options.budget == "latency" and options.method in ONE_SHOT:
+        raise cli.UserError(
+            f"--method {options.method} prunes in one step and can't aim at a measured latency: "
+            "use --budget flops or params"
+        )
     _parts(data, options)
     layout(bank, len(data.train), data.num_classes, options.num_teacher)
     if len(model.inputs) != 1 or len(model.outputs) != 1:

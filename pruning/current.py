@@ -161,6 +161,22 @@ class CurrentNetwork:
         logits = self._keep([result[:2] for result in results])
         return logits, sum(scores for *_, scores in results)
 
+    def evaluate(self, masks: list[np.ndarray]) -> list[np.ndarray]:
+        """Logits on D_val of whole networks, float32 [n, classes] each, side by side.
+
+        Args:
+            masks: unit masks, float32 [U + 1]; the current network stays.
+        """
+
+        def run(mask: np.ndarray) -> np.ndarray:
+            place = self.place
+            with tf.device(place.device):
+                weights = self.segments.weights(mask)
+                parts = [self.segments.logits(images, weights).numpy() for images in place.images]
+            return np.concatenate(parts)
+
+        return list(self.pool.map(run, masks))
+
     def _set_weights(self, mask: np.ndarray) -> None:
         for place in self.places:
             place.cache = []  # before the next one is computed: never two in memory

@@ -28,7 +28,8 @@ class Outcome:
     """The best proposal of a step.
 
     `rewards` has one entry per proposal, float64; NaN where a proposal was left out or given up
-    before its end. `logits` are those of the best one on D_val, float32 [n, classes].
+    before its end. `logits` are those of the best one on D_val, float32 [n, classes]; `images` ran
+    through some proposal.
     """
 
     best: int
@@ -36,6 +37,7 @@ class Outcome:
     rewards: np.ndarray
     logits: np.ndarray
     evaluations: int
+    images: int
 
 
 class ExactEvaluator:
@@ -78,11 +80,12 @@ class ExactEvaluator:
         expected = [current + self._drops.get(one.gate, -np.inf) for one in proposals]
         losses = np.full(len(proposals), np.inf)
         logits: list[np.ndarray | None] = [None] * len(proposals)
+        images = [0] * len(proposals)
 
         def evaluate(index: int, best_loss: float | None = None) -> None:
             # Another thread may lower the least loss meanwhile: that only delays giving up.
             limit = losses.min() if best_loss is None else best_loss
-            result = self._evaluate(proposals[index], reward, least, limit)
+            images[index], result = self._evaluate(proposals[index], reward, least, limit)
             if result is not None:
                 losses[index], logits[index] = result
                 self._drops[proposals[index].gate] = losses[index] - current
@@ -92,7 +95,7 @@ class ExactEvaluator:
         )
         best = int(np.argmin(losses))
         rewards = np.where(np.isinf(losses), np.nan, -losses)
-        return Outcome(best, float(rewards[best]), rewards, logits[best], evaluations)
+        return Outcome(best, float(rewards[best]), rewards, logits[best], evaluations, sum(images))
 
     def _work_off(self, order, evaluate: Callable, expected: list[float], losses) -> int:
         """Evaluates the proposals in `order` that may be the best; returns how many."""
@@ -101,8 +104,9 @@ class ExactEvaluator:
 
     def _evaluate(
         self, proposal: Proposal, reward: Reward, least: np.ndarray, best_loss: float
-    ) -> tuple[float, np.ndarray] | None:
-        """(minus the reward, logits) of a proposal, or None once it must exceed `best_loss`."""
+    ) -> tuple[int, tuple[float, np.ndarray] | None]:
+        """(images seen, (minus the reward, logits)) of a proposal; None for the pair once its first
+        number must exceed `best_loss`."""
         place, parts = self.current.place, self.current.segments
         first = self.current.cuts.before(parts.first_segment(proposal.gate))
         total, rest, logits = 0.0, float(least.sum()), []
@@ -113,8 +117,9 @@ class ExactEvaluator:
                 total += float(tf.reduce_sum(reward.losses(logits[-1], rows)))
                 rest -= float(least[rows].sum())
                 if (total + rest) / len(least) > best_loss + TIE:
-                    return None
-            return total / len(least), np.concatenate([one.numpy() for one in logits])
+                    return rows.stop, None
+            logits = np.concatenate([one.numpy() for one in logits])
+            return len(least), (total / len(least), logits)
 
 
 class LazyEvaluator(ExactEvaluator):
@@ -167,4 +172,8 @@ class NaiveEvaluator(ExactEvaluator):
             )
             rewards.append(-float(tf.reduce_mean(reward.losses(logits[-1]))))
         best = int(np.argmax(rewards))
-        return Outcome(best, rewards[best], np.array(rewards), logits[best], len(proposals))
+        images = len(proposals) * len(reward.labels)
+        return Outcome(best, rewards[best], np.array(rewards), logits[best], len(proposals), images)
+
+
+EVALUATORS = {"exact": ExactEvaluator, "lazy": LazyEvaluator, "naive": NaiveEvaluator}

@@ -13,7 +13,8 @@ ROWS, LOGITS = "history.jsonl", "search_logits.f32"
 class History:
     """Rows of history.jsonl and, record for record, search_logits.f32 (float32 [n, classes] each).
 
-    Row 0 is theta_0; row i adds the filters that step i removed. A record is on the disk before its
+    Row 0 is theta_0; row i adds the filters that step i removed (`removed_units`, numbers in the
+    unit mask). A record is on the disk before its
     row, and whatever a killed process left beyond the last complete pair is cut off on opening.
 
     Args:
@@ -53,5 +54,5 @@ class History:
         """Unit mask of theta_step, float32 [U + 1]."""
         mask = np.ones(graph.gates.num_units + 1, np.float32)
         for row in self.rows[1 : step + 1]:
-            mask[graph.gates[row["gate"]].start + np.array(row["removed"])] = 0
+            mask[row["removed_units"]] = 0
         return mask

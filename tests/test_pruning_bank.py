@@ -80,7 +80,7 @@ def searched(path, graph):
     history = History(folder, (2, CLASSES))
     for step, loss in enumerate(LOSSES):
         row = {"step": step, "val_loss": loss, "flops": 100 - step}
-        row |= {"gate": 0 if step else None, "removed": [step] if step else []}
+        row["removed_units"] = [step] if step else []
         history.add(row, np.zeros((2, CLASSES)))
     return folder, history
 

@@ -248,7 +248,7 @@ def test_a_whole_search_takes_the_same_steps(tmp_path, options):
     _, _, naive = searched(tmp_path / "naive", "naive", **options)
     assert len(exact.rows) == len(naive.rows) >= 5
     for one, other in zip(exact.rows[1:], naive.rows[1:], strict=True):
-        for key in ("gate", "removed", "widths", "flops", "evaluations"):
+        for key in ("gate", "removed_units", "widths", "flops", "evaluations"):
             assert one[key] == other[key]
         assert one["reward"] == pytest.approx(other["reward"], abs=1e-4)
         assert one["val_loss"] == pytest.approx(other["val_loss"], abs=1e-4)
@@ -265,7 +265,7 @@ def test_lazy_search_saves_evaluations_and_resumes_to_the_same_network(tmp_path)
         row["evaluations"] for row in exact.rows
     )
     assert lazy.rows[1]["evaluations"] == exact.rows[1]["evaluations"]  # nothing known yet
-    assert lazy.rows[1]["removed"] == exact.rows[1]["removed"]
+    assert lazy.rows[1]["removed_units"] == exact.rows[1]["removed_units"]
     with RunFolder.open(tmp_path / "lazy", {}) as folder:
         folder.truncate("history.jsonl", 4)
     _, _, resumed = searched(tmp_path / "lazy", "lazy", target=0.6)

@@ -24,7 +24,7 @@ def logits_of(step):
 
 def row_of(step):
     removed = [] if step == 0 else [step]
-    return {"step": step, "gate": 1 if step else None, "removed": removed, "val_loss": 0.5}
+    return {"step": step, "removed_units": removed, "val_loss": 0.5}
 
 
 def written(folder, steps):
@@ -100,12 +100,9 @@ def test_rows_whose_records_are_gone(folder):
 def test_masks_of_the_steps(folder):
     graph = ChannelGraph(residual())
     history = History(folder, SHAPE)
-    rows = [(None, []), (1, [4, 0]), (3, [2]), (1, [1])]
-    for step, (gate, removed) in enumerate(rows):
-        history.add({"step": step, "gate": gate, "removed": removed}, logits_of(step))
-    first, third = graph.gates[1].start, graph.gates[3].start
-    closed = [[], [first, first + 4], [first, first + 4, third + 2]]
-    closed.append([first, first + 1, first + 4, third + 2])
+    for step, units in enumerate([[], [4, 0], [12], [1]]):
+        history.add({"step": step, "removed_units": units}, logits_of(step))
+    closed = [[], [0, 4], [0, 4, 12], [0, 1, 4, 12]]
     for step, units in enumerate(closed):
         mask = history.mask(graph, step)
         assert np.flatnonzero(mask == 0).tolist() == units

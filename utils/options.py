@@ -10,7 +10,10 @@ from nets import BUILDERS
 from nets.load import WEIGHTS
 from pruning.bank import KINDS, MANY_CLASSES, BankOptions
 from pruning.budgets import BUDGETS
-from pruning.greedy import EVALUATORS, SearchOptions
+from pruning.evaluator import EVALUATORS
+from pruning.methods import SEARCHES
+from pruning.rewards import TEACHERS
+from pruning.search import SearchOptions
 from utils import cli, devices, inputs
 from utils.phases import Device, TrainOptions
 from utils.runfolder import RunFolder
@@ -90,6 +93,12 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def add_search(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("search")
     group.add_argument(
+        "--method",
+        choices=tuple(SEARCHES),
+        default="ekg",
+        help="ekg: greedy; ffp: coarse to fine; uniform widths; global threshold",
+    )
+    group.add_argument(
         "--search_target_rate",
         type=cli.fraction,
         help="share of the budget that remains; default: the smallest of --budgets, or 0.5",
@@ -112,7 +121,9 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         "--search_step", type=cli.fraction, default=0.2, help="share of a gate removed at a time"
     )
     group.add_argument(
-        "--search_teacher", choices=("none", "single", "ensemble"), default="ensemble"
+        "--search_teacher",
+        choices=TEACHERS,
+        help="of EKG's reward; default: ensemble",
     )
     group.add_argument("--score", choices=("taylor", "l1", "fpgm", "random"), default="taylor")
     group.add_argument("--evaluator", choices=tuple(EVALUATORS), default="exact")
@@ -209,8 +220,12 @@ def search_of(args: argparse.Namespace) -> SearchOptions:
     """The `SearchOptions` of the flags.
 
     Raises:
-        UserError: a rate on the way lies below the search's end.
+        UserError: a rate on the way lies below the search's end; a teacher that isn't EKG's.
     """
+    if args.search_teacher is None:
+        args.search_teacher = "ensemble" if args.method == "ekg" else "none"
+    if args.method != "ekg" and args.search_teacher != "none":
+        raise cli.UserError(f"--search_teacher is for --method ekg, {args.method} has none")
     if args.search_target_rate is None:
         args.search_target_rate = min(args.budgets, default=0.5)
     if args.budgets and min(args.budgets) < args.search_target_rate:
@@ -221,6 +236,7 @@ def search_of(args: argparse.Namespace) -> SearchOptions:
     return SearchOptions(
         target_rate=args.search_target_rate,
         step=args.search_step,
+        method=args.method,
         teacher=args.search_teacher,
         score=args.score,
         evaluator=args.evaluator,

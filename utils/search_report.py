@@ -4,8 +4,8 @@ import numpy as np
 
 from nets.graph import ChannelGraph
 from nets.proof import sentence
-from pruning.greedy import SearchOptions
 from pruning.history import History
+from pruning.search import SearchOptions
 from utils import plots
 from utils.report import before_after
 from utils.results import table
@@ -34,8 +34,10 @@ def summary(
     first, last = history.rows[0], history.rows[-1]
     mask = history.mask(graph, len(history.rows) - 1)
     return {
+        "method": options.method,
         "steps": len(history.rows) - 1,
         "evaluations": sum(row["evaluations"] for row in history.rows),
+        "images": sum(row["images"] for row in history.rows),
         "flops": {"before": first["flops"], "after": last["flops"]},
         "flops_rate": last["flops_rate"],
         "parameters": {"before": graph.parameters(), "after": graph.parameters(mask)},
@@ -102,7 +104,8 @@ def print_summary(results: dict) -> None:
         rows.append((f"test top-1 %, {mode}, not fine-tuned", *sides, ".2f"))
     print(before_after(rows))
     seconds = ", ".join(f"{part} {value:.1f}" for part, value in results["seconds"].items())
-    print(f"{results['steps']} steps, {results['evaluations']} evaluations; seconds: {seconds}")
+    counts = f"{results['evaluations']} evaluations, {results['images']:,} images"
+    print(f"{results['method']}: {results['steps']} steps, {counts}; seconds: {seconds}")
     if proof := results.get("masked_and_pruned"):  # searches before there was a proof lack it
         print(sentence(proof))
     if results["front"]:
