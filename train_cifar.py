@@ -30,7 +30,7 @@ from utils import options as flags
 from utils.checkpoint import load_keras, save_keras
 from utils.measure import print_report
 from utils.phases import Device, Objective, check_batch, train
-from utils.runfolder import BASELINE, START, RunFolder
+from utils.runfolder import BASELINE, START, SUPERNET_ORDER, RunFolder
 from utils.search_report import LABELS, print_summary
 
 
@@ -86,7 +86,7 @@ def pipeline(args) -> None:
     bank = flags.bank_of(args)
     check(network, data, flags.search_of(args), bank)
     check_batch(args.batch_size, data, device)
-    with flags.open_folder(args, "baseline_state.npz", START) as folder:
+    with flags.open_folder(args, "baseline_state.npz", START, SUPERNET_ORDER) as folder:
         if folder.finished:
             print(f"{folder.path} holds the finished run of this command:")
             print_report(folder.read_json("result.json"))

@@ -32,7 +32,7 @@ def grid(channels: int, steps: int, round_to: int = 1) -> list[int]:
     return sorted({width for width in widths if width < channels} | {channels})
 
 
-class Widths:
+class WidthGrid:
     """The grid of a whole network and the masks of its sub-networks.
 
     A *choice* is a list of grid numbers, one for every gate: 0 is the narrowest width of its grid.
