@@ -62,16 +62,10 @@ class StageRater:
 
     def plan(self) -> str:
         """What of the features is kept in memory, in one line."""
-        total = sum(rows.stop - rows.start for rows in self._rows)
-        kept = [self._rows[self._count(stage) - 1].stop for stage in self.stages]
-        kept = [
-            number if self._count(stage) else 0
-            for number, stage in zip(kept, self.stages, strict=True)
-        ]
-        needed = max(
-            self._bytes(stage) * number for stage, number in zip(self.stages, kept, strict=True)
-        )
-        line = f"{len(self.stages)} stages; features of the whole network in memory: at most "
+        total, kept = self._rows[-1].stop, [self._kept_images(stage) for stage in self.stages]
+        pairs = zip(self.stages, kept, strict=True)
+        needed = max(self._bytes(stage) * images for stage, images in pairs)
+        line = f"{len(self.stages)} stages; the whole network's features in memory: at most "
         line += f"{needed / 2**20:,.1f} MB"
         if min(kept) < total:
             line += f"; those of {total - min(kept)} of {total} images are computed again each time"
@@ -83,10 +77,14 @@ class StageRater:
         before = math.prod(ends[stage.first].shape[1:]) if stage.first else 0  # else: the image
         return 4 * (before + math.prod(ends[stage.last].shape[1:]))
 
-    def _count(self, stage: Stage) -> int:
-        """How many batches' features fit into memory."""
-        most = self._cache_bytes // max(1, self._bytes(stage))
+    def _kept_batches(self, stage: Stage) -> int:
+        most = self._cache_bytes // self._bytes(stage)
         return sum(rows.stop <= most for rows in self._rows)
+
+    def _kept_images(self, stage: Stage) -> int:
+        """Of how many images the features fit into memory: whole batches."""
+        batches = self._kept_batches(stage)
+        return self._rows[batches - 1].stop if batches else 0
 
     # ---------------------------------------------------------------- forward passes
 
@@ -106,8 +104,8 @@ class StageRater:
         if number == self._number:
             return
         self._number, self._kept = number, []  # never two stages' features in memory
-        count = self._count(self.stages[number])
-        self._kept = list(self._pool.map(self._features, range(count)))
+        batches = range(self._kept_batches(self.stages[number]))
+        self._kept = list(self._pool.map(self._features, batches))
 
     def rate(self, number: int, masks: Sequence[np.ndarray]) -> np.ndarray:
         """Mean losses on D_val, float64 [masks], of versions of stage `number`.

@@ -68,6 +68,7 @@ class StageWiseSearch(Search):
     def _restored(self) -> None:
         self._load()
         if self._factors is None:
+            self.rater.evaluations, self.rater.images = 0, 0.0  # row 0 has what came before
             self._factors = self._measured_factors()
             self._save()
         wanted = self.options.supernet

@@ -52,7 +52,9 @@ def train_supernet(
     file = folder.file(path)
     if file.exists():
         return load_keras(file)
-    wanted, flat = options.supernet, without_nesting(model)
+    wanted, given = options.supernet, without_nesting(model)
+    flat = keras.models.clone_model(given)
+    flat.set_weights(given.get_weights())
     order = _order(folder, flat, val, options, device)
     stagewise = options.method == "swp"
     random_widths = wanted.random_widths if stagewise else SANDWICH_RANDOM
