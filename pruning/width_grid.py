@@ -91,14 +91,21 @@ class WidthGrid:
     def random_choice(self, seed: int, step: tf.Tensor, number: int) -> tf.Tensor:
         """Uniform numbers, int32 [gates], a pure function of its arguments on every device.
 
+        Integer arithmetic, because TensorFlow's random numbers differ when they are compiled by
+        XLA: a Weyl sequence over the steps, mixed by the last lines of MurmurHash3 (Appleby).
+
         Args:
+            seed: at least 0.
             step: int32 scalar, the training step.
             number: tells several choices of a step apart.
         """
-        seeds = tf.stack([tf.constant(seed & 0x7FFFFFFF), step])
-        seeds = tf.random.experimental.stateless_fold_in(seeds, number, alg="philox")
-        shares = tf.random.stateless_uniform([len(self.sizes)], seeds, alg="philox")
-        return tf.minimum(tf.cast(shares * self.sizes, tf.int32), self.sizes - 1)
+        start = np.random.SeedSequence([seed, number]).generate_state(len(self.sizes))
+        x = start.astype(np.int64) + tf.cast(step, tf.int64) * 0x9E3779B9
+        for factor, shift in ((0x85EBCA6B, 16), (0xC2B2AE35, 13), (1, 16)):
+            x = tf.bitwise.bitwise_and(x, 0xFFFFFFFF)
+            x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, np.int64(shift))) * factor
+        x = tf.bitwise.bitwise_and(x, 0xFFFFFFFF)  # uniform in 0 .. 2^32 - 1
+        return tf.cast(tf.bitwise.right_shift(x * self.sizes.astype(np.int64), 32), tf.int32)
 
     def mask_tensor(self, choice: tf.Tensor) -> tf.Tensor:
         """As `mask`, for a tensor int32 [gates] -> float32 [U + 1]."""
