@@ -45,7 +45,7 @@ from utils.checkpoint import load_keras, save_keras
 from utils.latency import latencies
 from utils.measure import latency_batches
 from utils.phases import Device, both_modes, recalibrate
-from utils.runfolder import BASELINE, PRUNED, START, SUPERNET_ORDER, RunFolder
+from utils.runfolder import BASELINE, PRUNED, START, SUPERNET_ORDER, RunFolder, front_file
 from utils.search_report import LABELS, draw, print_summary, seconds_of, summary
 from utils.supernet_training import micro_batches, seconds_before, take_order, train_supernet
 
@@ -138,12 +138,8 @@ def _bank(folder, graph, history, data, options: SearchOptions, bank, device: De
         layout=planned,
         fingerprint=data.fingerprint,
         compile=device.compile,
+        features=bank.features,
     )
-
-
-def front_file(rate: float) -> str:
-    """Name of the network that a search keeps on its way at a rate of --budgets."""
-    return f"search_pruned_{rate:g}.keras"
 
 
 def _test_front(folder: RunFolder, front: list[dict], data: Dataset, device: Device) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import keras
 
 from dataloader import Dataset, unreadable_named
-from finetune import finetune_from_flags, report
+from finetune import finetune_from_flags, report, transfer_of
 from nets import build
 from nets.load import load_network
 from pruning.distill import plain_loss
@@ -86,6 +86,8 @@ def pipeline(args) -> None:
     bank = flags.bank_of(args)
     check(network, data, flags.search_of(args), bank)
     check_batch(args.batch_size, data, device)
+    if transfer_of(args).method == "ckt" and not bank.features:
+        raise cli.UserError("--finetune_method ckt needs --bank_features on")
     with flags.open_folder(args, "baseline_state.npz", START, SUPERNET_ORDER) as folder:
         if folder.finished:
             print(f"{folder.path} holds the finished run of this command:")

@@ -1,35 +1,36 @@
 """The exact, lazy and naive evaluators side by side, on the proposals of one real search.
 
-    python -m benchmarks.search_speed --arch ResNet-56 --dataset CIFAR10 --data_path DIR \\
-        --trained_param res56_cifar10.pkl --search_target_rate 0.45 \\
-        --train_path NEW_FOLDER --out docs/results/search_speed.json
+    python -m benchmarks.search_speed --search_path FINISHED_EXACT_SEARCH \\
+        --out docs/results/search_speed.json
 
-The search follows the exact evaluator. At every step the lazy one, and at every fifth the naive
-one, evaluates the same proposals from the same state. One-time building is reported apart.
+The steps are those of a finished `search.py --evaluator exact` (`benchmarks.whole_search` makes
+one). At every step of it the lazy evaluator, and at every fifth all three, evaluate the same
+proposals from the same state. One-time building is reported apart.
 """
 
 from utils import cli, devices
 
 devices.quiet()
 
+import argparse
 import time
+from pathlib import Path
 
-import keras
 import numpy as np
 
 from benchmarks import machine
 from dataloader import load
 from nets.graph import ChannelGraph
-from nets.load import load_network
-from pruning.candidates import Proposal
+from pruning.candidates import Candidates, Proposal
 from pruning.current import CurrentNetwork, Validation
 from pruning.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator, Outcome
-from pruning.greedy import GreedySearch
 from pruning.history import History
-from pruning.rewards import Reward
+from pruning.rewards import Knowledge, Reward
 from search import prepare
 from utils import options as flags
-from utils.runfolder import RunFolder
+from utils.checkpoint import load_keras
+from utils.jsonl import read_json
+from utils.runfolder import START, RunFolder
 
 TIE = 1e-6  # rewards closer than this count as equal
 
@@ -41,8 +42,8 @@ def timed(function, *args) -> tuple[float, object]:
     return time.perf_counter() - begin, result
 
 
-class Alternating(ExactEvaluator):
-    """The exact evaluator, with the two others at work on the same proposals.
+class Alternating:
+    """The three evaluators at work on the same proposals, step by step.
 
     Attributes:
         rows: one dict per step, of what each evaluator did.
@@ -50,37 +51,44 @@ class Alternating(ExactEvaluator):
     """
 
     def __init__(self, graph: ChannelGraph, data: Validation, every: int):
-        exact, _ = timed(super().__init__, graph, data)
+        exact, self._exact = timed(ExactEvaluator, graph, data)
         lazy, self._lazy = timed(LazyEvaluator, graph, data)
         naive, self._naive = timed(NaiveEvaluator, graph, data)
-        self._lazy.current = self.current
+        self._lazy.current = self._exact.current
         self._graph, self._every, self.rows = graph, every, []
         self.build_seconds = {"exact": exact, "lazy": lazy, "naive": naive}
 
-    def set_current_with_importance(self, mask: np.ndarray, reward: Reward):
-        """As the exact one; begins a row."""
-        seconds, result = timed(super().set_current_with_importance, mask, reward)
+    def importance(self, reward: Reward) -> np.ndarray:
+        """Makes the network of the gates the current one and returns its scores; begins a row."""
+        mask = self._graph.gates.mask()
+        seconds, (_, scores) = timed(self._exact.set_current_with_importance, mask, reward)
         rate = self._graph.flops(mask) / self._graph.flops()
         self.rows.append({"flops_rate": rate, "importance_seconds": seconds})
-        return result
+        return scores
 
-    def best(self, proposals: list[Proposal], reward: Reward) -> Outcome:
-        """The exact one's choice; fills in the row."""
+    def evaluate(self, proposals: list[Proposal], reward: Reward, chosen: int) -> None:
+        """Fills in the row.
+
+        Args:
+            chosen: the proposal that the search which is followed took.
+        """
         row = self.rows[-1] | {"proposals": len(proposals)}
-        row["exact_seconds"], exact = timed(super().best, proposals, reward)
-        row["exact_finished"] = int(np.isfinite(exact.rewards).sum())
         row["lazy_seconds"], lazy = timed(self._lazy.best, proposals, reward)
         row["lazy_evaluations"] = lazy.evaluations
-        row["lazy_same_choice"] = lazy.best == exact.best
+        row["lazy_same_choice"] = lazy.best == chosen
         if len(self.rows) % self._every == 1 % self._every:
             if len(self.rows) == 1:
                 # Its first batch traces and is no part of the step.
                 self.build_seconds["naive"] += timed(self._naive.best, proposals[:1], reward)[0]
+            # What the exact one would remember from the last step, had it taken it.
+            self._exact.remember(self._lazy.drops())
+            row["exact_seconds"], exact = timed(self._exact.best, proposals, reward)
+            row["exact_images"] = exact.images
             row["naive_seconds"], naive = timed(self._naive.best, proposals, reward)
+            row["naive_images"] = naive.images
             row |= compare(exact, naive)
         self.rows[-1] = row
         print({key: round(value, 4) for key, value in row.items()}, flush=True)
-        return exact
 
 
 def compare(exact: Outcome, naive: Outcome) -> dict:
@@ -139,60 +147,70 @@ def summary(rows: list[dict]) -> dict:
         "ties": sum(row["tie"] for row in both),
         "reward_difference": max(row["reward_difference"] for row in both),
         "evaluations": sum(row["proposals"] for row in rows),
-        "exact_finished": sum(row["exact_finished"] for row in rows),
+        "images": {k: sum(row[f"{k}_images"] for row in both) for k in ("exact", "naive")},
         "lazy_evaluations": sum(row["lazy_evaluations"] for row in rows),
         "lazy_same_choice": sum(row["lazy_same_choice"] for row in rows),
-        "seconds": {
-            key: sum(row[f"{key}_seconds"] for row in rows)
-            for key in ("importance", "exact", "lazy")
-        },
     }
 
 
+def followed(history: History, graph: ChannelGraph, proposals: list[Proposal], step: int) -> int:
+    """Number of the proposal that the search took at this step.
+
+    Raises:
+        UserError: none of them is.
+    """
+    mask = history.mask(graph, step)
+    for number, proposal in enumerate(proposals):
+        if (proposal.mask == mask).all():
+            return number
+    raise cli.UserError(
+        f"step {step} can't be followed: is it a search with --method ekg --evaluator exact of "
+        "this version?"
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
-    """The command line: that of search.py."""
+    """The command line."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
-    flags.add_run(parser)
-    flags.add_data(parser)
-    flags.add_device(parser)
-    flags.add_search(parser)
+    parser.add_argument("--search_path", type=Path, required=True, help="folder of the search")
     parser.add_argument("--every", type=cli.positive_int, default=5, help="steps per naive one")
     machine.add_out(parser)
-    args = parser.parse_args(argv)
+    own = parser.parse_args(argv)
+    args = argparse.Namespace(**read_json(own.search_path / "args.json"))
     device = flags.device_of(args)
-    keras.utils.set_random_seed(args.seed)
     data = load(args.dataset, args.data_path)
-    flags.fill_defaults(args, data)
-    model = load_network(args.trained_param, args.arch, data.num_classes, data.image_shape)
     options = flags.search_of(args)
     about = machine.describe()
-    with RunFolder.open(args.train_path, vars(args) | {"out": str(args.out)}) as folder:
-        graph, val = prepare(folder, model, data, options, device)
+    with RunFolder.open(own.search_path, vars(args)) as folder:
+        graph, val = prepare(folder, load_keras(folder.file(START)), data, options, device)
         history = History(folder, (len(val.labels), data.num_classes))
-        greedy = GreedySearch(graph, val, history, options)
-        greedy.evaluator = evaluator = Alternating(graph, val, args.every)
-        proposals = greedy.candidates.propose(graph.gates.mask())
-        reward = Reward(val.labels, None, data.num_classes)
-        workers = worker_seconds(graph, val, proposals, reward)
-
-        def results() -> dict:
-            return {
-                "machine": about,
-                "examples": len(val.labels),
-                "flops_rate": history.rows[-1]["flops_rate"],
-                "summary": summary(evaluator.rows),
-                "val_loss": history.rows[-1]["val_loss"],
-                "build_seconds": evaluator.build_seconds,
-                "worker_seconds": workers,
-                "rows": evaluator.rows,
-            }
-
-        # After every step, so that a run that is stopped leaves what it has seen.
-        greedy.run(log=lambda step, scalars: machine.write(results(), args.out))
-        steps = range(0, len(history.rows), max(1, len(history.rows) // 4))
-        masks = [history.mask(graph, step) for step in steps]
-        about["matmul_gflops_after"] = round(machine.matmul_gflops(), 1)
-        machine.report(results() | {"forward": forward_rates(graph, val, masks)}, args.out)
+    alternating = Alternating(graph, val, own.every)
+    candidates = Candidates(graph, options.target_rate * graph.flops(), options.step)
+    knowledge = Knowledge(options.teacher)
+    proposals = candidates.propose(graph.gates.mask())
+    workers = worker_seconds(graph, val, proposals, Reward(val.labels, None, data.num_classes))
+    results = {
+        "machine": about,
+        "examples": len(val.labels),
+        "flops_rate": history.rows[-1]["flops_rate"],
+        "worker_seconds": workers,
+        "build_seconds": alternating.build_seconds,
+        "rows": alternating.rows,
+    }
+    for step in range(1, len(history.rows)):
+        graph.gates.set_mask(history.mask(graph, step - 1))
+        knowledge.add(history.logits(step - 1))
+        reward = Reward(val.labels, knowledge.logits, data.num_classes)
+        scores = alternating.importance(reward)
+        for gate in graph.gates:
+            gate.rank(scores[gate.units])
+        proposals = candidates.screened(candidates.propose(scores))
+        alternating.evaluate(proposals, reward, followed(history, graph, proposals, step))
+    steps = range(0, len(history.rows), max(1, len(history.rows) // 4))
+    masks = [history.mask(graph, step) for step in steps]
+    about["matmul_gflops_after"] = round(machine.matmul_gflops(), 1)
+    results |= {"summary": summary(alternating.rows), "forward": forward_rates(graph, val, masks)}
+    machine.report(results, own.out)
 
 
 if __name__ == "__main__":

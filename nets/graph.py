@@ -287,15 +287,20 @@ def to_policy(model: keras.Model, policy: str) -> keras.Model:
     """A functional model of the same layers and weights under a dtype policy ("mixed_bfloat16").
 
     Variables stay float32 and in the same order, so clone and model exchange weights by
-    set_weights; the output layer computes float32 logits. Raises ValueError for nested models.
+    set_weights; the output layer, and what a concatenation there joins, computes float32.
+
+    Raises:
+        ValueError: nested models.
     """
     # not model.output: a Sequential read from a file has none
-    last = model.outputs[0]._keras_history.operation
+    last = [model.outputs[0]._keras_history.operation]
+    if isinstance(last[0], L.Concatenate):
+        last += [one._keras_history.operation for one in last[0].input]
     if any(isinstance(layer, keras.Model) for layer in model.layers):
         raise ValueError("a model that contains models cannot change its dtype policy")
 
     def clone(layer):
-        config = layer.get_config() | {"dtype": "float32" if layer is last else policy}
+        config = layer.get_config() | {"dtype": "float32" if layer in last else policy}
         return type(layer).from_config(config)
 
     converted = keras.models.clone_model(model, clone_function=clone)

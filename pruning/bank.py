@@ -6,6 +6,9 @@ Two kinds, both one memory-mapped file `bank.npy` whose row n belongs to trainin
 * "topk": records [examples, K] of the k largest logits (float16 [k]), their classes (int16 [k]) and
   "rest" (float16), the log-sum-exp of all other logits, whose mass is spread evenly over their
   classes on reading (`distill.expanded`). 1.28 million x 1000 classes x 5: 0.4 instead of 13 GB.
+
+For FFP's contrastive transfer (method.md 5) `bank_features.npy`, float16 [examples, width], holds
+the mean over the K teachers of their penultimate features, each of unit length.
 """
 
 import math
@@ -19,12 +22,13 @@ from pathlib import Path
 import numpy as np
 
 from nets.graph import ChannelGraph
+from pruning.features import FeaturePass, width
 from pruning.history import History
 from pruning.segments import Segments
 from utils.cli import UserError
 from utils.runfolder import RunFolder
 
-ARRAY, MANIFEST = "bank.npy", "bank.json"
+ARRAY, FEATURES, MANIFEST = "bank.npy", "bank_features.npy", "bank.json"
 KINDS = ("full", "topk")
 MANY_CLASSES = 1000  # from here up the bank is "topk" where nothing else is asked for
 BLOCK_SECONDS = 60.0  # a killed build loses at most about so much work
@@ -32,10 +36,12 @@ BLOCK_SECONDS = 60.0  # a killed build loses at most about so much work
 
 @dataclass(frozen=True)
 class BankOptions:
-    """kind: "full", "topk" or None, by the number of classes; k: logits that "topk" keeps."""
+    """kind: "full", "topk" or None, by the number of classes; k: logits that "topk" keeps;
+    features: whether the penultimate features are kept as well."""
 
     kind: str | None = None
     k: int = 16
+    features: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,7 @@ def build_bank(
     layout: Layout,
     fingerprint: str,
     compile: bool,
+    features: bool = False,
 ) -> dict:
     """Writes bank.npy in blocks of batches; goes on after the last finished block.
 
@@ -141,40 +148,57 @@ def build_bank(
             time and in mixed order: batch norm takes the statistics of each batch.
         layout: of the training set, from `layout`.
         fingerprint: of the training set, kept in the manifest.
+        features: write bank_features.npy, too.
 
     Returns:
-        The manifest: teachers (step, val_loss, flops), kind, shape, fingerprint, examples and
-        batches done, complete (whether all are).
+        The manifest: teachers (step, val_loss, flops), kind, shape, features (their number, or 0),
+        fingerprint, examples and batches done, complete (whether all are).
 
     Raises:
         UserError: the disk is too small.
         RuntimeError: the batches hold another number of examples; a logit beyond float16.
     """
-    manifest = _open_manifest(folder, history, layout, fingerprint)
+    wide = width(graph.model) if features else 0
+    manifest = _open_manifest(folder, history, layout, fingerprint, wide)
     if manifest["complete"]:
         return manifest
     segments = Segments(graph, compile=compile)
-    teachers = [
-        segments.weights(history.mask(graph, teacher["step"])) for teacher in manifest["teachers"]
-    ]
+    masks = [history.mask(graph, teacher["step"]) for teacher in manifest["teachers"]]
+    teachers = [segments.weights(mask) for mask in masks]
     bank = np.lib.format.open_memmap(folder.file(ARRAY), mode="r+")
+    kept = np.lib.format.open_memmap(folder.file(FEATURES), mode="r+") if wide else None
+    both = FeaturePass(segments) if wide else None
     flushed = time.monotonic()
     for batch in batches(manifest["batches_done"]):
-        for number, weights in enumerate(teachers):
-            logits = segments.logits(batch["image"], weights).numpy()
-            _write(bank, layout, batch["index"].numpy(), number, logits)
+        index, means = batch["index"].numpy(), np.zeros((len(batch["index"]), wide), np.float32)
+        for number, (weights, mask) in enumerate(zip(teachers, masks, strict=True)):
+            if both is None:
+                logits = segments.logits(batch["image"], weights).numpy()
+            else:
+                logits, found = both.run(batch["image"], weights, mask)
+                length = np.linalg.norm(found, axis=-1, keepdims=True)
+                means += found / np.maximum(length, 1e-12) / len(teachers)
+            _write(bank, layout, index, number, logits)
+        if kept is not None:
+            kept[index] = means
         manifest["batches_done"] += 1
         manifest["examples_done"] += len(batch["index"])
         if time.monotonic() - flushed > BLOCK_SECONDS:
-            bank.flush()
+            _flush(bank, kept)
             folder.write_json(MANIFEST, manifest)
             flushed = time.monotonic()
     if manifest["examples_done"] != layout.shape[0]:
         raise RuntimeError(f"{manifest['examples_done']} of {layout.shape[0]} rows were written")
-    bank.flush()
+    _flush(bank, kept)
     manifest["complete"] = True
     folder.write_json(MANIFEST, manifest)
     return manifest
+
+
+def _flush(*arrays: np.memmap | None) -> None:
+    for array in arrays:
+        if array is not None:
+            array.flush()
 
 
 def _write(bank: np.ndarray, layout: Layout, index: np.ndarray, number: int, logits) -> None:
@@ -187,29 +211,33 @@ def _write(bank: np.ndarray, layout: Layout, index: np.ndarray, number: int, log
         bank[index, number] = compressed(logits, layout.dtype)
 
 
-def _open_manifest(folder: RunFolder, history: History, layout: Layout, fingerprint: str) -> dict:
-    """The manifest of an unfinished bank, or of a new one with its empty array."""
+def _open_manifest(
+    folder: RunFolder, history: History, layout: Layout, fingerprint: str, features: int
+) -> dict:
+    """The manifest of an unfinished bank, or of a new one with its empty arrays."""
     if folder.file(MANIFEST).exists() and folder.file(ARRAY).exists():
         return folder.read_json(MANIFEST)
     count = layout.shape[-1]
     steps = choose_teachers([row["val_loss"] for row in history.rows], count)
     # The file has holes at first: a full disk would only show as a crash half-way.
     free = shutil.disk_usage(folder.path).free
-    if free < layout.bytes:
+    needed = layout.bytes + 2 * layout.shape[0] * features
+    if free < needed:
         raise UserError(
-            f"the memory bank needs {layout.bytes / 1e9:.1f} GB, {folder.path} has "
+            f"the memory bank needs {needed / 1e9:.1f} GB, {folder.path} has "
             f"{free / 1e9:.1f} GB free: use --bank topk, fewer teachers or another --train_path"
         )
-    array = np.lib.format.open_memmap(
-        folder.file(ARRAY), mode="w+", dtype=layout.dtype, shape=layout.shape
-    )
-    array.flush()
-    del array
+    arrays = {ARRAY: (layout.dtype, layout.shape)}
+    if features:
+        arrays[FEATURES] = (np.float16, (layout.shape[0], features))
+    for name, (dtype, shape) in arrays.items():
+        np.lib.format.open_memmap(folder.file(name), mode="w+", dtype=dtype, shape=shape).flush()
     keys = ("step", "val_loss", "flops")
     manifest = {
         "teachers": [{key: history.rows[step][key] for key in keys} for step in steps],
         "kind": layout.kind,
         "shape": list(layout.shape),
+        "features": features,
         "dataset_fingerprint": fingerprint,
         "batches_done": 0,
         "examples_done": 0,
@@ -233,15 +261,8 @@ def open_bank(
         UserError: unfinished, of another training set, or not the array that the manifest
             describes.
     """
-    path = Path(getattr(folder, "path", folder)) / ARRAY
-    if not manifest["complete"]:
-        raise UserError(f"{path} is unfinished: run search.py on its folder again")
-    if manifest["dataset_fingerprint"] != fingerprint:
-        raise UserError(f"{path} belongs to another training set than the one given by --data_path")
-    try:
-        bank = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; run search.py on its folder again") from None
+    path = _checked(folder, manifest, fingerprint, ARRAY)
+    bank = _mapped(path)
     if list(bank.shape) != manifest["shape"] or (bank.dtype.names is None) != (
         manifest["kind"] == "full"
     ):
@@ -252,3 +273,39 @@ def open_bank(
     if manifest["kind"] == "full":
         return {"teacher": bank}
     return {f"teacher_{name}": bank[name] for name in bank.dtype.names}
+
+
+def open_features(
+    folder: RunFolder | os.PathLike, manifest: dict, fingerprint: str
+) -> dict[str, np.ndarray]:
+    """The bank's features, memory-mapped read-only: {"features": float16 [examples, width]}.
+
+    Raises:
+        UserError: as `open_bank`, or the bank was built without features.
+    """
+    path = _checked(folder, manifest, fingerprint, FEATURES)
+    if not manifest.get("features"):
+        raise UserError(
+            f"{path} is not there: --finetune_method ckt needs a search with --bank_features on"
+        )
+    features, shape = _mapped(path), (manifest["shape"][0], manifest["features"])
+    if features.shape != shape:
+        raise UserError(f"{path} has shape {features.shape}, its manifest says {shape}")
+    return {"features": features}
+
+
+def _checked(folder, manifest: dict, fingerprint: str, name: str) -> Path:
+    """Path of one of the bank's arrays, once it is known to be finished and of this data."""
+    path = Path(getattr(folder, "path", folder)) / name
+    if not manifest["complete"]:
+        raise UserError(f"{path} is unfinished: run search.py on its folder again")
+    if manifest["dataset_fingerprint"] != fingerprint:
+        raise UserError(f"{path} belongs to another training set than the one given by --data_path")
+    return path
+
+
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}; run search.py on its folder again") from None

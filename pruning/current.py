@@ -32,7 +32,7 @@ class Validation:
     def batches(self) -> list[slice]:
         """Row ranges of ceil(n / batch_images) batches whose sizes differ by at most one."""
         count = -(-len(self.labels) // self.batch_images)
-        edges = np.linspace(0, len(self.labels), count + 1).astype(int)
+        edges = np.linspace(0, len(self.labels), count + 1).astype(int).tolist()
         return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 

@@ -76,7 +76,8 @@ def _bank_rows(batch: dict, num_classes: int) -> tf.Tensor:
     return expanded(*parts, num_classes)
 
 
-def _accuracy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+def accuracy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Top-1 in percent over views and examples, scalar."""
     hits = tf.equal(tf.argmax(logits, -1, tf.int32), labels)
     return 100 * tf.reduce_mean(tf.cast(hits, tf.float32))
 
@@ -86,7 +87,7 @@ def plain_loss() -> LossFunction:
 
     def loss_fn(logits, batch, teacher_logits):
         loss = tf.reduce_mean(label_losses(logits, batch["label"]))
-        return loss, {"accuracy": _accuracy(logits, batch["label"])}
+        return loss, {"accuracy": accuracy(logits, batch["label"])}
 
     return loss_fn
 
@@ -97,8 +98,22 @@ def single_loss(temperature: float) -> LossFunction:
     def loss_fn(logits, batch, teacher_logits):
         label_loss = tf.reduce_mean(label_losses(logits, batch["label"]))
         distilled = distillation(teacher_logits, logits, temperature)
-        metrics = {"accuracy": _accuracy(logits, batch["label"]), "label_loss": label_loss}
+        metrics = {"accuracy": accuracy(logits, batch["label"]), "label_loss": label_loss}
         return label_loss + distilled, metrics | {"distillation_loss": distilled}
+
+    return loss_fn
+
+
+def kd_loss(temperature: float, alpha: float) -> LossFunction:
+    """Hinton et al. 2015: (1 - alpha) * cross-entropy + alpha * T^2 * KL to one teacher."""
+
+    def loss_fn(logits, batch, teacher_logits):
+        label_loss = tf.reduce_mean(label_losses(logits, batch["label"]))
+        # `distillation` has one factor of T in it.
+        distilled = temperature * distillation(teacher_logits, logits, temperature)
+        metrics = {"accuracy": accuracy(logits, batch["label"]), "label_loss": label_loss}
+        metrics["distillation_loss"] = distilled
+        return (1 - alpha) * label_loss + alpha * distilled, metrics
 
     return loss_fn
 
@@ -112,7 +127,7 @@ def ensemble_loss(temperature: float) -> LossFunction:
         bank = _bank_rows(batch, logits.shape[-1])
         mean, count = select_teachers(bank, batch["label"], label_loss)
         distilled = distillation(mean, logits, temperature) * tf.minimum(count, 1.0)
-        metrics = {"accuracy": _accuracy(logits, batch["label"]), "label_loss": label_loss}
+        metrics = {"accuracy": accuracy(logits, batch["label"]), "label_loss": label_loss}
         metrics |= {"distillation_loss": distilled, "teachers": count}
         return label_loss + distilled, metrics
 

@@ -213,4 +213,4 @@ def test_what_is_not_there_or_of_another_kind(tmp_path):
         load("CIFAR100", _archive(_write("CIFAR10", "binary", tmp_path), "gz"))
     with pytest.raises(UserError, match=r"unknown dataset 'MNIST'.*CIFAR10, CIFAR100, DIGITS"):
         load("MNIST")
-    assert NAMES == ("CIFAR10", "CIFAR100", "DIGITS")
+    assert NAMES == ("CIFAR10", "CIFAR100", "DIGITS", "ImageNet")

@@ -408,6 +408,9 @@ def test_finetune_elsewhere_with_every_switch(finished, tmp_path, quick_latency)
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
+PLAIN = finetune.Transfer(method="plain")
+
+
 def test_phases_as_imported_functions(tmp_path):
     """On the smallest ResNet; the fine-tuning is compiled by XLA, whose time this keeps short."""
     searching = SearchOptions(
@@ -429,7 +432,7 @@ def test_phases_as_imported_functions(tmp_path):
     compiled = replace(device, compile=True, val_batch_images=2000)
     with RunFolder.open(tmp_path, {}) as folder:
         pruned = search.search(folder, model, data, searching, device)
-        tuned = finetune.finetune(folder, tmp_path, data, training, compiled, teacher="none")
+        tuned = finetune.finetune(folder, tmp_path, data, training, compiled, PLAIN)
     for one, other in zip(weights, model.get_weights(), strict=True):
         assert np.array_equal(one, other), "the given network isn't changed"
     assert pruned.count_params() == tuned.count_params() < model.count_params()

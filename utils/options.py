@@ -10,6 +10,7 @@ from nets import BUILDERS
 from nets.load import WEIGHTS
 from pruning.bank import KINDS, MANY_CLASSES, BankOptions
 from pruning.budgets import BUDGETS
+from pruning.contrast import KINDS as CKT
 from pruning.evaluator import EVALUATORS
 from pruning.methods import SEARCHES
 from pruning.rewards import TEACHERS
@@ -164,6 +165,11 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         "--bank", choices=KINDS, help="default: topk from 1000 classes up, else full"
     )
     group.add_argument(
+        "--bank_features",
+        type=cli.on_off,
+        help="keep penultimate features for --finetune_method ckt; default: with --method ffp",
+    )
+    group.add_argument(
         "--bank_k", type=cli.positive_int, default=16, help="logits per image that topk keeps"
     )
     add_supernet(parser)
@@ -180,7 +186,20 @@ def add_baseline(parser: argparse.ArgumentParser) -> None:
 def add_finetune(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("fine-tuning")
     group.add_argument(
-        "--finetune_teacher", choices=("none", "single", "ensemble"), default="ensemble"
+        "--finetune_method",
+        choices=("ekg", "ckt", "kd", "plain"),
+        default="ekg",
+        help="ekg; ckt: FFP's contrastive transfer; kd: Hinton's distillation; plain",
+    )
+    group.add_argument(
+        "--finetune_teacher", choices=TEACHERS, help="of ekg; default: ensemble, the memory bank"
+    )
+    group.add_argument("--ckt", choices=CKT, help="loss of ckt; default: infonce")
+    group.add_argument(
+        "--kd_alpha", type=cli.fraction, help="weight of kd's distillation; default: 0.9"
+    )
+    group.add_argument(
+        "--from_scratch", type=cli.on_off, default=False, help="begin with fresh weights"
     )
     group.add_argument("--temperature", type=cli.positive_float)
     group.add_argument("--train_epoch", type=cli.positive_int)
@@ -268,7 +287,9 @@ def search_of(args: argparse.Namespace) -> SearchOptions:
 
 def bank_of(args: argparse.Namespace) -> BankOptions:
     """The `BankOptions` of the flags."""
-    return BankOptions(kind=args.bank, k=args.bank_k)
+    if args.bank_features is None:
+        args.bank_features = args.method == "ffp"
+    return BankOptions(kind=args.bank, k=args.bank_k, features=args.bank_features)
 
 
 def baseline_of(args: argparse.Namespace) -> TrainOptions:

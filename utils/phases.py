@@ -61,6 +61,7 @@ class Objective:
     teacher: keras.Model | None = None
     forward_of: Callable[[keras.Model], Callable] | None = None
     indices: np.ndarray | None = None
+    num_classes: int | None = None  # where the model's output has more behind its logits
 
 
 def check_batch(batch_images: int, data: Dataset, device: Device) -> None:
@@ -114,7 +115,7 @@ def train(
         forward=objective.forward_of and objective.forward_of(trained),
     )
     test_batches = eval_batches(data, "test", device.val_batch_images)
-    tested = make_evaluate(trained, compile=device.compile)
+    tested = make_evaluate(_logits_of(trained, objective), compile=device.compile)
 
     def epoch_batches(epoch: int) -> tf.data.Dataset:
         batches = train_batches(
@@ -164,6 +165,13 @@ def _numbered(batches: tf.data.Dataset, first: int) -> tf.data.Dataset:
         return batch | {"step": tf.ensure_shape(step, batch["label"].shape)}
 
     return batches.enumerate(first).map(add)
+
+
+def _logits_of(model: keras.Model, objective: Objective) -> keras.Model:
+    """The model without what its output has behind the logits."""
+    if objective.num_classes is None:
+        return model
+    return keras.Model(model.inputs, model.outputs[0][:, : objective.num_classes])
 
 
 def _schedule(options: TrainOptions, steps_per_epoch: int):

@@ -128,7 +128,7 @@ def pipeline_rate_table(rates: dict, tunings: Iterable[dict]) -> str:
         for one in rates["pipelines"]
     ]
     for run in tunings:
-        views = 1 if run["args"]["finetune_teacher"] == "none" else 2
+        views = views_of(run["args"])
         median = float(np.median([row["images_per_second"] for row in tuning_rows(run)]))
         title = f"fine-tuning the pruned ResNet-56, {views} view(s), seed {run['args']['seed']}"
         rows.append([title, f"{median * views:,.0f}"])
@@ -138,13 +138,20 @@ def pipeline_rate_table(rates: dict, tunings: Iterable[dict]) -> str:
 IMAGENET = 1_281_167, 1000, 5  # training images, classes, teachers
 
 
+def views_of(args: dict) -> int:
+    """Augmented views of an image that a fine-tuning with these flags shows at a time."""
+    method = args.get("finetune_method", "ekg")  # runs from before there were others lack it
+    one = method in ("kd", "plain") or (method == "ekg" and args["finetune_teacher"] == "none")
+    return 1 if one else 2
+
+
 def imagenet_table(runs: Iterable[dict]) -> str:
     """One row per run on photographs of ImageNet: images per second of each phase and memory."""
     rows = []
     for run in runs:
         args, search, result = run["args"], run["search"], run["result"]
         speeds = {row["phase"]: row["images_per_second"] for row in run["metrics"]}
-        views = 1 if args["finetune_teacher"] == "none" else 2
+        views = views_of(args)
         images, seconds = run["bank"]["examples_done"], search["seconds"]
         rows.append(
             [

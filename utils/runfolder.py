@@ -18,12 +18,17 @@ from utils.jsonl import Row
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\..+)?")  # the names that files.atomic_write gives
 _PHASES = ("baseline", "supernet", "search", "bank", "finetune")
-_SUFFIXES = (".json", ".npy", ".keras", "_*.npz", "_*.f32", "_*.keras")
+_SUFFIXES = (".json", ".npy", ".keras", "_*.npy", "_*.npz", "_*.f32", "_*.keras")
 
 BASELINE = "baseline.keras"  # the network as given or trained, before everything
 START = "search_start.keras"  # theta_0, with which the search begins
 SUPERNET_ORDER = "supernet_order.npz"  # the channels' order, with which a supernet begins
 PRUNED = "search_pruned.keras"  # theta*, before its fine-tuning
+
+
+def front_file(rate: float) -> str:
+    """Name of the network that a search keeps on its way at a rate of --budgets."""
+    return f"search_pruned_{rate:g}.keras"
 
 
 class RunFolder:
