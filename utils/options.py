@@ -12,9 +12,9 @@ from pruning.bank import KINDS, MANY_CLASSES, BankOptions
 from pruning.budgets import BUDGETS
 from pruning.contrast import KINDS as CKT
 from pruning.evaluator import EVALUATORS
-from pruning.methods import SEARCHES
+from pruning.methods import SEARCHES, SUPERNETS
 from pruning.rewards import TEACHERS
-from pruning.search import SearchOptions
+from pruning.search import DEFAULT_SUPERNET, SearchOptions
 from utils import cli, devices, inputs
 from utils.phases import Device, TrainOptions
 from utils.runfolder import RunFolder
@@ -281,7 +281,7 @@ def search_of(args: argparse.Namespace) -> SearchOptions:
         budget=args.budget,
         latency_batch=args.latency_batch,
         rates=tuple(sorted(set(args.budgets), reverse=True)),
-        supernet=supernet_of(args),
+        supernet=supernet_of(args) if args.method in SUPERNETS else DEFAULT_SUPERNET,
     )
 
 
