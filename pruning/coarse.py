@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pruning.candidates import Proposal, removable
+from pruning.candidates import OVERSHOOT, Proposal, removable
 from pruning.greedy import GreedySearch
 from pruning.rewards import Reward
 from pruning.widths import relative_scores, smallest, without
@@ -69,7 +69,7 @@ class CoarseToFineSearch(GreedySearch):
     def _coarse(
         self, proposals: Sequence[Proposal], scores: np.ndarray, goal: float
     ) -> dict[str, np.ndarray]:
-        """Candidates that reach the size `goal`, by what they are; equal ones once.
+        """Candidates that reach the size `goal`, not far below the target; equal ones once.
 
         Two rankings of the gates, by the cost of their proposals and by cost per size saved, each
         with several numbers of gates that take part, and a threshold on the scores of all filters.
@@ -88,9 +88,12 @@ class CoarseToFineSearch(GreedySearch):
                 count = max(1, round(share * len(order)))
                 masks[f"{count} gates of least {ranking}"] = self._share(order[:count], goal)
         masks["least scores of all filters"] = self._threshold(scores, goal)
+        floor = self.target - OVERSHOOT * self.budget.full
         found, seen = {}, set()
         for name, mask in masks.items():
-            if mask is not None and mask.tobytes() not in seen:
+            if mask is None or self.budget.size(mask) < floor:
+                continue
+            if mask.tobytes() not in seen:
                 seen.add(mask.tobytes())
                 found[name] = mask
         return found

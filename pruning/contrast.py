@@ -33,7 +33,7 @@ def with_projection(model: keras.Model, width: int, seed: int) -> keras.Model:
     )
     projected = project(features.pooled(features.penultimate(model)))
     return keras.Model(
-        model.inputs, keras.layers.Concatenate(name="ckt")([model.outputs[0], projected])
+        model.inputs[0], keras.layers.Concatenate(name="ckt")([model.outputs[0], projected])
     )
 
 

@@ -84,6 +84,7 @@ def searched(tmp_path_factory, weights) -> Path:
     for name in (BASELINE, START, PRUNED):
         (folder / name).write_bytes(weights["good.keras"].read_bytes())
     (folder / "args.json").write_text(json.dumps({"dataset": "DIGITS", "data_path": None}))
+    (folder / "search.json").write_text(json.dumps({"front": []}))
     shape = [len(load("DIGITS").train), 10, 2]
     np.save(folder / ARRAY, np.zeros(shape, np.float16))
     manifest = {"kind": "full", "shape": shape, "complete": True}
@@ -290,6 +291,35 @@ def test_finetune_refuses_damaged_files_of_the_search(name, refused, searched, t
     message = refused(finetune, "--train_path", run, "--search_path", damaged)
     assert str(damaged / name) in message
     assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--finetune_method kd --ckt pull", "--ckt belongs to --finetune_method ckt, not kd"),
+        ("--finetune_method plain --finetune_teacher single", "--finetune_teacher belongs to"),
+        ("--kd_alpha 0.5", "--kd_alpha belongs to --finetune_method kd, not ekg"),
+        ("--rate 0.7", "has no network of --rate 0.7: its search kept none on the way"),
+    ],
+)
+def test_finetune_refuses_flags_of_other_methods(argv, message, refused, searched, tmp_path):
+    run = tmp_path / "run"
+    where = ["--train_path", run, "--search_path", searched]
+    assert message in refused(finetune, *where, *argv.split())
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--method ffp --search_teacher single", "--search_teacher is for --method ekg"),
+        ("--method uniform --budget latency", "can't aim at a measured latency"),
+        ("--finetune_method ckt", "--finetune_method ckt needs --bank_features on"),
+    ],
+)
+def test_flags_that_do_not_go_together(argv, message, refused, tmp_path):
+    assert message in refused(train_cifar, "--train_path", tmp_path / "run", *argv.split())
+    assert not (tmp_path / "run").exists()
 
 
 def test_finetune_refuses_an_indivisible_batch(refused, searched, tmp_path):

@@ -391,6 +391,25 @@ def test_search_and_finetune_as_commands_of_their_own(finished, tmp_path):
     assert read(folder / "result.json")["after"]["flops"] < TARGET * 2_532_992
 
 
+def test_coarse_search_and_contrastive_transfer(finished, tmp_path, quick_latency):
+    """FFP's phases; the second network is the one that the search kept at 0.8."""
+    folder = tmp_path / "run"
+    argv = [*SEARCH, "--trained_param", finished / "baseline.keras", "--method", "ffp"]
+    argv += ["--train_path", folder, "--gpu_id", "cpu", "--budgets", "0.8"]
+    search.main([str(argument) for argument in argv])
+    result = read(folder / "search.json")
+    assert result["method"] == "ffp" and TARGET - 0.005 <= result["flops_rate"] <= TARGET
+    assert np.load(folder / "bank_features.npy").shape == (1442, 64)
+    argv = "--finetune_method ckt --train_epoch 1 --gpu_id cpu --do_log off".split()
+    finetune.main(["--train_path", str(folder), *argv])
+    (row,) = rows(folder / "metrics.jsonl")
+    assert row["loss"] == pytest.approx(row["label_loss"] + row["contrast_loss"], rel=1e-5)
+    argv = "--finetune_method kd --train_epoch 1 --gpu_id cpu --rate 0.8".split()
+    finetune.main(["--search_path", str(folder), "--train_path", str(tmp_path / "kd"), *argv])
+    sizes = [read(one / "result.json")["after"]["flops"] for one in (folder, tmp_path / "kd")]
+    assert sizes == [result["flops"]["after"], result["front"][0]["flops"]]
+
+
 def test_finetune_elsewhere_with_every_switch(finished, tmp_path, quick_latency):
     """Online teacher, bfloat16, micro-batches, cosine; the search's folder is only read."""
     before = state(finished)

@@ -54,12 +54,16 @@ def test_too_few_networks_for_the_teachers():
         choose_teachers([1.0, 2, 3], 3)
 
 
-@pytest.fixture(scope="module")
-def graph():
+def small():
     """A network without batch norm: an example's logits depend on nothing but the example."""
     image = L.Input((4, 4, 2))
     x = L.Conv2D(6, 3, activation="relu", name="conv")(image)
     return ChannelGraph(shaken(keras.Model(image, L.Dense(CLASSES)(L.Flatten()(x)))))
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return small()
 
 
 def images():
@@ -131,6 +135,7 @@ def test_the_manifest(tmp_path, graph):
         ],
         "kind": "full",
         "shape": [EXAMPLES, CLASSES, K],
+        "features": 0,
         "dataset_fingerprint": "abc",
         "batches_done": 3,
         "examples_done": EXAMPLES,

@@ -171,7 +171,7 @@ def _logits_of(model: keras.Model, objective: Objective) -> keras.Model:
     """The model without what its output has behind the logits."""
     if objective.num_classes is None:
         return model
-    return keras.Model(model.inputs, model.outputs[0][:, : objective.num_classes])
+    return keras.Model(model.inputs[0], model.outputs[0][:, : objective.num_classes])
 
 
 def _schedule(options: TrainOptions, steps_per_epoch: int):
