@@ -9,8 +9,8 @@ A sub-network keeps the leading channels of every gate (`pruning.width_grid`) an
   the narrowest and random versions of every stage get the whole network's feature before that stage
   and learn its feature behind it, those of the last stage its softmax.
 
-Sub-networks run on the statistics of the batch and without dropout; the whole network's pass, as in
-any training, updates the moving statistics. What the whole network teaches is a constant to the
+All run on the statistics of the batch and without dropout; the whole network's pass, as in any
+training, updates the moving statistics. What the whole network teaches is a constant to the
 gradient.
 """
 
@@ -93,7 +93,6 @@ class Supernet:
         self.grid = WidthGrid(self.graph, options.width_steps, round_to, frozen)
         # The tensor at the start of every stage, and the logits.
         self._ends = [cuts[stage.first] for stage in self.stages] + [model.outputs[0]]
-        self._whole = keras.Model(model.inputs, self._ends[1:])
 
     def _scope(self, values: Sequence[tf.Tensor]) -> keras.StatelessScope:
         """The network's variables, and those of its mask-aware twin, have these values inside."""
@@ -102,10 +101,23 @@ class Supernet:
 
     def features(self, values: Sequence, images: tf.Tensor, updated: Sequence) -> tuple[list, list]:
         """The whole network in training: its features behind every stage, the last one the logits,
-        and the new values of the `updated` variables."""
+        and the new values of the `updated` variables.
+
+        Layers that draw random numbers (dropout, augmentation) are off: a sub-network that gets the
+        images or a feature couldn't see what they did.
+        """
+        tensors = {id(self._ends[0]): images}
         with self._scope(values) as scope:
-            outputs = keras.tree.flatten(self._whole(images, training=True))
-        return outputs, [scope.get_current_value(one) for one in updated]
+            for call in self.graph.calls:
+                args, kwargs = call.arguments.fill_in(tensors)
+                layer = call.operation
+                if getattr(layer, "_call_has_training_arg", False):
+                    # Keras has no public view of a layer's random numbers.
+                    kwargs["training"] = not getattr(layer, "_seed_generators", ())
+                results = keras.tree.flatten(layer(*args, **kwargs))
+                tensors |= {id(t): value for t, value in zip(call.outputs, results, strict=True)}
+            state = [scope.get_current_value(one) for one in updated]
+        return [tensors[id(end)] for end in self._ends[1:]], state
 
     def run_stage(self, values: Sequence, number: int, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """A stage under a unit mask, float32 [U + 1], on the feature x before it."""

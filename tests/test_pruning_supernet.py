@@ -177,6 +177,22 @@ def test_sandwich_loss_is_that_of_the_pruned_networks(build_net):
     assert float(metrics["accuracy"]) == pytest.approx(100 * np.mean(whole.argmax(-1) == labels))
 
 
+def test_random_layers_are_off_in_the_whole_network_and_its_versions():
+    image = L.Input((8, 8, 3))
+    x = L.ReLU()(conv_bn(L.RandomFlip()(image), 4, "first"))
+    model = shaken(keras.Model(image, head(conv_bn(L.Dropout(0.9)(x), 6, "second", strides=2))))
+    supernet = supernet_of(model, stagewise=False)
+    images = tf.constant(images_for(model, 9))
+    values = [tf.convert_to_tensor(v.value) for v in model.variables]
+    moving = [v for v in model.variables if v.name == "moving_mean"]
+    (logits,), state = supernet.features(values, images, moving)
+    version = supernet.run_stage(values, 0, images, tf.ones(supernet.graph.gates.num_units + 1))
+    np.testing.assert_allclose(version, logits, atol=1e-5)
+    assert len(moving) == 2
+    for new, variable in zip(state, moving, strict=True):
+        assert np.abs(new.numpy() - variable.numpy()).max() > 1e-3
+
+
 # ---------------------------------------------------------------- training steps
 
 
