@@ -318,7 +318,7 @@ def test_finetune_refuses_flags_of_other_methods(argv, message, refused, searche
         ("--method swp --budget latency", "which latencies don't"),
         ("--method swp --swp_stages 60", "can be cut into 9 stages at most"),
         ("--method autoslim --search_target_rate 0.02", "the narrowest widths of the supernet"),
-        ("--method swp --swp_stages 9 --search_target_rate 0.3", "the narrowest widths"),
+        ("--method swp --swp_stages 9 --search_target_rate 0.15", "the narrowest widths"),
         ("--width_steps 1", "'1' is less than 2"),
     ],
 )
