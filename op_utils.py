@@ -25,6 +25,8 @@ from utils.stateless import batch_statistics, call, of, read
 Batch = dict[str, tf.Tensor]
 Metrics = dict[str, tf.Tensor]
 LossFn = Callable[[tf.Tensor, Batch, "tf.Tensor | None"], tuple[tf.Tensor, Metrics]]
+# (values of all variables, batch, updated variables) -> (loss, metrics, values of the updated ones)
+Forward = Callable[[list, Batch, list], tuple[tf.Tensor, Metrics, list]]
 
 
 class NonFiniteLoss(UserError):
@@ -68,13 +70,14 @@ def _updated_in_training(model: keras.Model) -> list[keras.Variable]:
 def make_train_step(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
-    loss_fn: LossFn,
+    loss_fn: LossFn | None,
     strategy: tf.distribute.Strategy,
     *,
     accum: int = 1,
     weight_decay: float = 0.0,
     compile: bool = False,
     teacher: keras.Model | None = None,
+    forward: Forward | None = None,
 ) -> Callable[[Any, tf.Tensor], Metrics]:
     """A function that takes many training steps for one call from Python.
 
@@ -96,6 +99,9 @@ def make_train_step(
         accum: micro-batches that each replica's batch is cut into.
         compile: XLA.
         teacher: runs on the same views with batch statistics and is never changed.
+        forward: takes the place of calling the model and loss_fn (then None), for losses that need
+            more than the logits: a pure function of the values of model.variables and a micro-batch
+            to the loss, its metrics and the new values of the given variables.
     Raises:
         ValueError: accum < 1 or, at the first call, not a divisor of a replica's batch.
     """
@@ -106,7 +112,7 @@ def make_train_step(
         optimizer.build(model.trainable_variables)
         updated = _updated_in_training(model)
     scale = 1 / strategy.num_replicas_in_sync
-    micro_batch = _make_micro_batch(model, updated, loss_fn, teacher)
+    micro_batch = _make_micro_batch(model, updated, loss_fn, teacher, forward)
     gradients = _make_gradients(model, updated, micro_batch, accum, weight_decay, scale)
     if replicated:
         gradients = tf.function(gradients, jit_compile=compile, autograph=False)
@@ -149,10 +155,10 @@ def _make_loop(step, strategy):
     return train_steps
 
 
-def _make_micro_batch(model, updated, loss_fn, teacher):
+def _make_micro_batch(model, updated, loss_fn, teacher, forward):
     """(values, teacher values, batch) -> (gradients, new state, metrics), on one device."""
 
-    def micro_batch(values, teacher_values, batch):
+    def by_logits(values, teacher_values, batch):
         image = batch["image"]
         views = image.shape[1]
         merged = tf.reshape(image, [-1, *image.shape[2:]])  # the views of an example side by side
@@ -164,11 +170,17 @@ def _make_micro_batch(model, updated, loss_fn, teacher):
         if teacher is not None:
             with batch_statistics(teacher):
                 target = by_view(call(teacher, teacher_values, merged, training=True)[0])
+        logits, state = call(model, values, merged, training=True, updated=updated)
+        return *loss_fn(by_view(logits), batch, target), state
+
+    def micro_batch(values, teacher_values, batch):
         weights = of(model.trainable_variables, model, values)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            logits, state = call(model, values, merged, training=True, updated=updated)
-            loss, metrics = loss_fn(by_view(logits), batch, target)
+            if forward is None:
+                loss, metrics, state = by_logits(values, teacher_values, batch)
+            else:
+                loss, metrics, state = forward(values, batch, updated)
         grads = tape.gradient(loss, weights, unconnected_gradients="zero")
         metrics = {name: tf.cast(value, tf.float32) for name, value in metrics.items()}
         return grads, state, {"loss": loss, **metrics}

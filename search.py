@@ -1,5 +1,5 @@
 """Phase 1: the search for a sub-network and its memory bank; by default EKG's greedy search (Lee &
-Song, ECCV 2022), with --method also FFP's, uniform widths or a global threshold.
+Song, ECCV 2022), with --method also FFP's, SWP's, AutoSlim's, uniform widths or a global threshold.
 
     python search.py --arch ResNet-56 --dataset CIFAR10 --data_path DIR --trained_param res56.pkl \\
         --search_target_rate 0.45 --train_path ../run
@@ -34,11 +34,10 @@ from nets.proof import agreement
 from op_utils import check_finite, make_train_step
 from pruning.bank import BankOptions, build_bank, layout
 from pruning.budgets import make_budget
-from pruning.candidates import lowest_mask
 from pruning.current import Validation
 from pruning.distill import plain_loss
 from pruning.history import History
-from pruning.methods import ONE_SHOT, SEARCHES
+from pruning.methods import ONE_SHOT, SEARCHES, SUPERNETS, smallest_mask
 from pruning.search import SearchOptions
 from utils import inputs, plots
 from utils import options as flags
@@ -46,8 +45,9 @@ from utils.checkpoint import load_keras, save_keras
 from utils.latency import latencies
 from utils.measure import latency_batches
 from utils.phases import Device, both_modes, recalibrate
-from utils.runfolder import BASELINE, PRUNED, START, RunFolder, front_file
+from utils.runfolder import BASELINE, PRUNED, START, SUPERNET_ORDER, RunFolder, front_file
 from utils.search_report import LABELS, draw, print_summary, seconds_of, summary
+from utils.supernet_training import micro_batches, seconds_before, take_order, train_supernet
 
 ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
 DEFAULT_BANK = BankOptions()
@@ -114,7 +114,10 @@ def _searched(
     method = SEARCHES[options.method]
     running = method(graph, val, history, options, compile=device.compile, devices=replicas)
     running.run(log=partial(folder.scalars, "search"))
-    return graph, val, history, seconds_of(history)
+    seconds = seconds_of(history)
+    if options.method in SUPERNETS:
+        seconds |= seconds_before(folder)
+    return graph, val, history, seconds
 
 
 def _bank(folder, graph, history, data, options: SearchOptions, bank, device: Device) -> dict:
@@ -158,15 +161,23 @@ def _test_front(folder: RunFolder, front: list[dict], data: Dataset, device: Dev
 def prepare(
     folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
 ) -> tuple[ChannelGraph, Validation]:
-    """What a search works on: theta_0, adapted to D_subset (kept in the folder), and D_val.
+    """What a search works on: theta_0, kept in the folder, and D_val.
+
+    theta_0 is the given network adapted to D_subset or, for the supernet methods, the supernet
+    that was trained from it on everything but D_val.
 
     Raises:
         UserError: the training set is too small for D_subset and D_val, or a loss isn't finite.
     """
     subset, validation = _parts(data, options)
-    start = _adapted(folder, without_softmax(model), data, subset, options, device)
-    graph = ChannelGraph(start)
-    return graph, Validation(*normalised_images(data, validation), options.batch_images)
+    val = Validation(*normalised_images(data, validation), options.batch_images)
+    model = without_softmax(model)
+    if options.method not in SUPERNETS:
+        return ChannelGraph(_adapted(folder, model, data, subset, options, device)), val
+    rest = np.setdiff1d(np.arange(len(data.train)), validation)
+    graph = ChannelGraph(train_supernet(folder, START, model, data, val, rest, options, device))
+    take_order(folder, graph)
+    return graph, val
 
 
 def check(
@@ -185,6 +196,11 @@ def check(
             f"--method {options.method} prunes in one step and can't aim at a measured latency: "
             "use --budget flops or params"
         )
+    if options.budget == "latency" and options.method == "swp":
+        raise cli.UserError(
+            "--method swp combines stages by sizes that add up, which latencies don't: use "
+            "--budget flops or params"
+        )
     _parts(data, options)
     layout(bank, len(data.train), data.num_classes, options.num_teacher)
     if len(model.inputs) != 1 or len(model.outputs) != 1:
@@ -195,13 +211,16 @@ def check(
     ends_in_softmax(model)
     graph = ChannelGraph(model)
     budget = make_budget(options.budget, graph)
-    lowest = budget.size(lowest_mask(graph, options.round_to)) / budget.full
+    smallest = smallest_mask(graph, options)
+    lowest = budget.size(smallest) / budget.full
     # How low a latency can get is known only once it is measured.
     if lowest > options.target_rate and options.budget != "latency":
         # Rounded up, so that the rate that the message names can be reached.
+        kept = f"{options.round_to} filter(s) in each of {len(graph.gates)} groups"
+        if options.method in SUPERNETS:
+            kept = "the narrowest widths of the supernet"
         raise cli.UserError(
-            f"--search_target_rate {options.target_rate} can't be reached: with "
-            f"{options.round_to} filter(s) in each of {len(graph.gates)} groups "
+            f"--search_target_rate {options.target_rate} can't be reached: with {kept} "
             f"{math.ceil(lowest * 1e4) / 1e4} of the {LABELS[options.budget]} remain"
         )
 
@@ -230,7 +249,7 @@ def _adapted(folder, model, data, subset, options: SearchOptions, device: Device
         optimizer,
         plain_loss(),
         device.strategy,
-        accum=_micro_batches(batch, device.strategy.num_replicas_in_sync, options.batch_images),
+        accum=micro_batches(batch, device.strategy.num_replicas_in_sync, options.batch_images),
         compile=device.compile,
     )
     count = len(subset) // batch
@@ -238,13 +257,6 @@ def _adapted(folder, model, data, subset, options: SearchOptions, device: Device
     check_finite(steps(distributed, tf.constant(count))["loss"], 1)
     save_keras(path, start)
     return load_keras(path)
-
-
-def _micro_batches(batch_images: int, replicas: int, most_images: int) -> int:
-    """The fewest equal parts of a replica's batch that hold `most_images` at most."""
-    of_replica = max(1, batch_images // replicas)
-    parts = range(1, of_replica + 1)
-    return next(n for n in parts if of_replica % n == 0 and of_replica // n <= most_images)
 
 
 @unreadable_named()
@@ -267,7 +279,7 @@ def main(argv: list[str] | None = None) -> None:
     flags.fill_defaults(args, data)
     bank = flags.bank_of(args)
     check(network, data, flags.search_of(args), bank)  # before there is a folder
-    with flags.open_folder(args, START) as folder:
+    with flags.open_folder(args, START, SUPERNET_ORDER) as folder:
         search(folder, network, data, flags.search_of(args), device, bank)
         print_summary(folder.read_json("search.json"))
 

@@ -32,7 +32,7 @@ from utils import options as flags
 from utils.checkpoint import load_keras, save_keras
 from utils.measure import print_report
 from utils.phases import METRICS, Device, Objective, both_modes, check_batch, train
-from utils.runfolder import BASELINE, START, RunFolder
+from utils.runfolder import BASELINE, START, SUPERNET_ORDER, RunFolder
 from utils.search_report import LABELS, print_summary
 
 PHASES = ("baseline", "search", "test")
@@ -123,7 +123,7 @@ def pipeline(args) -> None:
     check_batch(args.batch_size, data, device)
     if transfer_of(args).method == "ckt" and not bank.features:
         raise cli.UserError("--finetune_method ckt needs --bank_features on")
-    with flags.open_folder(args, "baseline_state.npz", START) as folder:
+    with flags.open_folder(args, "baseline_state.npz", START, SUPERNET_ORDER) as folder:
         if folder.finished:
             print(f"{folder.path} holds the finished run of this command:")
             print_report(folder.read_json("result.json"))

@@ -112,13 +112,20 @@ class Candidates:
         """
         gates = self._graph.gates
         proposals = []
-        for number, gate in enumerate(gates):
-            count = quota(gate.channels, len(gate.layers), self._step)
-            if counts := removable(gate, count, self._round_to):
+        for number in range(len(gates)):
+            if counts := self.removals(number):
                 proposals.append(self._clipped(gates, number, counts, scores))
         # Near the target a wide gate's single filter can fall far below it: such a proposal waits.
         close = [proposal for proposal in proposals if proposal.size >= self._floor]
         return close or proposals
+
+    def removals(self, number: int) -> list[int]:
+        """How many filters gate `number` may offer at once, rising; none if it has nothing to give.
+
+        A proposal takes the largest number, or a smaller one that meets the target.
+        """
+        gate = self._graph.gates[number]
+        return removable(gate, quota(gate.channels, len(gate.layers), self._step), self._round_to)
 
     def screened(self, proposals: list[Proposal]) -> list[Proposal]:
         """The proposals whose cost is at or below Otsu's threshold; never none."""

@@ -14,8 +14,9 @@ class History:
     """Rows of history.jsonl and, record for record, search_logits.f32 (float32 [n, classes] each).
 
     Row 0 is theta_0; row i adds the filters that step i removed (`removed_units`, numbers in the
-    unit mask). A record is on the disk before its
-    row, and whatever a killed process left beyond the last complete pair is cut off on opening.
+    unit mask) and, where the networks of a search aren't nested, takes some back
+    (`restored_units`). A record is on the disk before its row, and whatever a killed process left
+    beyond the last complete pair is cut off on opening.
 
     Args:
         folder: the run folder.
@@ -23,7 +24,7 @@ class History:
     """
 
     def __init__(self, folder: RunFolder, shape: tuple[int, int]):
-        self._folder, self._shape = folder, shape
+        self.folder, self._shape = folder, shape
         self._path = folder.file(LOGITS)
         self._record_bytes = 4 * shape[0] * shape[1]
         self.rows = folder.rows(ROWS)
@@ -40,7 +41,7 @@ class History:
             file.truncate()
             file.flush()
             os.fsync(file.fileno())
-        self._folder.append(ROWS, row)
+        self.folder.append(ROWS, row)
         self.rows.append(row)
 
     def logits(self, step: int) -> np.ndarray:
@@ -55,4 +56,5 @@ class History:
         mask = np.ones(graph.gates.num_units + 1, np.float32)
         for row in self.rows[1 : step + 1]:
             mask[row["removed_units"]] = 0
+            mask[row.get("restored_units", [])] = 1
         return mask

@@ -5,6 +5,7 @@ of the current network in the same go.
 import numpy as np
 import tensorflow as tf
 
+from pruning.cuts import run_calls
 from pruning.rewards import example_losses
 from pruning.segments import LayerWeights, Segments
 
@@ -49,7 +50,7 @@ class ImportancePass:
             with tf.GradientTape() as tape:
                 tape.watch(images)
                 by_name = dict(zip(self._names, weights, strict=True))
-                parts.run_calls(values, 0, len(parts.graph.calls), by_name)
+                run_calls(parts.graph.calls, parts.layers, values, by_name)
                 logits = values[id(parts.output)]
                 loss = tf.reduce_sum(example_losses(logits, labels, teacher))
             outputs = [values[id(site)] for site in self._sites]

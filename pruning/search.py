@@ -12,7 +12,10 @@ from pruning.budgets import make_budget
 from pruning.current import Validation
 from pruning.history import History
 from pruning.rewards import label_loss_and_accuracy
+from pruning.supernet import SupernetOptions
 from utils.cli import UserError
+
+DEFAULT_SUPERNET = SupernetOptions()
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class SearchOptions:
     latency_batch: int = 1
     rates: tuple[float, ...] = ()  # larger than target_rate: networks to keep on the way
     seed: int = 0
+    supernet: SupernetOptions = DEFAULT_SUPERNET
 
 
 class Search:
@@ -156,6 +160,8 @@ class Search:
         loss, accuracy = label_loss_and_accuracy(logits, self.val.labels)
         mask = self.graph.gates.mask()
         before = self.history.mask(self.graph, step - 1)
+        restored = np.flatnonzero(before < mask).tolist()
+        more |= {"restored_units": restored} if restored else {}
         flops = self.graph.flops(mask)
         flops_rate = flops / self.full_flops
         row = {

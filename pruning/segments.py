@@ -7,14 +7,14 @@ recompiles. Batch norm uses the statistics of the batch throughout, as the searc
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from nets.graph import ChannelGraph
+from pruning.cuts import find_cuts, run_calls
 
 # TensorFlow's CPU convolutions run best on multiples of 8 channels (AVX2: 8 floats): one of 7
 # channels was seen to take twice as long as one of 8.
@@ -40,6 +40,7 @@ class Segments:
 
     Attributes:
         layers: {name: mask-aware layer} of the network's gated twin.
+        bounds: the number of the first call of every segment, and the number of all calls.
         cuts: the single live tensor at the start of every segment, network input first.
         segments: the compiled runs between the cuts.
 
@@ -57,33 +58,12 @@ class Segments:
         self.layers = {name: gated.get_layer(name) for name in graph.units}
         self._full = {name: layer.full() for name, layer in self.layers.items()}
         self.input, self.output = inputs[0], outputs[0]
-        self._bounds, self.cuts = self._find_cuts()
-        self.segments = [self._trace(number) for number in range(len(self._bounds) - 1)]
+        self.bounds, self.cuts = find_cuts(graph, self.layers)
+        self.segments = [self._trace(number) for number in range(len(self.bounds) - 1)]
         self._gate_layers = self._layers_of_gates()
 
-    def _find_cuts(self) -> tuple[list[int], list]:
-        """Call numbers at which a single tensor is live, and these tensors, input first."""
-        calls = self.graph.calls
-        last_use = {id(self.output): len(calls)}
-        for number, call in enumerate(calls):
-            for tensor in call.inputs:
-                last_use[id(tensor)] = max(number, last_use.get(id(tensor), 0))
-        live = {id(self.input): self.input}
-        bounds, cuts = [0], [self.input]
-        for number, call in enumerate(calls[:-1], start=1):
-            live.update({id(tensor): tensor for tensor in call.outputs})
-            live = {key: one for key, one in live.items() if last_use.get(key, -1) >= number}
-            # A cut is worth its memory only where a kernel lies before it.
-            if len(live) == 1 and self._has_kernel(bounds[-1], number):
-                bounds.append(number)
-                cuts.append(next(iter(live.values())))
-        return [*bounds, len(calls)], cuts
-
-    def _has_kernel(self, first: int, last: int) -> bool:
-        names = self.names(first, last)
-        return any(self.layers[name].reads for name in names)
-
     def names(self, first: int, last: int) -> tuple[str, ...]:
+        """The gated layers of calls first .. last - 1, in order."""
         names = [call.operation.name for call in self.graph.calls[first:last]]
         return tuple(dict.fromkeys(name for name in names if name in self.graph.units))
 
@@ -129,14 +109,16 @@ class Segments:
 
     def weights(self, mask: np.ndarray) -> LayerWeights:
         """Effective weights of every gated layer under a unit mask, float32 [U + 1]."""
+        return self.weights_of(self.graph.units, mask)
+
+    def weights_of(self, names: Iterable[str], mask: np.ndarray) -> LayerWeights:
+        """Effective weights of some gated layers under a unit mask, float32 [U + 1]."""
         stay = self.aligned(mask)
-        return {name: self._layer_weights(name, mask, stay) for name in self.graph.units}
+        return {name: self._layer_weights(name, mask, stay) for name in names}
 
     def changed_weights(self, current: LayerWeights, mask: np.ndarray, gate: int) -> LayerWeights:
         """`current` with the layers of one gate computed anew under `mask`."""
-        names, _ = self._gate_layers[gate]
-        stay = self.aligned(mask)
-        return current | {name: self._layer_weights(name, mask, stay) for name in names}
+        return current | self.weights_of(self._gate_layers[gate][0], mask)
 
     # ---------------------------------------------------------------- compiled parts
 
@@ -162,28 +144,16 @@ class Segments:
             return list(shape)
         return [*shape[:-2], None, None] if len(shape) > 1 else [None]
 
-    def run_calls(self, values: dict, first: int, last: int, weights: LayerWeights) -> None:
-        """Runs calls first .. last - 1 on `values` {id of KerasTensor: tensor}, in place."""
-        for call in self.graph.calls[first:last]:
-            args, kwargs = call.arguments.fill_in(values)
-            name = call.operation.name
-            if name in weights:
-                x = values[id(call.inputs[0])]
-                result = self.layers[name].apply(x, weights[name], training=True)
-            else:
-                result = call.operation(*args, **kwargs)
-            for tensor, value in zip(call.outputs, keras.tree.flatten(result), strict=True):
-                values[id(tensor)] = value
-
     def _trace(self, number: int) -> Segment:
-        first, last = self._bounds[number : number + 2]
+        first, last = self.bounds[number : number + 2]
         names = self.names(first, last)
         start, end = [*self.cuts, self.output][number : number + 2]
 
         @tf.function(jit_compile=self.compile, autograph=False)
         def segment(x, weights):
             values = {id(start): x}
-            self.run_calls(values, first, last, dict(zip(names, weights, strict=True)))
+            by_name = dict(zip(names, weights, strict=True))
+            run_calls(self.graph.calls[first:last], self.layers, values, by_name)
             return values[id(end)]
 
         concrete = segment.get_concrete_function(self.tensor_spec(start), self.weight_specs(names))

@@ -315,6 +315,11 @@ def test_finetune_refuses_flags_of_other_methods(argv, message, refused, searche
         ("--method ffp --search_teacher single", "--search_teacher is for --method ekg"),
         ("--method uniform --budget latency", "can't aim at a measured latency"),
         ("--finetune_method ckt", "--finetune_method ckt needs --bank_features on"),
+        ("--method swp --budget latency", "which latencies don't"),
+        ("--method swp --swp_stages 60", "can be cut into 9 stages at most"),
+        ("--method autoslim --search_target_rate 0.02", "the narrowest widths of the supernet"),
+        ("--method swp --swp_stages 9 --search_target_rate 0.15", "the narrowest widths"),
+        ("--width_steps 1", "'1' is less than 2"),
     ],
 )
 def test_flags_that_do_not_go_together(argv, message, refused, tmp_path):

@@ -12,12 +12,13 @@ from pruning.bank import KINDS, MANY_CLASSES, BankOptions
 from pruning.budgets import BUDGETS
 from pruning.contrast import KINDS as CKT
 from pruning.evaluator import EVALUATORS
-from pruning.methods import SEARCHES
+from pruning.methods import SEARCHES, SUPERNETS
 from pruning.rewards import TEACHERS
-from pruning.search import SearchOptions
+from pruning.search import DEFAULT_SUPERNET, SearchOptions
 from utils import cli, devices, inputs
 from utils.phases import Device, TrainOptions
 from utils.runfolder import RunFolder
+from utils.supernet_flags import add_supernet, supernet_of
 
 # Where the user gives no value: the paper's for CIFAR and ImageNet (method.md 3), minutes on a CPU
 # for DIGITS. Learning rates are for BASE_BATCH images per step where a data set has one.
@@ -30,12 +31,17 @@ CIFAR = {
     "learning_rate": 0.01,
     "batch_size": 128,
     "weight_decay": 5e-4,
+    "supernet_epoch": 40,
+    "supernet_learning_rate": 0.02,
+    "supernet_batch_size": 128,
 }
+# One epoch of a supernet costs about five of a plain network.
+SHORT = {"supernet_epoch": 10, "supernet_batch_size": 64}
 DEFAULTS = {
     "CIFAR10": CIFAR,
     "CIFAR100": CIFAR,
-    "DIGITS": CIFAR | {"baseline_epoch": 40, "train_epoch": 20, "batch_size": 64},
-    own.NAME: CIFAR | {"train_epoch": 20, "batch_size": 64},
+    "DIGITS": CIFAR | {"baseline_epoch": 40, "train_epoch": 20, "batch_size": 64} | SHORT,
+    own.NAME: CIFAR | {"train_epoch": 20, "batch_size": 64} | SHORT,
     "ImageNet": CIFAR
     | {
         "baseline_epoch": 100,
@@ -44,6 +50,8 @@ DEFAULTS = {
         "train_epoch": 50,
         "batch_size": 256,
         "weight_decay": 1e-4,
+        "supernet_epoch": 20,
+        "supernet_batch_size": 256,
     },
 }
 BASE_BATCH = {"ImageNet": 256}  # the default rates grow with the batch: 0.1 * batch / 256
@@ -97,7 +105,8 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=tuple(SEARCHES),
         default="ekg",
-        help="ekg: greedy; ffp: coarse to fine; uniform widths; global threshold",
+        help="ekg: greedy; ffp: coarse to fine; swp, autoslim: supernets; uniform widths; "
+        "global threshold",
     )
     group.add_argument(
         "--search_target_rate",
@@ -163,6 +172,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--bank_k", type=cli.positive_int, default=16, help="logits per image that topk keeps"
     )
+    add_supernet(parser)
 
 
 def add_baseline(parser: argparse.ArgumentParser) -> None:
@@ -217,6 +227,8 @@ def fill_defaults(args: argparse.Namespace, data: Dataset) -> None:
         batch_images = getattr(args, "batch_size", None) or values["batch_size"]
         for name in ("learning_rate", "baseline_learning_rate"):
             values[name] *= batch_images / BASE_BATCH[data.name]
+        batch_images = getattr(args, "supernet_batch_size", None) or values["supernet_batch_size"]
+        values["supernet_learning_rate"] *= batch_images / BASE_BATCH[data.name]
     for name, value in values.items():
         if hasattr(args, name) and getattr(args, name) is None:
             setattr(args, name, value)
@@ -269,6 +281,7 @@ def search_of(args: argparse.Namespace) -> SearchOptions:
         budget=args.budget,
         latency_batch=args.latency_batch,
         rates=tuple(sorted(set(args.budgets), reverse=True)),
+        supernet=supernet_of(args) if args.method in SUPERNETS else DEFAULT_SUPERNET,
     )
 
 

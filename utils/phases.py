@@ -47,13 +47,20 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a training minimises and what it feeds on."""
+    """What a training minimises and what it feeds on.
 
-    loss_fn: Callable
+    With `forward_of` there is no loss_fn: it is called with the network that is trained and gives
+    the `forward` of op_utils.make_train_step; batches then hold "step", int32 [batch], the number
+    of the training step (from 0). `indices` are the training examples to use, by default all.
+    """
+
+    loss_fn: Callable | None
     views: int = 1
     jitter: bool = False
     rows: Mapping[str, np.ndarray] | None = None  # per-example arrays that join the batches
     teacher: keras.Model | None = None
+    forward_of: Callable[[keras.Model], Callable] | None = None
+    indices: np.ndarray | None = None
     num_classes: int | None = None  # where the model's output has more behind its logits
 
 
@@ -80,7 +87,7 @@ def train(
     options: TrainOptions,
     device: Device,
 ) -> keras.Model:
-    """Trains `model` on the whole training split, resuming from `<phase>_state.npz` in the folder.
+    """Trains `model` on the training split, resuming from `<phase>_state.npz` in the folder.
 
     One row an epoch goes to metrics.jsonl; its `test_` columns are for the curves and choose
     nothing: the network of the last epoch is returned, its moving statistics re-estimated.
@@ -89,7 +96,8 @@ def train(
         UserError: as `check_batch`; non-finite loss.
     """
     check_batch(options.batch_images, data, device)
-    steps_per_epoch = schedules.steps_in(1, len(data.train), options.batch_images)
+    count = len(data.train) if objective.indices is None else len(objective.indices)
+    steps_per_epoch = schedules.steps_in(1, count, options.batch_images)
     with device.strategy.scope():
         # Cloned in any case: under MirroredStrategy variables must be made in its scope.
         policy = "mixed_bfloat16" if device.mixed_precision else "float32"
@@ -104,9 +112,24 @@ def train(
         weight_decay=options.weight_decay,
         compile=device.compile,
         teacher=objective.teacher,
+        forward=objective.forward_of and objective.forward_of(trained),
     )
     test_batches = eval_batches(data, "test", device.val_batch_images)
     tested = make_evaluate(_logits_of(trained, objective), compile=device.compile)
+
+    def epoch_batches(epoch: int) -> tf.data.Dataset:
+        batches = train_batches(
+            data,
+            objective.indices,
+            options.batch_images,
+            seed=options.seed,
+            epoch=epoch,
+            views=objective.views,
+            augment=True,
+            jitter=objective.jitter,
+            rows=objective.rows,
+        )
+        return _numbered(batches, epoch * steps_per_epoch) if objective.forward_of else batches
 
     def log(row: dict) -> None:
         folder.append(METRICS, {"phase": phase, **row})
@@ -117,17 +140,7 @@ def train(
         train_steps=train_steps,
         model=trained,
         optimizer=optimizer,
-        epoch_batches=lambda epoch: train_batches(
-            data,
-            None,
-            options.batch_images,
-            seed=options.seed,
-            epoch=epoch,
-            views=objective.views,
-            augment=True,
-            jitter=objective.jitter,
-            rows=objective.rows,
-        ),
+        epoch_batches=epoch_batches,
         strategy=device.strategy,
         epochs=options.epochs,
         steps_per_epoch=steps_per_epoch,
@@ -142,6 +155,16 @@ def train(
     model.set_weights(trained.get_weights())
     recalibrate(model, data, device)
     return model
+
+
+def _numbered(batches: tf.data.Dataset, first: int) -> tf.data.Dataset:
+    """Adds "step", int32 [batch], to every batch: its number, counted from `first`."""
+
+    def add(number, batch):
+        step = tf.fill(tf.shape(batch["label"]), tf.cast(number, tf.int32))
+        return batch | {"step": tf.ensure_shape(step, batch["label"].shape)}
+
+    return batches.enumerate(first).map(add)
 
 
 def _logits_of(model: keras.Model, objective: Objective) -> keras.Model:

@@ -17,11 +17,12 @@ from utils.files import atomic_write
 from utils.jsonl import Row
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\..+)?")  # the names that files.atomic_write gives
-_PHASES = ("baseline", "search", "bank", "finetune")
+_PHASES = ("baseline", "supernet", "search", "bank", "finetune")
 _SUFFIXES = (".json", ".npy", ".keras", "_*.npy", "_*.npz", "_*.f32", "_*.keras")
 
 BASELINE = "baseline.keras"  # the network as given or trained, before everything
 START = "search_start.keras"  # theta_0, with which the search begins
+SUPERNET_ORDER = "supernet_order.npz"  # the channels' order, with which a supernet begins
 PRUNED = "search_pruned.keras"  # theta*, before its fine-tuning
 
 
