@@ -110,7 +110,7 @@ def read_folder(
     names = {folder: _class_folders(folder) for folder in (path / "train", tests[0])}
     for folder, found in names.items():
         if not found:
-            raise UserError(f"{folder} has no class folders, only a split into classes: {layout}")
+            raise UserError(f"{folder} has no class folders: {layout}")
     train_names, test_names = names.values()
     if differing := sorted(set(train_names) ^ set(test_names)):
         raise UserError(

@@ -16,7 +16,7 @@ from pruning.rewards import Reward
 from pruning.widths import relative_scores, smallest, without
 
 # Our reading: the paper gives no numbers.
-FRACTION = 0.35  # of the remaining distance to the target that a coarse candidate goes
+FRACTION = 0.2  # of the remaining distance to the target that a coarse candidate goes
 CLOSE = 0.015  # of the whole size: from here on single gates finish
 LARGEST_SHARE = 0.5  # of its filters that a gate loses at once, at most
 SUBSETS = (0.2, 1 / 3, 0.5, 2 / 3, 1.0)  # shares of the gates that take part, cheapest first
