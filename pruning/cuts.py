@@ -58,6 +58,8 @@ def run_calls(
             x = values[id(call.inputs[0])]
             result = layers[name].apply(x, weights[name], training=True)
         else:
+            if getattr(call.operation, "_call_has_training_arg", False):
+                kwargs["training"] = False  # augmentation layers would take None for True
             result = call.operation(*args, **kwargs)
         for tensor, value in zip(call.outputs, keras.tree.flatten(result), strict=True):
             values[id(tensor)] = value
