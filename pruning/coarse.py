@@ -32,12 +32,8 @@ class CoarseToFineSearch(GreedySearch):
     def _step(self) -> dict:
         begin = time.perf_counter()
         reward = Reward(self.val.labels, None, self.graph.model.output_shape[-1])
-        scores = self._scores(reward)
-        for gate in self.graph.gates:
-            gate.rank(scores[gate.units])
-        proposals = self.candidates.propose(scores)
-        if not proposals:
-            raise self._unreachable()
+        scores = self._ranked(reward)
+        proposals = self._proposals(scores)
         distance = self.history.rows[-1]["rate"] - self.options.target_rate
         coarse = {}
         if distance > CLOSE:

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from nets.calls import calls_of
 from nets.layer_rules import KERNEL_LAYERS
+from pruning.cuts import run_calls
 from pruning.segments import LayerWeights, Segments
 
 
@@ -42,7 +43,7 @@ class FeaturePass:
         def forward(images, weights):
             values = {id(segments.input): images}
             by_name = dict(zip(self._names, weights, strict=True))
-            segments.run_calls(values, 0, len(segments.graph.calls), by_name)
+            run_calls(segments.graph.calls, segments.layers, values, by_name)
             return values[id(segments.output)], pooled(values[id(self._feature)])
 
         self._function = forward.get_concrete_function(

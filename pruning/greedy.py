@@ -38,14 +38,15 @@ class GreedySearch(Search):
     def _step(self) -> dict:
         begin = time.perf_counter()
         reward = Reward(self.val.labels, self.knowledge.logits, self.graph.model.output_shape[-1])
-        scores = self._scores(reward)
-        for gate in self.graph.gates:
-            gate.rank(scores[gate.units])
+        proposals = self.candidates.screened(self._proposals(self._ranked(reward)))
+        return self._take_proposal(proposals, reward, {"importance": time.perf_counter() - begin})
+
+    def _proposals(self, scores: np.ndarray) -> list[Proposal]:
+        """What the gates offer; at least one."""
         proposals = self.candidates.propose(scores)
         if not proposals:
             raise self._unreachable()
-        proposals = self.candidates.screened(proposals)
-        return self._take_proposal(proposals, reward, {"importance": time.perf_counter() - begin})
+        return proposals
 
     def _take_proposal(self, proposals: list[Proposal], reward: Reward, seconds: dict) -> dict:
         """Evaluates proposals and records the best; `seconds` were spent on this step before."""
@@ -66,6 +67,14 @@ class GreedySearch(Search):
             reward=outcome.reward,
             **more,
         )
+
+    def _ranked(self, reward: Reward) -> np.ndarray:
+        """The scores of the current network's units, float64 [U + 1]; the gates are ranked by
+        them."""
+        scores = self._scores(reward)
+        for gate in self.graph.gates:
+            gate.rank(scores[gate.units])
+        return scores
 
     def _scores(self, reward: Reward) -> np.ndarray:
         mask = self.graph.gates.mask()

@@ -21,10 +21,8 @@ class OneShotSearch(GreedySearch):
 
     def _step(self) -> dict:
         begin = time.perf_counter()
-        scores = self._scores(Reward(self.val.labels, None, self.graph.model.output_shape[-1]))
+        scores = self._ranked(Reward(self.val.labels, None, self.graph.model.output_shape[-1]))
         gates = self.graph.gates
-        for gate in gates:
-            gate.rank(scores[gate.units])
         relative = relative_scores(gates, scores)
 
         def counts(x: float) -> dict[int, int]:

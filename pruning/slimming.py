@@ -74,7 +74,5 @@ class SlimmingSearch(GreedySearch):
         self.evaluator.set_current(self.graph.gates.mask())
         reward = AccuracyReward(self.val.labels, self.graph.model.output_shape[-1])
         # Nothing is ranked here: a removal's cost is of no interest.
-        proposals = self.candidates.propose(np.zeros(self.graph.gates.num_units + 1))
-        if not proposals:
-            raise self._unreachable()
+        proposals = self._proposals(np.zeros(self.graph.gates.num_units + 1))
         return self._take_proposal(proposals, reward, {"start": time.perf_counter() - begin})
