@@ -378,15 +378,16 @@ def test_overwrite_starts_anew_and_resume_off_refuses_a_rest(finished, tmp_path,
 # ---------------------------------------------------------------- phase by phase
 
 
-def test_search_and_finetune_as_commands_of_their_own(finished, tmp_path):
+def test_search_and_finetune_as_commands_of_their_own(finished, tmp_path, quick_latency, capsys):
     """One folder, two commands: the same network as the whole pipeline's."""
     folder = tmp_path / "run"
-    weights = "--trained_param", finished / "baseline.keras", "--gpu_id", "cpu"
-    searched = run(command("search.py", folder, *SEARCH, *weights))
-    assert "FLOPs (multiply-accumulates)" in searched.stdout
+    argv = ["--train_path", folder, "--gpu_id", "cpu"]
+    weights = "--trained_param", finished / "baseline.keras"
+    search.main([str(argument) for argument in (*argv, *SEARCH, *weights)])
+    assert "FLOPs (multiply-accumulates)" in capsys.readouterr().out
     assert untimed(folder / "history.jsonl") == untimed(finished / "history.jsonl")
     assert filecmp.cmp(folder / "bank.npy", finished / "bank.npy", shallow=False)
-    run(command("finetune.py", folder, *TRAIN, "--gpu_id", "cpu"))
+    finetune.main([str(argument) for argument in (*argv, *TRAIN)])
     same_network(folder / "trained_param.pkl", finished / "trained_param.pkl")
     assert read(folder / "result.json")["after"]["flops"] < TARGET * 2_532_992
 
