@@ -141,11 +141,11 @@ def _objective(
     device: Device,
 ) -> tuple[keras.Model, Objective]:
     """What is trained, which has the student's layers, and how."""
-    plain = transfer.method == "plain" or (transfer.method, transfer.teacher) == ("ekg", "none")
-    if plain:
+    of_ekg = transfer.teacher if transfer.method == "ekg" else None
+    if transfer.method == "plain" or of_ekg == "none":
         return student, Objective(plain_loss())
     temperature = transfer.temperature
-    if transfer.method == "kd" or transfer.teacher == "single":
+    if transfer.method == "kd" or of_ekg == "single":
         with device.strategy.scope():
             start = load_keras(search_path / START)
         if transfer.method == "kd":
