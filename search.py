@@ -36,6 +36,7 @@ from pruning.bank import BankOptions, build_bank, layout
 from pruning.budgets import make_budget
 from pruning.current import Validation
 from pruning.distill import plain_loss
+from pruning.features import width
 from pruning.history import History
 from pruning.methods import ONE_SHOT, SEARCHES, SUPERNETS, smallest_mask
 from pruning.search import SearchOptions
@@ -126,8 +127,11 @@ def _bank(folder, graph, history, data, options: SearchOptions, bank, device: De
     if options.method != "ekg" and teachers > len(history.rows) - 1:
         teachers = len(history.rows) - 1
         print(f"{options.method} made {teachers} networks before the last one: so many teachers")
-    planned = layout(bank, len(data.train), data.num_classes, teachers)
+    kept = width(graph.model) if bank.features else 0
+    planned = layout(bank, len(data.train), data.num_classes, teachers, kept)
     size = " x ".join(f"{size:,}" for size in planned.shape)
+    if planned.features:
+        size += f" and {planned.features} features"
     print(f"memory bank: {planned.kind}, {size}, {planned.bytes / 1e6:,.1f} MB", flush=True)
     batches = partial(eval_batches, data, "train", options.batch_images, shuffle_seed=options.seed)
     return build_bank(
@@ -138,7 +142,6 @@ def _bank(folder, graph, history, data, options: SearchOptions, bank, device: De
         layout=planned,
         fingerprint=data.fingerprint,
         compile=device.compile,
-        features=bank.features,
     )
 
 

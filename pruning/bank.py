@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from nets.graph import ChannelGraph
-from pruning.features import FeaturePass, width
+from pruning.features import FeaturePass
 from pruning.history import History
 from pruning.segments import Segments
 from utils.cli import UserError
@@ -46,20 +46,34 @@ class BankOptions:
 
 @dataclass(frozen=True)
 class Layout:
-    """Shape and type of the bank's array."""
+    """Shape and type of the bank's array; `features` are kept per example (0: none)."""
 
     kind: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    features: int = 0
+
+    @property
+    def arrays(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        """{file: (dtype, shape)}."""
+        found = {ARRAY: (self.dtype, self.shape)}
+        if self.features:
+            found[FEATURES] = np.dtype(np.float16), (self.shape[0], self.features)
+        return found
 
     @property
     def bytes(self) -> int:
-        """Of the array on the disk."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        """Of all arrays on the disk."""
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.arrays.values())
 
 
-def layout(options: BankOptions, examples: int, classes: int, num_teachers: int) -> Layout:
+def layout(
+    options: BankOptions, examples: int, classes: int, num_teachers: int, features: int = 0
+) -> Layout:
     """The bank's layout for a training set.
+
+    Args:
+        features: how many penultimate features are kept of every example.
 
     Raises:
         UserError: more logits are to be kept than there are classes, or more classes than int16
@@ -67,14 +81,14 @@ def layout(options: BankOptions, examples: int, classes: int, num_teachers: int)
     """
     kind = options.kind or ("topk" if classes >= MANY_CLASSES else "full")
     if kind == "full":
-        return Layout(kind, (examples, classes, num_teachers), np.dtype(np.float16))
+        return Layout(kind, (examples, classes, num_teachers), np.dtype(np.float16), features)
     if options.k > classes:
         raise UserError(f"--bank_k {options.k} is more than the {classes} classes of the data")
     if classes > np.iinfo(np.int16).max:
         raise UserError(f"{classes} classes are too many for --bank topk: use --bank full")
     k = (options.k,)
     dtype = np.dtype([("logits", "<f2", k), ("classes", "<i2", k), ("rest", "<f2")])
-    return Layout(kind, (examples, num_teachers), dtype)
+    return Layout(kind, (examples, num_teachers), dtype, features)
 
 
 def compressed(logits: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -136,7 +150,6 @@ def build_bank(
     layout: Layout,
     fingerprint: str,
     compile: bool,
-    features: bool = False,
 ) -> dict:
     """Writes bank.npy in blocks of batches; goes on after the last finished block.
 
@@ -148,7 +161,6 @@ def build_bank(
             time and in mixed order: batch norm takes the statistics of each batch.
         layout: of the training set, from `layout`.
         fingerprint: of the training set, kept in the manifest.
-        features: write bank_features.npy, too.
 
     Returns:
         The manifest: teachers (step, val_loss, flops), kind, shape, features (their number, or 0),
@@ -158,8 +170,8 @@ def build_bank(
         UserError: the disk is too small.
         RuntimeError: the batches hold another number of examples; a logit beyond float16.
     """
-    wide = width(graph.model) if features else 0
-    manifest = _open_manifest(folder, history, layout, fingerprint, wide)
+    wide = layout.features
+    manifest = _open_manifest(folder, history, layout, fingerprint)
     if manifest["complete"]:
         return manifest
     segments = Segments(graph, compile=compile)
@@ -211,9 +223,7 @@ def _write(bank: np.ndarray, layout: Layout, index: np.ndarray, number: int, log
         bank[index, number] = compressed(logits, layout.dtype)
 
 
-def _open_manifest(
-    folder: RunFolder, history: History, layout: Layout, fingerprint: str, features: int
-) -> dict:
+def _open_manifest(folder: RunFolder, history: History, layout: Layout, fingerprint: str) -> dict:
     """The manifest of an unfinished bank, or of a new one with its empty arrays."""
     if folder.file(MANIFEST).exists() and folder.file(ARRAY).exists():
         return folder.read_json(MANIFEST)
@@ -221,23 +231,19 @@ def _open_manifest(
     steps = choose_teachers([row["val_loss"] for row in history.rows], count)
     # The file has holes at first: a full disk would only show as a crash half-way.
     free = shutil.disk_usage(folder.path).free
-    needed = layout.bytes + 2 * layout.shape[0] * features
-    if free < needed:
+    if free < layout.bytes:
         raise UserError(
-            f"the memory bank needs {needed / 1e9:.1f} GB, {folder.path} has "
+            f"the memory bank needs {layout.bytes / 1e9:.1f} GB, {folder.path} has "
             f"{free / 1e9:.1f} GB free: use --bank topk, fewer teachers or another --train_path"
         )
-    arrays = {ARRAY: (layout.dtype, layout.shape)}
-    if features:
-        arrays[FEATURES] = (np.float16, (layout.shape[0], features))
-    for name, (dtype, shape) in arrays.items():
+    for name, (dtype, shape) in layout.arrays.items():
         np.lib.format.open_memmap(folder.file(name), mode="w+", dtype=dtype, shape=shape).flush()
     keys = ("step", "val_loss", "flops")
     manifest = {
         "teachers": [{key: history.rows[step][key] for key in keys} for step in steps],
         "kind": layout.kind,
         "shape": list(layout.shape),
-        "features": features,
+        "features": layout.features,
         "dataset_fingerprint": fingerprint,
         "batches_done": 0,
         "examples_done": 0,

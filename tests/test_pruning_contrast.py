@@ -1,6 +1,7 @@
 """Contrastive transfer: losses against numpy, features of sub-networks, the bank of features."""
 
 import math
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -94,16 +95,15 @@ def test_the_projection_shares_the_students_layers():
     assert kinds["stem"] == "bfloat16"
 
 
-def build(folder, graph, history, batches, **options):
+def build(folder, graph, history, batches, features):
     return build_bank(
         folder,
         graph,
         history,
         lambda first: batches[first:],
-        layout=FULL,
+        layout=replace(FULL, features=features),
         fingerprint="digits",
         compile=False,
-        **options,
     )
 
 
@@ -112,9 +112,10 @@ def test_the_bank_holds_the_mean_of_the_teachers_features(tmp_path):
     folder, history = searched(tmp_path / "run", graph)
     order = np.random.default_rng(0).permutation(EXAMPLES)
     with folder:
-        manifest = build(folder, graph, history, batches(order), features=True)
+        kept = features.width(graph.model)
+        manifest = build(folder, graph, history, batches(order), kept)
     bank = open_features(tmp_path / "run", manifest, "digits")["features"]
-    assert bank.dtype == np.float16 and bank.shape == (EXAMPLES, manifest["features"])
+    assert bank.dtype == np.float16 and bank.shape == (EXAMPLES, kept)
     expected = np.zeros(bank.shape)
     for batch in batches(order):
         for teacher in manifest["teachers"]:
@@ -122,9 +123,9 @@ def test_the_bank_holds_the_mean_of_the_teachers_features(tmp_path):
             tapped = keras.Model(pruned.inputs[0], features.penultimate(pruned))
             values = tapped(batch["image"]).numpy()
             mask = history.mask(graph, teacher["step"])
-            kept = mask[graph.tensor_units(features.penultimate(graph.model))] > 0
+            alive = mask[graph.tensor_units(features.penultimate(graph.model))] > 0
             unit = values / np.linalg.norm(values, axis=-1, keepdims=True)
-            expected[np.ix_(batch["index"], kept)] += unit / len(manifest["teachers"])
+            expected[np.ix_(batch["index"], alive)] += unit / len(manifest["teachers"])
     np.testing.assert_allclose(bank, expected, atol=1e-3)
 
 
@@ -132,7 +133,7 @@ def test_a_bank_without_features_says_what_to_do(tmp_path):
     graph = small()
     folder, history = searched(tmp_path / "run", graph)
     with folder:
-        manifest = build(folder, graph, history, batches(np.arange(EXAMPLES)))
+        manifest = build(folder, graph, history, batches(np.arange(EXAMPLES)), 0)
     assert manifest["features"] == 0
     with pytest.raises(UserError, match=r"--finetune_method ckt needs .* --bank_features on"):
         open_features(tmp_path / "run", manifest, "digits")

@@ -1,4 +1,4 @@
-"""SWP and AutoSlim end to end on DIGITS: killed while training and while searching, and gone on."""
+"""Every --method end to end on DIGITS: killed where it spends its time, and gone on with."""
 
 import io
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -14,6 +15,7 @@ import pytest
 from test_pipeline import command, read, rows, run, untimed
 
 from nets import build
+from pruning.methods import SEARCHES, SUPERNETS
 from utils.checkpoint import save_keras
 
 SETTINGS = """--gpu_id cpu --do_log off --val_per_class 8 --subset_per_class 16 --supernet_epoch 2
@@ -47,9 +49,26 @@ def kill_once(argv: list[str], condition) -> None:
     process.communicate()
 
 
+def moments(method: str, folder: Path) -> list:
+    """Conditions under which a search is killed, in the order in which they come true."""
+    trained = partial(rows, folder / "metrics.jsonl")
+    evolving = (folder / "search_evolution.npz").exists
+    started, banking = (folder / "search_start.keras").exists, (folder / "bank.json").exists
+
+    def searching():
+        return len(rows(folder / "history.jsonl")) > 2
+
+    return {
+        "ekg": [searching, banking],
+        "ffp": [searching, banking],
+        "swp": [trained, evolving, searching],
+        "autoslim": [trained, searching],
+    }.get(method, [started, banking])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["swp", "autoslim"])
-def test_killed_supernet_searches_end_with_the_same_network(method, tmp_path):
+@pytest.mark.parametrize("method", sorted(SEARCHES))
+def test_killed_searches_end_with_the_same_network(method, tmp_path):
     start = tmp_path / "start.keras"
     save_keras(start, build("ResNet-20", 10, (8, 8, 1)))
     argv = [*SETTINGS, "--method", method, "--trained_param", start]
@@ -57,14 +76,8 @@ def test_killed_supernet_searches_end_with_the_same_network(method, tmp_path):
     run(command("search.py", whole, *argv))
     result = read(whole / "search.json")
     assert result["method"] == method and 0.595 <= result["flops_rate"] <= 0.6
-    assert {"order", "supernet", "bank"} < result["seconds"].keys()
-    first = [
-        lambda: rows(killed / "metrics.jsonl"),
-        lambda: len(rows(killed / "history.jsonl")) > 2,
-    ]
-    if method == "swp":
-        first.insert(1, (killed / "search_evolution.npz").exists)
-    for condition in first:
+    assert ({"order", "supernet"} < result["seconds"].keys()) == (method in SUPERNETS)
+    for condition in moments(method, killed):
         kill_once(command("search.py", killed, *argv), condition)
     run(command("search.py", killed, *argv))
     for name in ("history.jsonl", "metrics.jsonl"):
