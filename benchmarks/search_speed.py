@@ -81,7 +81,7 @@ class Alternating:
                 # Its first batch traces and is no part of the step.
                 self.build_seconds["naive"] += timed(self._naive.best, proposals[:1], reward)[0]
             # What the exact one would remember from the last step, had it taken it.
-            self._exact.remember(self._lazy.drops())
+            self._exact.remember(self._lazy.ratios())
             row["exact_seconds"], exact = timed(self._exact.best, proposals, reward)
             row["exact_images"] = exact.images
             row["naive_seconds"], naive = timed(self._naive.best, proposals, reward)

@@ -32,8 +32,8 @@ class GreedySearch(Search):
     def _restored(self) -> None:
         for step in range(len(self.history.rows)):
             self.knowledge.add(self.history.logits(step))
-        drops = self.history.rows[-1].get("drops", {})
-        self.evaluator.remember({int(gate): drop for gate, drop in drops.items()})
+        ratios = self.history.rows[-1].get("ratios", {})
+        self.evaluator.remember({int(gate): ratio for gate, ratio in ratios.items()})
 
     def _step(self) -> dict:
         begin = time.perf_counter()
@@ -58,7 +58,7 @@ class GreedySearch(Search):
         self.knowledge.add(outcome.logits)
         more = {"gate": best.gate, "name": gate.name}
         if isinstance(self.evaluator, LazyEvaluator):
-            more["drops"] = {str(gate): drop for gate, drop in self.evaluator.drops().items()}
+            more["ratios"] = {str(gate): ratio for gate, ratio in self.evaluator.ratios().items()}
         return self._record(
             outcome.logits,
             seconds | {"proposals": time.perf_counter() - begin},

@@ -273,19 +273,44 @@ def test_lazy_search_saves_evaluations_and_resumes_to_the_same_network(tmp_path)
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
-def test_lazy_stops_when_a_fresh_reward_beats_every_stale_one():
-    order, expected = np.array([2, 0, 1, 3]), [0.3, 0.5, -np.inf, 0.6]
-    losses, seen = np.full(4, np.inf), []
+@pytest.mark.parametrize(
+    ("current", "promised", "evaluated"),
+    [
+        (0.449, 0.5, [2, 0]),  # 0.45 of the first wave costs nothing and beats the other promises
+        (0.449, 0.3, [2, 0, 1, 3]),  # but not this one, of the second wave
+        (0.3, 0.5, [2, 0, 1, 3, 4, 5]),  # it costs a half: go on, three quarters are three waves
+        (0.3, 0.05, [2, 0, 1, 3, 4, 5, 6, 7]),
+    ],
+)
+def test_lazy_stops_when_a_fresh_reward_beats_every_stale_one(current, promised, evaluated):
+    order = np.array([2, 0, 1, 3, 4, 5, 6, 7])
+    expected = [0.0, promised, 0.0, 0.5, 0.5, 0.5, promised, 0.6]
+    losses, seen = np.full(8, np.inf), []
 
     def evaluate(index, best_loss):
         seen.append(int(index))
-        losses[index] = {0: 0.45, 1: 0.9, 2: 0.7, 3: 0.1}[int(index)]
+        losses[index] = [0.45, 0.9, 0.7, 0.8, 0.6, 0.6, 0.6, 0.1][int(index)]
 
     model = residual()
     evaluator = LazyEvaluator(ChannelGraph(model), validation(model, count=8), workers=1)
-    # The first two (a wave): 0.7 and 0.45; the next stale ones promise 0.5 and 0.6, no better.
-    assert evaluator._work_off(order, evaluate, expected, losses) == 2
-    assert seen == [2, 0]
+    assert evaluator._work_off(order, evaluate, expected, losses, current) == len(evaluated)
+    assert seen == evaluated
+
+
+def test_expectations_are_means_that_forget():
+    graph = ChannelGraph(residual())
+    val = validation(graph.model, count=8)
+    evaluator = LazyEvaluator(graph, val)
+    reward = reward_for(graph.model, val)
+    mask = np.ones(graph.gates.num_units + 1, np.float32)
+    current = float(tf.reduce_mean(reward.losses(tf.constant(evaluator.set_current(mask)))))
+    proposals = proposals_at(graph, mask)
+    first, second = (one.gate for one in proposals[:2])
+    evaluator.remember({first: 0.1})  # low enough to be evaluated again
+    outcome = evaluator.best(proposals, reward)
+    fresh = -outcome.rewards / current
+    assert evaluator.ratios()[first] == pytest.approx((0.1 + fresh[0]) / 2, rel=1e-5)
+    assert evaluator.ratios()[second] == pytest.approx(fresh[1], rel=1e-5)
 
 
 def test_the_history_tells_what_the_networks_of_the_search_give(tmp_path):
