@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,22 @@ def res56_pkl(shared_data: Path) -> Path:
     if not path.is_file():
         pytest.skip(f"the trained network is not there: {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed; report.txt beside it is what it printed."""
+    from pipeline_runs import ARGUMENTS, command, run
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    result = run(command("train_cifar.py", folder, *ARGUMENTS))
+    (folder.parent / "report.txt").write_text(result.stdout)
+    return folder
+
+
+@pytest.fixture
+def quick_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shortens what only has to be there; the programs themselves measure for 4 seconds."""
+    from utils import latency, measure
+
+    monkeypatch.setattr(measure, "latencies", partial(latency.latencies, seconds=0.0))

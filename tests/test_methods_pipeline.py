@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from test_pipeline import command, read, rows, run, untimed
+from pipeline_runs import command, read, rows, run, untimed
 
 from nets import build
 from pruning.methods import SEARCHES, SUPERNETS
