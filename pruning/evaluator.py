@@ -3,13 +3,12 @@
 `NaiveEvaluator` runs the whole masked network for every proposal and is the reference.
 `ExactEvaluator` gives the same rewards faster: it keeps the current network's activations at the
 cuts, runs a proposal from the cut before its gate on sliced kernels, and stops as soon as a
-proposal can no longer be the best. `LazyEvaluator` evaluates fewer proposals and does not always
-choose the best one.
+proposal can no longer be the best. `LazyEvaluator` evaluates fewer proposals, some on a part of
+D_val only, and does not always choose the best one.
 """
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -28,8 +27,8 @@ class Outcome:
     """The best proposal of a step.
 
     `rewards` has one entry per proposal, float64; NaN where a proposal was left out or given up
-    before its end. `logits` are those of the best one on D_val, float32 [n, classes]; `images` ran
-    through some proposal.
+    before its end. `logits` are those of the best one on D_val, float32 [n, classes];
+    `evaluations` proposals were run, on `images` images together.
     """
 
     best: int
@@ -38,6 +37,68 @@ class Outcome:
     logits: np.ndarray
     evaluations: int
     images: int
+
+
+class Trials:
+    """How far the proposals of a step have been evaluated. Each is one thread's at a time.
+
+    Args:
+        proposals: of the step.
+        reward: of the step.
+        current: the current network's logits on D_val, float32 [n, classes].
+
+    Attributes:
+        losses: minus the rewards, float64 [proposals]; infinite until a proposal is finished.
+        images: that each has seen, int64 [proposals].
+    """
+
+    def __init__(self, proposals: list[Proposal], reward: Reward, current: np.ndarray):
+        self.proposals, self.reward = proposals, reward
+        self.losses = np.full(len(proposals), np.inf)
+        self.images = np.zeros(len(proposals), int)
+        self._sums = np.zeros(len(proposals))
+        self._logits: list[list[np.ndarray]] = [[] for _ in proposals]
+        # What the first i examples cost the current network, and at least the others any network.
+        own = reward.losses(tf.constant(current)).numpy().astype(np.float64)
+        self._current = np.concatenate([[0], np.cumsum(own)])
+        self._rest = reward.least_losses().astype(np.float64)[::-1].cumsum()[::-1]
+        self._rest = np.append(self._rest, 0)
+
+    def batches(self, index: int) -> int:
+        """Number of batches that a proposal has seen."""
+        return len(self._logits[index])
+
+    def add(self, index: int, rows: slice, logits: tf.Tensor) -> None:
+        """Takes in a proposal's logits on its next batch, float32 [rows, classes]."""
+        self._sums[index] += float(tf.reduce_sum(self.reward.losses(logits, rows)))
+        self._logits[index].append(logits.numpy())
+        self.images[index] = rows.stop
+        if rows.stop == len(self._current) - 1:
+            self.losses[index] = self._sums[index] / rows.stop
+
+    def hopeless(self, index: int) -> bool:
+        """Whether a proposal must end with a larger loss than a finished one."""
+        # Another thread may lower the least loss meanwhile: that only delays giving up.
+        least = (self._sums[index] + self._rest[self.images[index]]) / (len(self._current) - 1)
+        return bool(least > self.losses.min() + TIE)
+
+    @property
+    def current_loss(self) -> float:
+        """Of the current network."""
+        return float(self._current[-1]) / (len(self._current) - 1)
+
+    def ratios(self) -> np.ndarray:
+        """Loss over the current network's on the images seen, float64 [proposals]; NaN if none."""
+        own = np.maximum(self._current[self.images], TIE)
+        return np.where(self.images > 0, self._sums / own, np.nan)
+
+    def outcome(self) -> Outcome:
+        """The finished proposal with the largest reward."""
+        best = int(np.argmin(self.losses))
+        rewards = np.where(np.isinf(self.losses), np.nan, -self.losses)
+        logits = np.concatenate(self._logits[best])
+        run = int(np.count_nonzero(self.images))
+        return Outcome(best, float(rewards[best]), rewards, logits, run, int(self.images.sum()))
 
 
 class ExactEvaluator:
@@ -70,95 +131,75 @@ class ExactEvaluator:
         self._ratios.update(ratios)
 
     def ratios(self) -> dict[int, float]:
-        """{gate: the loss after its proposal over the current network's loss}, as expected from
-        the evaluations so far: each counts as much as all earlier ones of its gate."""
+        """{gate: expected loss after its removal over the current network's loss}: a mean of the
+        evaluations so far in which each counts as much as all earlier ones."""
         return dict(self._ratios)
 
     def best(self, proposals: list[Proposal], reward: Reward) -> Outcome:
         """The proposal with the largest reward; the same choice as `NaiveEvaluator`.
 
-        Proposals with the best expected reward go first, so that later ones can be given up early.
+        Proposals of the best expected reward go first, so that later ones can be given up early.
         """
-        least = reward.least_losses()
-        current = float(tf.reduce_mean(reward.losses(tf.constant(self.current.logits))))
-        current = max(current, float(np.finfo(np.float32).tiny))
-        expected = [current * self._ratios.get(one.gate, 0) for one in proposals]
-        losses = np.full(len(proposals), np.inf)
-        logits: list[np.ndarray | None] = [None] * len(proposals)
-        images = [0] * len(proposals)
+        trials = Trials(proposals, reward, self.current.logits)
+        ratios = np.array([self._ratios.get(one.gate, 0) for one in proposals])
+        expected = ratios * trials.current_loss
+        self._work_off(trials, np.argsort(expected, kind="stable"), expected)
+        for one, ratio in zip(proposals, trials.ratios().tolist(), strict=True):
+            if np.isfinite(ratio):
+                self._ratios[one.gate] = (self._ratios.get(one.gate, ratio) + ratio) / 2
+        return trials.outcome()
 
-        def evaluate(index: int, best_loss: float | None = None) -> None:
-            # Another thread may lower the least loss meanwhile: that only delays giving up.
-            limit = losses.min() if best_loss is None else best_loss
-            images[index], result = self._evaluate(proposals[index], reward, least, limit)
-            if result is not None:
-                losses[index], logits[index] = result
-                ratio = losses[index] / current
-                gate = proposals[index].gate
-                self._ratios[gate] = (self._ratios.get(gate, ratio) + ratio) / 2
-
-        order = np.argsort(expected, kind="stable")
-        evaluations = self._work_off(order, evaluate, expected, losses, current)
-        best = int(np.argmin(losses))
-        rewards = np.where(np.isinf(losses), np.nan, -losses)
-        return Outcome(best, float(rewards[best]), rewards, logits[best], evaluations, sum(images))
-
-    def _work_off(self, order, evaluate: Callable, expected: list[float], losses, current) -> int:
-        """Evaluates the proposals in `order` that may be the best; returns how many.
+    def _work_off(self, trials: Trials, order: np.ndarray, expected: np.ndarray) -> None:
+        """Finishes every proposal that may be the best.
 
         Args:
             order: numbers of the proposals by rising `expected` loss.
-            evaluate: fills in the loss of a proposal by its number.
-            losses: float64 [proposals], infinite where nothing is known yet.
-            current: the current network's loss.
         """
-        list(self.current.pool.map(evaluate, order))
-        return len(order)
+        self._run(trials, order, give_up=True)
 
-    def _evaluate(
-        self, proposal: Proposal, reward: Reward, least: np.ndarray, best_loss: float
-    ) -> tuple[int, tuple[float, np.ndarray] | None]:
-        """(images seen, (minus the reward, logits)) of a proposal; None for the pair once its first
-        number must exceed `best_loss`."""
-        place, parts = self.current.place, self.current.segments
-        first = self.current.cuts.before(parts.first_segment(proposal.gate))
-        total, rest, logits = 0.0, float(least.sum()), []
-        with tf.device(place.device):
-            weights = parts.changed_weights(place.weights, proposal.mask, proposal.gate)
-            for number, rows in enumerate(self.current.rows):
-                logits.append(parts.logits(place.cache[number][first], weights, first))
-                total += float(tf.reduce_sum(reward.losses(logits[-1], rows)))
-                rest -= float(least[rows].sum())
-                if (total + rest) / len(least) > best_loss + TIE:
-                    return rows.stop, None
-            logits = np.concatenate([one.numpy() for one in logits])
-            return len(least), (total / len(least), logits)
+    def _run(self, trials: Trials, order, batches: int | None = None, give_up: bool = False):
+        """Runs proposals side by side until each has seen so many batches (None: all), or is
+        hopeless."""
+        rows = self.current.rows[:batches]
+        parts = self.current.segments
+
+        def run(index: int) -> None:
+            place, proposal = self.current.place, trials.proposals[index]
+            first = self.current.cuts.before(parts.first_segment(proposal.gate))
+            with tf.device(place.device):
+                weights = parts.changed_weights(place.weights, proposal.mask, proposal.gate)
+                for number in range(trials.batches(index), len(rows)):
+                    logits = parts.logits(place.cache[number][first], weights, first)
+                    trials.add(index, rows[number], logits)
+                    if give_up and trials.hopeless(index):
+                        return
+
+        list(self.current.pool.map(run, order))
 
 
 class LazyEvaluator(ExactEvaluator):
     """Lazy greedy (CELF, Leskovec et al. 2007): the same machinery on fewer proposals.
 
-    Proposals are evaluated by falling expectation until a fresh reward beats every stale
-    expectation. Rewards are not submodular and differ less between gates than from step to step, so
-    a stale expectation is a weak promise: where the choice matters, because even the best removal
-    so far costs more than 1 % of the loss, it counts only after three quarters of the evaluations.
-    A better proposal may still be missed.
+    CELF evaluates proposals by falling expectation until a fresh reward beats every stale
+    expectation. But rewards are not submodular: gates differ less than a gate does from step to
+    step, so a stale expectation is a weak promise and half of D_val says much more. So two thirds
+    of the proposals see the first half of D_val, the best quarter of all is finished, and then CELF
+    goes on from there. A better proposal may still be missed.
     """
 
+    SCREENED, FINISHED = 2 / 3, 1 / 4
     # Evaluated side by side; a constant, for the choice must not depend on the number of cores.
     WAVE = 2
-    CHEAP, SHARE = 1.01, 0.75
 
-    def _work_off(self, order, evaluate: Callable, expected: list[float], losses, current) -> int:
-        for first in range(0, len(order), self.WAVE):
-            best = losses.min()
-            careful = best > self.CHEAP * current and first < self.SHARE * len(order)
-            if not careful and best <= expected[order[first]]:
-                return first
-            # Nothing is given up early: every ratio that is remembered was measured to its end.
-            wave = order[first : first + self.WAVE]
-            list(self.current.pool.map(partial(evaluate, best_loss=np.inf), wave))
-        return len(order)
+    def _work_off(self, trials: Trials, order: np.ndarray, expected: np.ndarray) -> None:
+        screened = order[: math.ceil(self.SCREENED * len(order))]
+        self._run(trials, screened, math.ceil(len(self.current.rows) / 2))
+        best_first = screened[np.argsort(trials.ratios()[screened], kind="stable")]
+        self._run(trials, best_first[: math.ceil(self.FINISHED * len(order))])
+        for first in range(len(screened), len(order), self.WAVE):
+            if trials.losses.min() <= expected[order[first]]:
+                break
+            self._run(trials, order[first : first + self.WAVE])
 
 
 class NaiveEvaluator(ExactEvaluator):

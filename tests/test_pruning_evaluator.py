@@ -1,5 +1,7 @@
 """The fast evaluator against the naive one, step by step and over real searches."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -273,28 +275,35 @@ def test_lazy_search_saves_evaluations_and_resumes_to_the_same_network(tmp_path)
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
+class Scripted(LazyEvaluator):
+    """Proposals with given losses, the same on either of the two batches."""
+
+    def __init__(self, losses):
+        self.current = SimpleNamespace(rows=[slice(0, 4), slice(4, 8)])
+        self.found, self.runs = np.array(losses), []
+
+    def _run(self, trials, order, batches=None, give_up=False):
+        self.runs.append(([int(index) for index in order], batches))
+        trials.seen[order] = self.found[order]
+        if batches is None:
+            trials.losses[order] = self.found[order]
+
+
 @pytest.mark.parametrize(
-    ("current", "promised", "evaluated"),
+    ("promised", "runs"),
     [
-        (0.449, 0.5, [2, 0]),  # 0.45 of the first wave costs nothing and beats the other promises
-        (0.449, 0.3, [2, 0, 1, 3]),  # but not this one, of the second wave
-        (0.3, 0.5, [2, 0, 1, 3, 4, 5]),  # it costs a half: go on, three quarters are three waves
-        (0.3, 0.05, [2, 0, 1, 3, 4, 5, 6, 7]),
+        # 0.3 is fresh and beats what the other two promise
+        (0.5, [([3, 0, 1, 2], 1), ([1, 3], None)]),
+        (0.2, [([3, 0, 1, 2], 1), ([1, 3], None), ([4, 5], None)]),
     ],
 )
-def test_lazy_stops_when_a_fresh_reward_beats_every_stale_one(current, promised, evaluated):
-    order = np.array([2, 0, 1, 3, 4, 5, 6, 7])
-    expected = [0.0, promised, 0.0, 0.5, 0.5, 0.5, promised, 0.6]
-    losses, seen = np.full(8, np.inf), []
-
-    def evaluate(index, best_loss):
-        seen.append(int(index))
-        losses[index] = [0.45, 0.9, 0.7, 0.8, 0.6, 0.6, 0.6, 0.1][int(index)]
-
-    model = residual()
-    evaluator = LazyEvaluator(ChannelGraph(model), validation(model, count=8), workers=1)
-    assert evaluator._work_off(order, evaluate, expected, losses, current) == len(evaluated)
-    assert seen == evaluated
+def test_lazy_screens_finishes_and_stops_when_a_fresh_reward_beats_every_stale_one(promised, runs):
+    evaluator = Scripted([0.9, 0.3, 0.7, 0.4, 0.8, 0.1])
+    trials = SimpleNamespace(losses=np.full(6, np.inf), seen=np.full(6, np.nan))
+    trials.ratios = lambda: trials.seen
+    expected = np.array([0.1, 0.2, 0.2, 0.0, promised, 0.6])
+    evaluator._work_off(trials, np.array([3, 0, 1, 2, 4, 5]), expected)
+    assert evaluator.runs == runs
 
 
 def test_expectations_are_means_that_forget():

@@ -158,6 +158,12 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--val_per_class", type=cli.positive_int, help="size of D_val; default by data set"
     )
+    add_bank(parser)
+    add_supernet(parser)
+
+
+def add_bank(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("memory bank")
     group.add_argument(
         "--num_teacher", type=cli.positive_int, default=5, help="teachers in the memory bank"
     )
@@ -172,7 +178,6 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--bank_k", type=cli.positive_int, default=16, help="logits per image that topk keeps"
     )
-    add_supernet(parser)
 
 
 def add_baseline(parser: argparse.ArgumentParser) -> None:
