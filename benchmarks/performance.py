@@ -38,7 +38,8 @@ def search_speed(run: dict) -> str:
     """The three evaluators on the same proposals."""
     data = run["summary"]
     ratio, whole = data["ratio"], data["ratio_with_importance"]
-    seen = percent(data["images"]["exact"], data["images"]["naive"])
+    images = data["images"]
+    seen = {name: percent(images[name], images["naive"]) for name in ("exact", "lazy")}
     lazy = percent(data["lazy_evaluations"], data["evaluations"])
     both = data["steps_with_naive"]
     rows = [
@@ -61,9 +62,9 @@ def search_speed(run: dict) -> str:
         table(header, rows),
         f"Exact chose what naive chose in {data['exact_same_choice']} of {both} steps "
         f"({data['ties']} of the others were ties within 1e-6); their rewards differed by at most "
-        f"{data['reward_difference']:.1e}. Exact ran {seen} of the images that naive ran: the rest "
-        f"was given up. Lazy evaluated {lazy} of all {data['evaluations']} proposals. Building "
-        "and tracing, once: "
+        f"{data['reward_difference']:.1e}. Exact ran {seen['exact']} of the images that naive "
+        f"ran: the rest was given up. Lazy evaluated {lazy} of all {data['evaluations']} proposals, "
+        f"on {seen['lazy']} of the images. Building and tracing, once: "
         + ", ".join(f"{name} {value:.1f} s" for name, value in run["build_seconds"].items())
         + ".",
         f"Two proposals side by side, each on one thread's worth of cores, against one proposal "

@@ -74,7 +74,7 @@ class Alternating:
         """
         row = self.rows[-1] | {"proposals": len(proposals)}
         row["lazy_seconds"], lazy = timed(self._lazy.best, proposals, reward)
-        row["lazy_evaluations"] = lazy.evaluations
+        row["lazy_evaluations"], row["lazy_images"] = lazy.evaluations, lazy.images
         row["lazy_same_choice"] = lazy.best == chosen
         if len(self.rows) % self._every == 1 % self._every:
             if len(self.rows) == 1:
@@ -147,7 +147,7 @@ def summary(rows: list[dict]) -> dict:
         "ties": sum(row["tie"] for row in both),
         "reward_difference": max(row["reward_difference"] for row in both),
         "evaluations": sum(row["proposals"] for row in rows),
-        "images": {k: sum(row[f"{k}_images"] for row in both) for k in ("exact", "naive")},
+        "images": {k: sum(row[f"{k}_images"] for row in both) for k in ("exact", "lazy", "naive")},
         "lazy_evaluations": sum(row["lazy_evaluations"] for row in rows),
         "lazy_same_choice": sum(row["lazy_same_choice"] for row in rows),
     }
