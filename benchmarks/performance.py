@@ -63,8 +63,8 @@ def search_speed(run: dict) -> str:
         f"Exact chose what naive chose in {data['exact_same_choice']} of {both} steps "
         f"({data['ties']} of the others were ties within 1e-6); their rewards differed by at most "
         f"{data['reward_difference']:.1e}. Exact ran {seen['exact']} of the images that naive "
-        f"ran: the rest was given up. Lazy evaluated {lazy} of all {data['evaluations']} proposals, "
-        f"on {seen['lazy']} of the images. Building and tracing, once: "
+        f"ran: the rest was given up. Lazy evaluated {lazy} of all {data['evaluations']} "
+        f"proposals, on {seen['lazy']} of the images. Building and tracing, once: "
         + ", ".join(f"{name} {value:.1f} s" for name, value in run["build_seconds"].items())
         + ".",
         f"Two proposals side by side, each on one thread's worth of cores, against one proposal "
