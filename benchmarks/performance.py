@@ -8,9 +8,11 @@ that is not there shows as "not measured".
 
 from pathlib import Path
 
+import numpy as np
+
 from utils.files import atomic_write
 from utils.jsonl import read_json
-from utils.report import NOT_MEASURED
+from utils.report import NOT_MEASURED, spread
 from utils.results import RESULTS, ROOT, table
 
 DOCUMENT = ROOT / "docs" / "performance.md"
@@ -71,6 +73,37 @@ def search_speed(run: dict) -> str:
         f"after the other with TensorFlow's threads on both: {side:.2f} x as fast.",
     ]
     return "\n\n".join(parts)
+
+
+def lazy_quality(run: dict) -> str:
+    """Final networks of lazy beside exact's."""
+    draws = len(run["exact"])
+
+    def shares(key: str) -> list[float]:
+        return [a[key] / b[key] for a, b in zip(run["lazy"], run["exact"], strict=True)]
+
+    rows = [
+        [
+            name,
+            spread([one["val_loss"] for one in run[name]], ".4f"),
+            spread([one["val_accuracy"] for one in run[name]], ".2f"),
+            f"{np.mean([one['evaluations'] for one in run[name]]):.0f}",
+        ]
+        for name in ("exact", "lazy")
+    ]
+    header = ["evaluator", "final D_val loss", "final D_val top-1 %", "evaluations"]
+    losses = [float(np.mean([one["val_loss"] for one in run[name]])) for name in ("lazy", "exact")]
+    ratios = sorted(shares("val_loss"))
+    return "\n\n".join(
+        [
+            f"{run['network']}, {percent(run['target_rate'], 1)} of the FLOPs, {draws} draws of "
+            "D_subset and D_val:",
+            table(header, rows),
+            f"Lazy's mean loss is {losses[0] / losses[1]:.2f} x exact's; draw by draw the ratio "
+            f"lies between {ratios[0]:.2f} and {ratios[-1]:.2f}. Its proposals ran "
+            f"{percent(float(np.mean(shares('proposal_images'))), 1)} of the images.",
+        ]
+    )
 
 
 def whole_search(run: dict) -> str:
@@ -173,6 +206,7 @@ def latency(run: dict) -> str:
 
 SECTIONS = {
     "search_speed": search_speed,
+    "lazy_quality": lazy_quality,
     "whole_search": whole_search,
     "train_speed": train_speed,
     "latency": latency,

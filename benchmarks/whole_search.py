@@ -5,7 +5,8 @@
         --trained_param res56_cifar10.pkl --search_target_rate 0.45
 
 Everything behind `--` goes to search.py. The time holds the start of Python, the adaptation of the
-network, the search, the memory bank and the test before and after.
+network, the search, the memory bank and the test before and after. Rows of other evaluators that
+the file --out holds already, of the same flags, are kept.
 """
 
 import os
@@ -57,9 +58,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("flags", nargs="*", help="of search.py, behind --")
     args = parser.parse_args(argv)
     about = machine.describe()
-    rows = [measure(one, args.train_path / one, args.flags) for one in args.evaluators.split(",")]
+    former = read_json(args.out) if args.out and args.out.exists() else {}
+    if former and former["flags"] != args.flags:
+        raise cli.UserError(f"{args.out} holds searches with other flags: give another --out")
+    wanted = args.evaluators.split(",")
+    kept = [row for row in former.get("runs", []) if row["evaluator"] not in wanted]
+    rows = [measure(one, args.train_path / one, args.flags) for one in wanted]
     about["matmul_gflops_after"] = round(machine.matmul_gflops(), 1)
-    machine.report({"machine": about, "flags": args.flags, "runs": rows}, args.out)
+    machine.report({"machine": about, "flags": args.flags, "runs": kept + rows}, args.out)
 
 
 if __name__ == "__main__":

@@ -182,12 +182,12 @@ class LazyEvaluator(ExactEvaluator):
 
     CELF evaluates proposals by falling expectation until a fresh reward beats every stale
     expectation. But rewards are not submodular: gates differ less than a gate does from step to
-    step, so a stale expectation is a weak promise and half of D_val says much more. So two thirds
-    of the proposals see the first half of D_val, the best quarter of all is finished, and then CELF
-    goes on from there. A better proposal may still be missed.
+    step, so a stale expectation is a weak promise and half of D_val says much more. So four fifths
+    of the proposals see the first half of D_val, the best quarter of all, but three at least, are
+    finished, and then CELF goes on from there. A better proposal may still be missed.
     """
 
-    SCREENED, FINISHED = 2 / 3, 1 / 4
+    SCREENED, FINISHED, LEAST = 4 / 5, 1 / 4, 3
     # Evaluated side by side; a constant, for the choice must not depend on the number of cores.
     WAVE = 2
 
@@ -195,7 +195,7 @@ class LazyEvaluator(ExactEvaluator):
         screened = order[: math.ceil(self.SCREENED * len(order))]
         self._run(trials, screened, math.ceil(len(self.current.rows) / 2))
         best_first = screened[np.argsort(trials.ratios()[screened], kind="stable")]
-        self._run(trials, best_first[: math.ceil(self.FINISHED * len(order))])
+        self._run(trials, best_first[: max(self.LEAST, math.ceil(self.FINISHED * len(order)))])
         for first in range(len(screened), len(order), self.WAVE):
             if trials.losses.min() <= expected[order[first]]:
                 break

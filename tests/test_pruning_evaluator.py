@@ -292,17 +292,17 @@ class Scripted(LazyEvaluator):
 @pytest.mark.parametrize(
     ("promised", "runs"),
     [
-        # 0.3 is fresh and beats what the other two promise
-        (0.5, [([3, 0, 1, 2], 1), ([1, 3], None)]),
-        (0.2, [([3, 0, 1, 2], 1), ([1, 3], None), ([4, 5], None)]),
+        # 0.1 is fresh and beats what the sixth one promises
+        (0.5, [([3, 0, 1, 2, 5], 1), ([5, 1, 3], None)]),
+        (0.05, [([3, 0, 1, 2, 5], 1), ([5, 1, 3], None), ([4], None)]),
     ],
 )
 def test_lazy_screens_finishes_and_stops_when_a_fresh_reward_beats_every_stale_one(promised, runs):
     evaluator = Scripted([0.9, 0.3, 0.7, 0.4, 0.8, 0.1])
     trials = SimpleNamespace(losses=np.full(6, np.inf), seen=np.full(6, np.nan))
     trials.ratios = lambda: trials.seen
-    expected = np.array([0.1, 0.2, 0.2, 0.0, promised, 0.6])
-    evaluator._work_off(trials, np.array([3, 0, 1, 2, 4, 5]), expected)
+    expected = np.array([0.01, 0.02, 0.03, 0.0, promised, 0.04])
+    evaluator._work_off(trials, np.array([3, 0, 1, 2, 5, 4]), expected)
     assert evaluator.runs == runs
 
 
