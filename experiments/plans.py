@@ -51,13 +51,14 @@ SCALES = {
     ),
     # The rates fall at the published shares of the training, however short it is.
     "short": Scale(
-        "short: the published setting but for 20 epochs of the baseline (instead of 200) and 3 of "
-        "fine-tuning (instead of 100), on all training images",
+        "short: the published setting but for 20 epochs of the baseline (instead of 200), 2 of "
+        "fine-tuning (instead of 100) and 1 of supernets (instead of 40), on all training images",
         "CIFAR10",
         "ResNet-20",
         3,
         baseline=("--baseline_epoch", "20"),
-        finetune=("--train_epoch", "3"),
+        search=("--supernet_epoch", "1"),
+        finetune=("--train_epoch", "2"),
     ),
     "paper": Scale("paper: the published setting", "CIFAR10", "ResNet-56", 3),
 }

@@ -12,7 +12,7 @@ on, tables in one folder share their cells. A cell that fails doesn't stop the o
 is 1 then. The table is made of everything that the folder holds, whatever --rows and --seeds say.
 
 --scale: smoke is a check in minutes (DIGITS), short is hours on two CPU cores (CIFAR-10 and
-ResNet-20, all 50,000 images; a baseline of 20 epochs, fine-tuning for 3), paper is the published
+ResNet-20, all 50,000 images; a baseline of 20 epochs, fine-tuning for 2), paper is the published
 setting: the programs' defaults. What varies between seeds: see experiments/plans.py.
 """
 
