@@ -1,4 +1,4 @@
-"""A grid of commands: what is finished is skipped, the others run one after the other.
+"""A grid of commands: what is finished is skipped, the others run one by one or side by side.
 
 Every cell has a folder of its own, ROOT/<name>: `command.json` (its command), `log.txt` (what it
 printed) and `run/` (what it wrote). A cell is finished when its result file is there, so a grid
@@ -9,13 +9,13 @@ here imports TensorFlow.
 import fcntl
 import json
 import os
-import resource
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,47 @@ from typing import Any
 from utils.cli import UserError
 from utils.files import atomic_write
 from utils.jsonl import read_json
+from utils.provenance import cores
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ROOT = "{root}"  # stands for the grid's folder in a cell's arguments
 COMMAND, LOG, RUN, LOCK = "command.json", "log.txt", "run", ".lock"
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one cell at a time runs: further arguments of its command, and its CPU cores."""
+
+    flags: tuple[str, ...] = ()
+    cores: frozenset[int] = frozenset(cores())
+
+
+def slots(gpu_id: str | None, jobs: int) -> list[Slot]:
+    """Shares out the GPUs and the cores among `jobs` cells that run at a time.
+
+    Args:
+        gpu_id: as of all programs: "0,1", "cpu", or None for their default.
+
+    Raises:
+        UserError: fewer GPUs or cores than jobs, devices that aren't named, or a system that can't
+            share out its cores.
+    """
+    if jobs == 1:
+        return [Slot(("--gpu_id", gpu_id) if gpu_id else ())]
+    if gpu_id is None:
+        raise UserError(f"--jobs {jobs} needs to know its devices: give --gpu_id, or --gpu_id cpu")
+    if not hasattr(os, "sched_setaffinity"):
+        raise UserError("--jobs: this system can't share out its CPU cores; leave it out")
+    every = sorted(cores())
+    ids = [] if gpu_id == "cpu" else gpu_id.split(",")
+    if len(every) < jobs or (ids and len(ids) < jobs):
+        what = f"{len(ids)} GPUs" if ids else f"{len(every)} CPU cores"
+        raise UserError(f"--jobs {jobs} is more than the {what}")
+    return [
+        Slot(("--gpu_id", ",".join(ids[job::jobs]) or "cpu"), frozenset(every[job::jobs]))
+        for job in range(jobs)
+    ]
 
 
 @dataclass(frozen=True)
@@ -40,7 +77,6 @@ class Cell:
         result: (file, key): the JSON file in run/ that has something under this key once the cell
             is finished.
         needs: names of the cells that must be finished first.
-        device: further arguments, which may differ between the runs of a cell.
     """
 
     name: str
@@ -48,7 +84,6 @@ class Cell:
     args: tuple[str, ...]
     result: tuple[str, str]
     needs: tuple[str, ...] = ()
-    device: tuple[str, ...] = ()
 
     def folder(self, root: Path) -> Path:
         """The cell's folder."""
@@ -58,17 +93,17 @@ class Cell:
         """The folder that its command writes to."""
         return root / self.name / RUN
 
-    def command(self, root: Path) -> list[str]:
+    def command(self, root: Path, slot: Slot) -> list[str]:
         """The command for this grid's folder, to be run in any folder."""
         program = list(self.program)
         if program[0] != "-m":
             program[0] = str(REPOSITORY / program[0])
-        args = [arg.replace(ROOT, str(root)) for arg in (*self.args, *self.device)]
+        args = [arg.replace(ROOT, str(root)) for arg in (*self.args, *slot.flags)]
         return [sys.executable, *program, *args]
 
-    def shown(self, root: Path) -> str:
+    def shown(self, root: Path, slot: Slot) -> str:
         """The command as one types it in the repository's folder."""
-        args = [arg.replace(ROOT, str(root)) for arg in (*self.args, *self.device)]
+        args = [arg.replace(ROOT, str(root)) for arg in (*self.args, *slot.flags)]
         return shlex.join(["python", *self.program, *args])
 
     def read(self, root: Path) -> dict[str, Any] | None:
@@ -152,21 +187,73 @@ def ordered(cells: Iterable[Cell]) -> list[Cell]:
     return list(found.values())
 
 
-def show(cells: Sequence[Cell], root: Path) -> None:
+def show(cells: Sequence[Cell], root: Path, slot: Slot) -> None:
     """Prints every cell's command and whether it is finished; runs nothing."""
     for cell in cells:
         state = "to run" if cell.read(root) is None else "finished"
-        print(f"{state}: {cell.name}: {cell.shown(root)}")
+        print(f"{state}: {cell.name}: {cell.shown(root, slot)}")
+
+
+class Command:
+    """A cell's command while it runs, on the cores of its slot, printing to the cell's log."""
+
+    def __init__(self, cell: Cell, root: Path, slot: Slot, lock: Lock):
+        self.cell, self.slot, self._root = cell, slot, root
+        cell.claim(root)
+        self._log = cell.folder(root) / LOG
+        self._begin = time.perf_counter()
+        paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+        with open(self._log, "ab") as output:
+            self._process = subprocess.Popen(
+                cell.command(root, slot),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                pass_fds=[lock.descriptor],
+            )
+        if slot.cores != cores():
+            os.sched_setaffinity(self._process.pid, slot.cores)
+
+    def ended(self) -> bool:
+        """Whether it has; then `failure` tells how."""
+        pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
+        if pid:
+            self._process.returncode = os.waitstatus_to_exitcode(status)
+            self._cpu = usage.ru_utime + usage.ru_stime
+        return bool(pid)
+
+    def failure(self) -> str | None:
+        """A line that says what went wrong, or None; prints the times of a good end."""
+        code, name = self._process.returncode, self.cell.name
+        if code == 0 and self.cell.read(self._root) is not None:
+            seconds = time.perf_counter() - self._begin
+            print(f"    {name}: done in {seconds:.0f} s ({self._cpu:.0f} s of CPU)", flush=True)
+            return None
+        said = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        what = f"exit code {code}" if code else f"it ended without {self.cell.result[0]}"
+        return f"{name}: {what}; the last line of {self._log}: {(said or ['nothing'])[-1]}"
+
+    def stop(self) -> None:
+        """Ends it if it still runs, and waits for its end."""
+        self._process.terminate()
+        self._process.wait()
 
 
 def run(
-    cells: Sequence[Cell], root: Path, after_each: Callable[[], None] = lambda: None
+    cells: Sequence[Cell],
+    root: Path,
+    after_each: Callable[[], None] = lambda: None,
+    places: Sequence[Slot] = (Slot(),),
 ) -> list[str]:
     """Runs what isn't finished, in order; a cell that fails doesn't stop those that don't need it.
 
     Args:
         cells: as `ordered` gives them.
         after_each: called after every command.
+        places: where cells run; as many run side by side. A cell may overtake one that waits for
+            what it needs.
 
     Returns:
         One line per cell that failed, or couldn't run for one that failed.
@@ -175,67 +262,51 @@ def run(
         UserError: a cell's folder holds another command's result, or can't be written.
     """
     failures: dict[str, str] = {}
-    with Lock(root) as lock:
-        todo = [cell for cell in cells if cell.read(root) is None]
-        print(f"{len(cells)} cells, {len(cells) - len(todo)} of them finished", flush=True)
-        for number, cell in enumerate(todo, 1):
-            broken = [name for name in cell.needs if name in failures]
-            print(f"[{number}/{len(todo)}] {cell.name}: {cell.shown(root)}", flush=True)
-            if broken:
-                failures[cell.name] = f"{cell.name} needs {broken[0]}, which failed"
-            else:
-                failure = _run_one(cell, root, lock)
-                if failure:
-                    failures[cell.name] = failure
-            if cell.name in failures:
-                print(f"    FAILED: {failures[cell.name]}", flush=True)
-            after_each()
+    with Lock(root) as lock, _stopped_by_signal():
+        waiting = [cell for cell in cells if cell.read(root) is None]
+        print(f"{len(cells)} cells, {len(cells) - len(waiting)} of them finished", flush=True)
+        free, running, count, begun = list(places), [], len(waiting), 0
+        try:
+            while waiting or running:
+                open_names = {cell.name for cell in (*waiting, *(one.cell for one in running))}
+                ready = [cell for cell in waiting if open_names.isdisjoint(cell.needs)]
+                for cell in ready[: len(free)]:
+                    waiting.remove(cell)
+                    begun += 1
+                    broken = [name for name in cell.needs if name in failures]
+                    print(f"[{begun}/{count}] {cell.name}: {cell.shown(root, free[0])}", flush=True)
+                    if broken:
+                        _failed(failures, cell, f"{cell.name} needs {broken[0]}, which failed")
+                        after_each()
+                    else:
+                        running.append(Command(cell, root, free.pop(0), lock))
+                for one in [one for one in running if one.ended()]:
+                    running.remove(one)
+                    free.append(one.slot)
+                    if failure := one.failure():
+                        _failed(failures, one.cell, failure)
+                    after_each()
+                time.sleep(POLL_SECONDS if running else 0)
+        finally:
+            for one in running:
+                one.stop()
     return list(failures.values())
 
 
-def _run_one(cell: Cell, root: Path, lock: Lock) -> str | None:
-    """Runs a cell's command; a line that says what went wrong, or None."""
-    cell.claim(root)
-    log = cell.folder(root) / LOG
-    begin, cpu_begin = time.perf_counter(), _cpu_seconds()
-    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-    with open(log, "ab") as output:
-        process = subprocess.Popen(
-            cell.command(root),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            pass_fds=[lock.descriptor],
-        )
-        code = _wait(process)
-    if code == 0 and cell.read(root) is not None:
-        seconds, cpu = time.perf_counter() - begin, _cpu_seconds() - cpu_begin
-        print(f"    done in {seconds:.0f} s ({cpu:.0f} s of CPU)", flush=True)
-        return None
-    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"]
-    what = f"exit code {code}" if code else f"it ended without {cell.result[0]}"
-    return f"{cell.name}: {what}; the last line of {log}: {said[-1]}"
+def _failed(failures: dict[str, str], cell: Cell, failure: str) -> None:
+    failures[cell.name] = failure
+    print(f"    FAILED: {failure}", flush=True)
 
 
-def _cpu_seconds() -> float:
-    """CPU time of all commands that have ended, in seconds."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _wait(process: subprocess.Popen) -> int:
-    """The exit code; a grid that is told to stop (SIGTERM, Ctrl-C) takes the command along."""
+@contextmanager
+def _stopped_by_signal() -> Iterator[None]:
+    """SIGTERM ends a grid as Ctrl-C does: it takes its commands along."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     former = signal.signal(signal.SIGTERM, stop)
     try:
-        return process.wait()
+        yield
     finally:
         signal.signal(signal.SIGTERM, former)
-        if process.poll() is None:
-            process.terminate()
-            process.wait()

@@ -74,7 +74,6 @@ class Request:
     target_rate: float | None = None  # None: the scale's, or the row's
     trained_param: str | None = None
     data: tuple[str, ...] = ()  # --data_path and the like, passed on
-    device: tuple[str, ...] = ()
     baseline: tuple[str, ...] = ()  # further flags, after the scale's
     search: tuple[str, ...] = ()
     finetune: tuple[str, ...] = ()
@@ -264,9 +263,7 @@ def _baseline(request: Request) -> Cell:
     else:
         flags += [*request.scale.baseline, *request.baseline]
     flags += ["--train_path", f"{ROOT}/baseline/{RUN}"]
-    return Cell(
-        "baseline", (program,), tuple(flags), ("baseline.json", "test"), device=request.device
-    )
+    return Cell("baseline", (program,), tuple(flags), ("baseline.json", "test"))
 
 
 def _search(row: Row, request: Request, seed: int, baseline: Cell) -> Cell:
@@ -278,7 +275,7 @@ def _search(row: Row, request: Request, seed: int, baseline: Cell) -> Cell:
     flags += ["--search_seed", str(seed), "--seed", str(seed), "--do_log", "off"]
     flags += [*request.scale.search, *request.search, "--train_path", f"{ROOT}/{name}/{RUN}"]
     result, needs = ("search.json", "test"), (baseline.name,)
-    return Cell(name, ("search.py",), tuple(flags), result, needs, request.device)
+    return Cell(name, ("search.py",), tuple(flags), result, needs)
 
 
 def _finetune(row: Row, request: Request, seed: int, search: Cell) -> Cell:
@@ -288,14 +285,14 @@ def _finetune(row: Row, request: Request, seed: int, search: Cell) -> Cell:
     flags += ["--do_log", "off", *request.scale.finetune, *request.finetune]
     flags += ["--train_path", f"{ROOT}/{name}/{RUN}"]
     result = ("result.json", "after")
-    return Cell(name, ("finetune.py",), tuple(flags), result, (search.name,), request.device)
+    return Cell(name, ("finetune.py",), tuple(flags), result, (search.name,))
 
 
 def _smoothness(request: Request, search: Cell) -> Cell:
     name = search.name.replace("search_", "smoothness_of_", 1)
     flags = [f"{ROOT}/{search.name}/{RUN}", "--out", f"{ROOT}/{name}/{RUN}/smoothness.json"]
     program, result = ("-m", "experiments.smoothness"), ("smoothness.json", "networks")
-    return Cell(name, program, tuple(flags), result, (search.name,), request.device)
+    return Cell(name, program, tuple(flags), result, (search.name,))
 
 
 def seeds_in(root: Path) -> list[int]:

@@ -50,6 +50,12 @@ def parser() -> cli.Parser:
         type=cli.positive_int,
         help="runs per row, with seeds from 0 on; default: 3, but 1 for smoke and --table 3",
     )
+    parser.add_argument(
+        "--jobs",
+        type=cli.positive_int,
+        default=1,
+        help="cells that run at a time; they share out the GPUs of --gpu_id and the CPU cores",
+    )
     parser.add_argument("--out", type=Path, help="also write the result to this .json, and a .png")
     parser.add_argument("--dry_run", action="store_true", help="print the commands, run nothing")
     group = parser.add_argument_group("data and network")
@@ -83,7 +89,6 @@ def request_of(args: argparse.Namespace) -> Request:
         target_rate=args.search_target_rate,
         trained_param=args.trained_param,
         data=tuple(data),
-        device=("--gpu_id", args.gpu_id) if args.gpu_id else (),
         baseline=tuple(args.baseline_flags),
         search=tuple(args.search_flags),
         finetune=tuple(args.finetune_flags),
@@ -102,8 +107,9 @@ def main(argv: list[str] | None = None) -> int:
     root = args.train_path.resolve()
     plans = [plan(row, request, list(range(seeds))) for row in chosen]
     cells = grid.ordered(cell for planned in plans for cell in planned.cells)
+    places = grid.slots(args.gpu_id, args.jobs)
     if args.dry_run:
-        grid.show(cells, root)
+        grid.show(cells, root, places[0])
         return 0
 
     # EKG-BYOL's cells are EKG's from another network: never both in one folder.
@@ -120,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
             pages.draw(result, args.out.with_suffix(".png"))
         return pages.write(result, root)
 
-    failures = grid.run(cells, root, after_each=report)
+    failures = grid.run(cells, root, report, places)
     print(report())
     for failure in failures:
         print(f"FAILED: {failure}")

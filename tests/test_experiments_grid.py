@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 from experiments import grid
 from experiments.grid import Cell
 from utils.cli import UserError
+from utils.jsonl import read_json
+from utils.provenance import cores
 
 # Counts its starts; waits while the file "wait" is there; fails if told so; writes its result.
 PROGRAM = """
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 folder = pathlib.Path(sys.argv[1])
 with open(folder / "starts", "a") as file:
     file.write("x")
@@ -24,8 +27,11 @@ while (folder.parent.parent / "wait").exists():
 if "--fail" in sys.argv:
     print("something went wrong")
     sys.exit(3)
-(folder / "result.json").write_text(json.dumps({"value": sys.argv[2]}))
+result = {"value": sys.argv[2], "cores": sorted(os.sched_getaffinity(0))}
+(folder / "result.json").write_text(json.dumps(result))
 """
+CORES = sorted(cores())
+TWO_JOBS = [(0, CORES[0]), (1, CORES[-1])]
 
 
 @pytest.fixture
@@ -78,12 +84,12 @@ def test_finished_cells_are_skipped(tmp_path, program, capsys):
     root = tmp_path / "grid"
     cells = [cell(program, "one"), cell(program, "two", needs=("one",))]
     assert grid.run(cells[:1], root) == []
-    assert cells[0].read(root) == {"value": "one"} and cells[1].read(root) is None
+    assert cells[0].read(root)["value"] == "one" and cells[1].read(root) is None
     capsys.readouterr()
-    grid.show(cells, root)
+    grid.show(cells, root, grid.Slot(("--gpu_id", "1")))
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("finished: one: python ")
-    assert said[1].startswith("to run: two: ") and f"{root}/two/run two" in said[1]
+    assert said[1].startswith("to run: two: ") and f"{root}/two/run two --gpu_id 1" in said[1]
     calls = []
     assert grid.run(cells, root, after_each=lambda: calls.append(1)) == []
     assert [starts(root, name) for name in ("one", "two")] == [1, 1] and calls == [1]
@@ -97,10 +103,53 @@ def test_a_failure_stops_only_what_needs_it(tmp_path, program, capsys):
         cell(program, "good"),
     ]
     failures = grid.run(cells, root)
-    assert len(failures) == 2 and cells[2].read(root) == {"value": "good"}
+    assert len(failures) == 2 and cells[2].read(root)["value"] == "good"
     assert "exit code 3" in failures[0] and "something went wrong" in failures[0]
     assert failures[1] == "child needs bad, which failed" and starts(root, "child") == 0
     assert "FAILED: bad" in capsys.readouterr().out
+
+
+def test_cells_run_side_by_side_on_cores_of_their_own(tmp_path, program):
+    """The third needs the first, so that the fourth overtakes it."""
+    root = tmp_path / "grid"
+    root.mkdir()
+    (root / "wait").touch()
+    child = cell(program, "child", needs=("one",))
+    cells = [cell(program, "one"), child, cell(program, "two")]
+    seen = []
+
+    def release():
+        for name in ("one", "two"):
+            started(root, name)
+        seen.append(starts(root, "child"))
+        (root / "wait").unlink()
+
+    releasing = threading.Thread(target=release)
+    releasing.start()
+    places = [grid.Slot(("--job", str(job)), frozenset([core])) for job, core in TWO_JOBS]
+    assert grid.run(cells, root, places=places) == []
+    releasing.join()
+    assert seen == [0] and all(one.read(root) for one in cells)
+    told = {name: read_json(root / name / "run" / "result.json") for name in ("one", "two")}
+    assert [told["one"]["cores"], told["two"]["cores"]] == [[core] for _, core in TWO_JOBS]
+
+
+def test_devices_and_cores_are_shared_out(monkeypatch):
+    monkeypatch.setattr(grid, "cores", lambda: {0, 1, 2, 3, 4})
+    assert (
+        grid.slots("0,1", 1)[0].flags == ("--gpu_id", "0,1") and grid.slots(None, 1)[0].flags == ()
+    )
+    two = grid.slots("0,1,2,3", 2)
+    assert [one.flags[1] for one in two] == ["0,2", "1,3"]
+    assert [one.cores for one in two] == [{0, 2, 4}, {1, 3}]
+    assert [one.flags[1] for one in grid.slots("cpu", 3)] == ["cpu"] * 3
+    for gpu_id, jobs, message in (
+        ("0", 2, "--jobs 2 is more than the 1 GPUs"),
+        ("cpu", 6, "more than the 5 CPU cores"),
+        (None, 2, "give --gpu_id"),
+    ):
+        with pytest.raises(UserError, match=message):
+            grid.slots(gpu_id, jobs)
 
 
 def test_a_result_of_another_command_is_refused(tmp_path, program):
@@ -118,7 +167,7 @@ def test_a_result_with_nothing_under_its_key_is_not_finished(tmp_path, program, 
     one.claim(root)
     (one.run(root) / "result.json").write_text(text)
     assert one.read(root) is None
-    assert grid.run([one], root) == [] and one.read(root) == {"value": "one"}
+    assert grid.run([one], root) == [] and one.read(root)["value"] == "one"
 
 
 def test_killed_grid_goes_on(tmp_path, program):
@@ -133,7 +182,7 @@ def test_killed_grid_goes_on(tmp_path, program):
     one = cell(program, "one")
     assert one.read(root) is None
     assert grid.run([one], root) == []
-    assert one.read(root) == {"value": "one"} and starts(root, "one") == 2
+    assert one.read(root)["value"] == "one" and starts(root, "one") == 2
 
 
 def test_the_next_grid_waits_for_a_command_that_a_killed_one_left(tmp_path, program, capsys):

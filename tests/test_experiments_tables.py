@@ -109,13 +109,15 @@ def test_methods_differ_in_the_search_alone():
 def test_further_flags_come_last_and_device_flags_are_no_part_of_the_cell(tmp_path):
     arguments = "--table 2 --scale short --data_path d --gpu_id 1 --search_target_rate 0.6".split()
     arguments += ["--train_path", str(tmp_path), "--finetune_flags=--train_epoch 9 --accum 2"]
-    request = tables.request_of(tables.parser().parse_args(arguments))
+    args = tables.parser().parse_args(arguments)
+    request, (slot,) = tables.request_of(args), grid.slots(args.gpu_id, args.jobs)
     row = plans.plan(plans.table2()[1], request, [0])
-    assert flag(row.finetune[0], "--train_epoch") == "9" and "3" in row.finetune[0].args
+    assert flag(row.finetune[0], "--train_epoch") == "9"
+    assert row.finetune[0].args.count("--train_epoch") == 2, "the scale's own comes first"
     assert flag(row.search[0], "--data_path") == "d"
     assert row.search[0].name == "search_taylor_none_0.6_seed0"
     assert "--gpu_id" not in row.search[0].args
-    assert row.search[0].command(tmp_path)[-2:] == ["--gpu_id", "1"]
+    assert row.search[0].command(tmp_path, slot)[-2:] == ["--gpu_id", "1"]
     assert flag(row.baseline, "--dataset") == "CIFAR10"
 
 

@@ -15,11 +15,16 @@ PROGRAM = "ekg-tf"
 _PACKAGES = ("tensorflow", "keras", "numpy")
 
 
-def cpu_count() -> int:
-    """The number of CPU cores this process may use."""
+def cores() -> set[int]:
+    """Numbers of the CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def cpu_count() -> int:
+    """How many `cores` there are."""
+    return len(cores())
 
 
 def versions() -> dict[str, Any]:
