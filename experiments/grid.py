@@ -39,30 +39,29 @@ class Slot:
     cores: frozenset[int] = frozenset(cores())
 
 
-def slots(gpu_id: str | None, jobs: int) -> list[Slot]:
+def slots(gpu_ids: list[int] | None, jobs: int) -> list[Slot]:
     """Shares out the GPUs and the cores among `jobs` cells that run at a time.
 
     Args:
-        gpu_id: as of all programs: "0,1", "cpu", or None for their default.
+        gpu_ids: numbers of the GPUs, [] for the CPU, or None for the programs' default.
 
     Raises:
         UserError: fewer GPUs or cores than jobs, devices that aren't named, or a system that can't
             share out its cores.
     """
-    if jobs == 1:
-        return [Slot(("--gpu_id", gpu_id) if gpu_id else ())]
-    if gpu_id is None:
+    if gpu_ids is None and jobs == 1:
+        return [Slot()]
+    if gpu_ids is None:
         raise UserError(f"--jobs {jobs} needs to know its devices: give --gpu_id, or --gpu_id cpu")
-    if not hasattr(os, "sched_setaffinity"):
+    if jobs > 1 and not hasattr(os, "sched_setaffinity"):
         raise UserError("--jobs: this system can't share out its CPU cores; leave it out")
     every = sorted(cores())
-    ids = [] if gpu_id == "cpu" else gpu_id.split(",")
-    if len(every) < jobs or (ids and len(ids) < jobs):
-        what = f"{len(ids)} GPUs" if ids else f"{len(every)} CPU cores"
+    if len(every) < jobs or (gpu_ids and len(gpu_ids) < jobs):
+        what = f"{len(gpu_ids)} GPUs" if gpu_ids else f"{len(every)} CPU cores"
         raise UserError(f"--jobs {jobs} is more than the {what}")
+    shares = [",".join(map(str, gpu_ids[job::jobs])) or "cpu" for job in range(jobs)]
     return [
-        Slot(("--gpu_id", ",".join(ids[job::jobs]) or "cpu"), frozenset(every[job::jobs]))
-        for job in range(jobs)
+        Slot(("--gpu_id", share), frozenset(every[job::jobs])) for job, share in enumerate(shares)
     ]
 
 

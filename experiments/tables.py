@@ -32,7 +32,7 @@ from experiments.plans import (
     rows_of,
     seeds_in,
 )
-from utils import cli
+from utils import cli, devices
 from utils.files import atomic_write
 
 
@@ -64,7 +64,7 @@ def parser() -> cli.Parser:
     for name in ("data_path", "val_labels", "hold_out"):
         group.add_argument(f"--{name}", help="as of train_cifar.py and train_imagenet.py")
     group.add_argument("--trained_param", help="the baseline; default: one is trained")
-    group.add_argument("--gpu_id", help="as of all programs")
+    group.add_argument("--gpu_id", type=devices.gpu_ids, help="as of all programs")
     group = parser.add_argument_group("further flags of the programs, in one pair of quotes")
     for name in ("baseline", "search", "finetune"):
         group.add_argument(f"--{name}_flags", type=str.split, default=[], metavar="FLAGS")

@@ -137,15 +137,15 @@ def test_cells_run_side_by_side_on_cores_of_their_own(tmp_path, program):
 def test_devices_and_cores_are_shared_out(monkeypatch):
     monkeypatch.setattr(grid, "cores", lambda: {0, 1, 2, 3, 4})
     assert (
-        grid.slots("0,1", 1)[0].flags == ("--gpu_id", "0,1") and grid.slots(None, 1)[0].flags == ()
+        grid.slots([0, 1], 1)[0].flags == ("--gpu_id", "0,1") and grid.slots(None, 1)[0].flags == ()
     )
-    two = grid.slots("0,1,2,3", 2)
+    two = grid.slots([0, 1, 2, 3], 2)
     assert [one.flags[1] for one in two] == ["0,2", "1,3"]
     assert [one.cores for one in two] == [{0, 2, 4}, {1, 3}]
-    assert [one.flags[1] for one in grid.slots("cpu", 3)] == ["cpu"] * 3
+    assert [one.flags[1] for one in grid.slots([], 3)] == ["cpu"] * 3
     for gpu_id, jobs, message in (
-        ("0", 2, "--jobs 2 is more than the 1 GPUs"),
-        ("cpu", 6, "more than the 5 CPU cores"),
+        ([0], 2, "--jobs 2 is more than the 1 GPUs"),
+        ([], 6, "more than the 5 CPU cores"),
         (None, 2, "give --gpu_id"),
     ):
         with pytest.raises(UserError, match=message):
