@@ -10,7 +10,7 @@ read after every epoch for the curves; it chooses nothing, the network of the la
 
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -10,7 +10,7 @@ is only read for the figures printed at the end and chooses nothing.
 
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 import math
 import time

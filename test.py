@@ -10,7 +10,7 @@ program that is about the test split.
 
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 import json
 from pathlib import Path

@@ -13,7 +13,7 @@ has been measured, on which hardware, is in docs/results.
 # ------------------------------------------------------------------ imports
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 from pathlib import Path
 

@@ -10,7 +10,7 @@ depends on its widths only. All networks are then timed in turn.
 
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 from dataclasses import replace
 from pathlib import Path

@@ -11,7 +11,7 @@ search.py; two batches of D_val at least, for the lazy evaluator screens on half
 
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 from dataclasses import replace
 from pathlib import Path

@@ -8,7 +8,7 @@ operations per multiply-add; the rate of a matrix product of the same run says w
 
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 from collections import defaultdict
 

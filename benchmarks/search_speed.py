@@ -10,7 +10,7 @@ proposals from the same state. One-time building is reported apart.
 
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 import argparse
 import time

@@ -9,7 +9,7 @@ sees 256. Images are random, CIFAR-10's size; the loss is that of the memory ban
 
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 import itertools
 import time

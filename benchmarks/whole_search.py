@@ -17,7 +17,7 @@ from pathlib import Path
 
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 from benchmarks import machine
 from utils.jsonl import read_json

@@ -12,7 +12,7 @@ A result file that exists is continued: networks that it holds already are not m
 
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 import argparse
 import math

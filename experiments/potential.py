@@ -17,7 +17,7 @@ The test split is read for the potential alone and chooses nothing.
 
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 import argparse
 import time

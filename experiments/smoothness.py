@@ -19,7 +19,7 @@ with the same settings, are not measured again.
 
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 import time
 from dataclasses import asdict, dataclass

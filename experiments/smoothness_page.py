@@ -8,7 +8,7 @@ landscape.png, and potential.json with potential.png. One that isn't there shows
 
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 from pathlib import Path
 

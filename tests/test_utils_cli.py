@@ -171,13 +171,17 @@ def test_compute_capability_12_is_warned_of_once(monkeypatch, capsys):
     assert capsys.readouterr().out.count("warning:") == 1
 
 
-def test_quiet_keeps_the_users_log_level(monkeypatch):
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
-    devices.quiet()
-    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
-    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
-    devices.quiet()
-    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "2"
+@pytest.mark.parametrize(
+    ("name", "users", "ours"),
+    [("TF_CPP_MIN_LOG_LEVEL", "0", "2"), ("TF_ENABLE_ONEDNN_OPTS", "0", "1")],
+)
+def test_what_the_user_sets_for_tensorflow_is_kept(monkeypatch, name, users, ours):
+    monkeypatch.setenv(name, users)
+    devices.import_tensorflow()
+    assert os.environ[name] == users
+    monkeypatch.delenv(name)
+    devices.import_tensorflow()
+    assert os.environ[name] == ours
 
 
 def test_held_lines_come_back_on_failure_only(monkeypatch, capfd):
@@ -196,7 +200,7 @@ def test_held_lines_come_back_on_failure_only(monkeypatch, capfd):
 
 
 def test_only_our_lines_are_seen_at_the_start():
-    script = "from utils import devices\ndevices.quiet()\ndevices.choose([])\n"
+    script = "from utils import devices\ndevices.import_tensorflow()\ndevices.choose([])\n"
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True

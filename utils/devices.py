@@ -1,4 +1,4 @@
-"""Which devices a run uses. TensorFlow is imported inside the functions, by quiet() first."""
+"""Which devices a run uses. TensorFlow is imported inside the functions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def quiet() -> None:
-    """Imports TensorFlow and hides its own start-up lines; call it before any other import of it.
+def import_tensorflow() -> None:
+    """Imports TensorFlow with oneDNN's CPU kernels, and hides its own start-up lines.
 
-    A TF_CPP_MIN_LOG_LEVEL that the user has set is kept; 0 and 1 show all lines.
+    Call it before any other import of TensorFlow, which on its own takes oneDNN only where it
+    finds instructions made for neural networks; the convolutions of this program gain elsewhere,
+    too (docs/performance.md). A TF_ENABLE_ONEDNN_OPTS or TF_CPP_MIN_LOG_LEVEL that the user has
+    set is kept; log levels 0 and 1 show all lines.
     """
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for name in ("absl", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)

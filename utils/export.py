@@ -10,7 +10,7 @@ calibration images of the *training* split.
 
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 import argparse
 import tempfile

@@ -6,7 +6,7 @@ python -m utils.inspect applications:ResNet50 --json resnet50.json
 
 from utils import cli, devices
 
-devices.quiet()
+devices.import_tensorflow()
 
 import json
 import math
