@@ -182,12 +182,12 @@ class LazyEvaluator(ExactEvaluator):
 
     CELF evaluates proposals by falling expectation until a fresh reward beats every stale
     expectation. But rewards are not submodular: gates differ less than a gate does from step to
-    step, so a stale expectation is a weak promise and half of D_val says much more. So two thirds
+    step, so a stale expectation is a weak promise and half of D_val says much more. So four fifths
     of the proposals see the first half of D_val, the best sixth of all, but three at least, are
     finished, and then CELF goes on from there. A better proposal may still be missed.
     """
 
-    SCREENED, FINISHED, LEAST = 2 / 3, 1 / 6, 3
+    SCREENED, FINISHED, LEAST = 4 / 5, 1 / 6, 3
     # Evaluated side by side; a constant, for the choice must not depend on the number of cores.
     WAVE = 2
 
