@@ -12,7 +12,6 @@ from utils import cli, devices
 
 devices.import_tensorflow()
 
-import math
 import time
 from functools import partial
 
@@ -33,7 +32,7 @@ from nets.head import ending_as, ends_in_softmax, load_logits, without_softmax
 from nets.proof import agreement
 from op_utils import check_finite, make_train_step
 from pruning.bank import BankOptions, build_bank, layout
-from pruning.budgets import make_budget
+from pruning.budgets import check_reachable, make_budget
 from pruning.current import Validation
 from pruning.distill import plain_loss
 from pruning.features import width
@@ -47,7 +46,7 @@ from utils.latency import latencies
 from utils.measure import latency_batches
 from utils.phases import Device, both_modes, recalibrate
 from utils.runfolder import BASELINE, PRUNED, START, SUPERNET_ORDER, RunFolder, front_file
-from utils.search_report import LABELS, draw, print_summary, seconds_of, summary
+from utils.search_report import draw, print_summary, seconds_of, summary
 from utils.supernet_training import micro_batches, seconds_before, take_order, train_supernet
 
 ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
@@ -215,17 +214,13 @@ def check(
     graph = ChannelGraph(model)
     budget = make_budget(options.budget, graph)
     smallest = smallest_mask(graph, options)
-    lowest = budget.size(smallest) / budget.full
+    left = f"{options.round_to} filter(s) in each of {len(graph.gates)} groups"
+    if options.method in SUPERNETS:
+        left = "the narrowest widths of the supernet"
     # How low a latency can get is known only once it is measured.
-    if lowest > options.target_rate and options.budget != "latency":
-        # Rounded up, so that the rate that the message names can be reached.
-        kept = f"{options.round_to} filter(s) in each of {len(graph.gates)} groups"
-        if options.method in SUPERNETS:
-            kept = "the narrowest widths of the supernet"
-        raise cli.UserError(
-            f"--search_target_rate {options.target_rate} can't be reached: with {kept} "
-            f"{math.ceil(lowest * 1e4) / 1e4} of the {LABELS[options.budget]} remain"
-        )
+    if options.budget != "latency":
+        lowest = budget.size(smallest) / budget.full
+        check_reachable(options.target_rate, lowest, left, options.budget)
 
 
 def _parts(data: Dataset, options: SearchOptions) -> list[np.ndarray]:

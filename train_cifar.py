@@ -25,6 +25,7 @@ from nets import build
 from nets.graph import ChannelGraph
 from nets.head import without_softmax
 from nets.load import load_network
+from pruning.budgets import LABELS
 from pruning.distill import plain_loss
 from search import check, search
 from utils import inputs
@@ -33,7 +34,7 @@ from utils.checkpoint import load_keras, save_keras
 from utils.measure import print_report
 from utils.phases import METRICS, Device, Objective, both_modes, check_batch, train
 from utils.runfolder import BASELINE, START, SUPERNET_ORDER, RunFolder
-from utils.search_report import LABELS, print_summary
+from utils.search_report import print_summary
 
 PHASES = ("baseline", "search", "test")
 

@@ -1,13 +1,33 @@
 """What a search has to save: FLOPs, parameters, or latency measured on this machine."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from nets.graph import ChannelGraph
+from utils.cli import UserError
 from utils.latency import latencies
 
 BUDGETS = ("flops", "params", "latency")
+LABELS = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
+
+
+def check_reachable(rate: float, lowest: float, smallest: str, budget: str = "flops") -> None:
+    """Raises UserError when no sub-network is as small as `rate`.
+
+    Args:
+        rate: the share of the whole network's size that is asked for, 0 .. 1.
+        lowest: that of the smallest sub-network.
+        smallest: what is left there, in words.
+        budget: one of `BUDGETS`.
+    """
+    if lowest > rate:
+        shown = math.ceil(lowest * 1e4) / 1e4  # rounded up, so that it can be reached
+        raise UserError(
+            f"--search_target_rate {rate} can't be reached: with {smallest} {shown} of the "
+            f"{LABELS[budget]} remain"
+        )
 
 
 class Budget:

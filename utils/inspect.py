@@ -9,7 +9,6 @@ from utils import cli, devices
 devices.import_tensorflow()
 
 import json
-import math
 from pathlib import Path
 
 import keras
@@ -17,6 +16,7 @@ import numpy as np
 
 from nets.graph import ChannelGraph
 from nets.layer_rules import DEPTHWISE, KERNEL_LAYERS, is_depthwise
+from pruning.budgets import check_reachable
 from utils.checkpoint import load_keras
 from utils.files import atomic_write
 
@@ -99,17 +99,6 @@ def inspect(graph: ChannelGraph) -> dict:
     }
 
 
-def check_rate(graph: ChannelGraph, rate: float) -> None:
-    """Raises UserError when the share of FLOPs `rate` can't be reached."""
-    lowest = graph.lowest_rate()
-    if lowest > rate:
-        # Rounded up, so that the rate that the message names can be reached.
-        raise cli.UserError(
-            f"--search_target_rate {rate} can't be reached: with one filter in each "
-            f"of {len(graph.gates)} groups {math.ceil(lowest * 1e4) / 1e4} of the FLOPs remain"
-        )
-
-
 def report(result: dict) -> str:
     """The text of an `inspect`."""
     rows = []
@@ -159,7 +148,8 @@ def main(argv: list[str] | None = None) -> None:
         text = json.dumps(result, indent=1) + "\n"
         atomic_write(args.json, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     if args.search_target_rate is not None:
-        check_rate(graph, args.search_target_rate)
+        smallest = f"one filter in each of {len(graph.gates)} groups"
+        check_reachable(args.search_target_rate, graph.lowest_rate(), smallest)
         print(f"--search_target_rate {args.search_target_rate} can be reached")
 
 

@@ -4,14 +4,13 @@ import numpy as np
 
 from nets.graph import ChannelGraph
 from nets.proof import sentence
+from pruning.budgets import LABELS
 from pruning.history import History
 from pruning.search import SearchOptions
 from utils import plots
 from utils.report import before_after
 from utils.results import table
 from utils.runfolder import RunFolder
-
-LABELS = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
 
 
 def seconds_of(history: History) -> dict[str, float]:
