@@ -77,12 +77,14 @@ class Gated:
     Attributes:
         reads: a filter of this layer sums over its input channels: they are looked at by the
             importance pass.
+        moving: names of the weights that only inference uses, moving statistics.
     """
 
     units_mask: tf.Variable | None = None
     in_units: np.ndarray | None = None
     out_units: np.ndarray | None = None
     reads = False
+    moving: tuple[str, ...] = ()
 
     @staticmethod
     def axes(layer, in_units: np.ndarray, out_units: np.ndarray) -> Axes:

@@ -20,6 +20,8 @@ class BatchNorm(Gated, keras.layers.BatchNormalization):
     class.
     """
 
+    moving = ("moving_mean", "moving_variance")
+
     def masked(self, mask) -> Weights:
         weights = super().masked(mask)
         if not self.scale or not self.center:
@@ -28,21 +30,12 @@ class BatchNorm(Gated, keras.layers.BatchNormalization):
 
     def apply(self, x, weights: Weights, training: bool = True):
         """x float [..., c] -> the same shape; `training` chooses batch or moving statistics."""
-        gamma = weights.get("gamma")
-        beta = weights.get("beta")
-        if gamma is None:
-            gamma = tf.ones_like(weights["moving_mean"])
-        if beta is None:
-            beta = tf.zeros_like(weights["moving_mean"])
-        y = batch_norm(
-            x,
-            gamma,
-            beta,
-            weights["moving_mean"],
-            weights["moving_variance"],
-            self.epsilon,
-            training,
-        )
+        gamma, beta = weights.get("gamma"), weights.get("beta")
+        channels = tf.shape(x)[-1:]
+        gamma = tf.ones(channels) if gamma is None else gamma
+        beta = tf.zeros(channels) if beta is None else beta
+        mean, variance = (None, None) if training else (weights[name] for name in self.moving)
+        y = batch_norm(x, gamma, beta, mean, variance, self.epsilon, training)
         return y * weights["keep"] if "keep" in weights else y
 
     def call(self, inputs, training=None, mask=None):
@@ -52,6 +45,8 @@ class BatchNorm(Gated, keras.layers.BatchNormalization):
 
 def batch_norm(x, gamma, beta, mean, variance, epsilon: float, training: bool):
     """Batch normalisation over all axes but the last, by batch (training) or given statistics.
+
+    `mean` and `variance` aren't looked at in training.
 
     4-D inputs take TensorFlow's fused kernel, which is faster forwards and backwards on a CPU and a
     GPU.

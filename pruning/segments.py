@@ -6,7 +6,7 @@ arguments of dynamic shape, one trace serves every sub-network: no setting of th
 recompiles. Batch norm uses the statistics of the batch throughout, as the search does.
 """
 
-from collections import deque
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -60,6 +60,8 @@ class Segments:
         self.input, self.output = inputs[0], outputs[0]
         self.bounds, self.cuts = find_cuts(graph, self.layers)
         self.segments = [self._trace(number) for number in range(len(self.bounds) - 1)]
+        self._suffixes: dict[int, Segment] = {}
+        self._lock = threading.Lock()
         self._gate_layers = self._layers_of_gates()
 
     def names(self, first: int, last: int) -> tuple[str, ...]:
@@ -105,7 +107,11 @@ class Segments:
     def _layer_weights(self, name: str, mask: np.ndarray, stay: np.ndarray) -> dict[str, tf.Tensor]:
         layer = self.layers[name]
         form = layer.masked(mask) if self.compile else layer.sliced(mask, stay, self._full[name])
-        return {key: tf.convert_to_tensor(value) for key, value in form.items()}
+        return {
+            key: tf.convert_to_tensor(value)
+            for key, value in form.items()
+            if key not in layer.moving
+        }
 
     def weights(self, mask: np.ndarray) -> LayerWeights:
         """Effective weights of every gated layer under a unit mask, float32 [U + 1]."""
@@ -173,5 +179,29 @@ class Segments:
             yield x
 
     def logits(self, x: tf.Tensor, weights: LayerWeights, first: int = 0) -> tf.Tensor:
-        """The last of `outputs`, without keeping the others: float32 [n, classes]."""
-        return deque(self.outputs(x, weights, first), maxlen=1).pop()
+        """The last of `outputs`, float32 [n, classes], by a single call.
+
+        Python's part of a call grows with its arguments and holds up the other threads; beside a
+        narrow segment it is long.
+        """
+        with self._lock:
+            if first not in self._suffixes:
+                self._suffixes[first] = self._trace_suffix(first)
+        suffix = self._suffixes[first]
+        return suffix.function(x, [weights[name] for name in suffix.layers])
+
+    def _trace_suffix(self, first: int) -> Segment:
+        """The segments from `first` on as one function."""
+        segments = self.segments[first:]
+        names = tuple(dict.fromkeys(name for one in segments for name in one.layers))
+
+        @tf.function(autograph=False)
+        def suffix(x, weights):
+            by_name = dict(zip(names, weights, strict=True))
+            for segment in segments:
+                x = segment.function(x, [by_name[name] for name in segment.layers])
+            return x
+
+        specs = self.tensor_spec(self.cuts[first]), self.weight_specs(names)
+        with tf.device(None):  # it may run on another device than the calling thread's
+            return Segment(names, suffix.get_concrete_function(*specs))
