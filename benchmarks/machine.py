@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -44,6 +45,7 @@ def describe() -> dict:
         "processor": platform.processor() or platform.machine(),
         "gpus": names,
         "tensorflow": tf.__version__,
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1",
         "matmul_gflops": round(matmul_gflops(), 1),
     }
 

@@ -1,6 +1,8 @@
 """Where a forward pass spends its time: every operation of a network alone, by kind and width.
 
     python -m benchmarks.op_speed --arch ResNet-56 --out docs/results/op_speed.json
+    TF_ENABLE_ONEDNN_OPTS=0 python -m benchmarks.op_speed --arch ResNet-56 \\
+        --out docs/results/op_speed_without_onednn.json
 
 Batch-norm statistics are those of the batch, as in the search. A convolution's rate counts two
 operations per multiply-add; the rate of a matrix product of the same run says what is possible.

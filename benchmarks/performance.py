@@ -129,26 +129,39 @@ def whole_search(run: dict) -> str:
     return f"{machine_line(run['machine'])}\n\n{table(header, rows)}"
 
 
-def op_speed(run: dict, search: dict | None) -> str:
-    """Where a forward pass goes, and the convolutions' rate."""
+def op_speed(run: dict, without: dict, search: dict | None) -> str:
+    """Where a forward pass goes, and the convolutions' rate.
+
+    Args:
+        run, without: measured with oneDNN's kernels and without them.
+    """
     matmul = run["machine"]["matmul_gflops"]
     total = sum(row["seconds"] for row in run["kinds"])
     rows = []
-    for row in sorted(run["kinds"], key=lambda row: -row["seconds"])[:10]:
+    pairs = zip(run["kinds"], without["kinds"], strict=True)
+    for row, other in sorted(pairs, key=lambda pair: -pair[0]["seconds"])[:10]:
         rate = f"{row['gflops']:.0f} ({percent(row['gflops'], matmul)})" if "gflops" in row else ""
         shape = " x ".join(map(str, row["shape"]))
         share = percent(row["seconds"], total)
-        rows.append([row["kind"], shape, str(row["calls"]), share, rate])
+        slower = f"{other['seconds'] / row['seconds']:.1f} x"
+        rows.append([row["kind"], shape, str(row["calls"]), share, rate, slower])
     header = ["operation", "output", "calls", "share of the forward pass"]
-    kinds = table([*header, "GFLOP/s (of the matrix product)"], rows)
+    header += ["GFLOP/s (of the matrix product)", "time without oneDNN"]
     widths = table(
         ["channels in = out, 3 x 3 on 16 x 16", *(str(row["width"]) for row in run["widths"])],
         [
             ["milliseconds", *(f"{1e3 * row['seconds']:.1f}" for row in run["widths"])],
             ["GFLOP/s", *(f"{row['gflops']:.0f}" for row in run["widths"])],
+            ["without oneDNN", *(f"{1e3 * row['seconds']:.1f}" for row in without["widths"])],
         ],
     )
-    parts = [machine_line(run["machine"]), kinds, widths]
+    slower = sum(row["seconds"] for row in without["kinds"]) / total
+    parts = [
+        machine_line(run["machine"]),
+        table(header, rows),
+        f"All operations together take {slower:.2f} x as long without oneDNN (run apart).",
+        widths,
+    ]
     if search and "forward" in search:
         rate = search["machine"]["matmul_gflops"]
         forward = ", ".join(
@@ -217,18 +230,16 @@ def document(folder: Path = RESULTS) -> str:
     """docs/performance.md as text."""
     runs = {
         name: read_json(folder / f"{name}.json")
-        for name in (*SECTIONS, "op_speed")
+        for name in (*SECTIONS, "op_speed", "op_speed_without_onednn")
         if (folder / f"{name}.json").exists()
     }
     parts = {
         name: section(runs[name]) if name in runs else f"{NOT_MEASURED}."
         for name, section in SECTIONS.items()
     }
-    parts["op_speed"] = (
-        op_speed(runs["op_speed"], runs.get("search_speed"))
-        if "op_speed" in runs
-        else f"{NOT_MEASURED}."
-    )
+    both = runs.get("op_speed"), runs.get("op_speed_without_onednn")
+    search = runs.get("search_speed")
+    parts["op_speed"] = op_speed(*both, search) if all(both) else f"{NOT_MEASURED}."
     return TEMPLATE.read_text(encoding="utf-8").format(**parts, gpu=f"{NOT_MEASURED}.")
 
 

@@ -182,20 +182,23 @@ class LazyEvaluator(ExactEvaluator):
 
     CELF evaluates proposals by falling expectation until a fresh reward beats every stale
     expectation. But rewards are not submodular: gates differ less than a gate does from step to
-    step, so a stale expectation is a weak promise and half of D_val says much more. So four fifths
-    of the proposals see the first half of D_val, the best sixth of all, but three at least, are
-    finished, and then CELF goes on from there. A better proposal may still be missed.
+    step, so a stale expectation is a weak promise and half of D_val says much more. So three
+    quarters of the proposals see the first half of D_val, the best three of them are finished
+    unless they are clearly behind there, and then CELF goes on. A better proposal may still be
+    missed.
     """
 
-    SCREENED, FINISHED, LEAST = 4 / 5, 1 / 6, 3
+    SCREENED, FINISHED, BEHIND = 3 / 4, 3, 1.05
     # Evaluated side by side; a constant, for the choice must not depend on the number of cores.
     WAVE = 2
 
     def _work_off(self, trials: Trials, order: np.ndarray, expected: np.ndarray) -> None:
         screened = order[: math.ceil(self.SCREENED * len(order))]
         self._run(trials, screened, math.ceil(len(self.current.rows) / 2))
-        best_first = screened[np.argsort(trials.ratios()[screened], kind="stable")]
-        self._run(trials, best_first[: max(self.LEAST, math.ceil(self.FINISHED * len(order)))])
+        ratios = trials.ratios()
+        best_first = screened[np.argsort(ratios[screened], kind="stable")][: self.FINISHED]
+        bound = self.BEHIND * ratios[best_first[0]]
+        self._run(trials, best_first[ratios[best_first] <= bound])
         for first in range(len(screened), len(order), self.WAVE):
             if trials.losses.min() <= expected[order[first]]:
                 break
