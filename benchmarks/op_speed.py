@@ -21,10 +21,12 @@ import tensorflow as tf
 from benchmarks import machine
 from nets import build
 from nets.graph import Call, ChannelGraph
+from pruning.current import CurrentNetwork, Validation
 from pruning.segments import Segments
 
 CLASSES, SHAPE = 10, (32, 32, 3)
 WIDTHS = (6, 7, 8, 9, 12, 15, 16, 24, 31, 32)
+SHARES = (1.0, 0.85, 0.7)  # of every width that remains
 
 
 def seconds_of(parts: Segments, weights: dict, call: Call, images: int) -> float:
@@ -75,6 +77,21 @@ def by_width(images: int) -> list[dict]:
     return rows
 
 
+def side_by_side(graph: ChannelGraph, images: int) -> list[dict]:
+    """Seconds of a forward pass of two sub-networks of uniform widths at a time, as in a search."""
+    shape = graph.model.inputs[0].shape[1:]
+    pixels = np.random.default_rng(0).normal(size=(images, *shape)).astype(np.float32)
+    network = CurrentNetwork(graph, Validation(pixels, np.zeros(images, np.int32), images))
+    rows = []
+    for share in SHARES:
+        mask = graph.gates.mask()
+        for gate in graph.gates:
+            mask[gate.start : gate.start + gate.channels - round(share * gate.channels)] = 0
+        seconds = machine.median_seconds(lambda mask=mask: network.evaluate([mask, mask]))
+        rows.append({"flops_rate": graph.flops(mask) / graph.flops(), "seconds": seconds})
+    return rows
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
@@ -87,9 +104,11 @@ def main(argv: list[str] | None = None) -> None:
     graph = ChannelGraph(build(args.arch, CLASSES, SHAPE))
     rows = by_kind(graph, args.images)
     widths = by_width(args.images)
+    networks = side_by_side(graph, args.images)
     about["matmul_gflops_after"] = round(machine.matmul_gflops(), 1)
     results = {"machine": about, "network": args.arch, "images": args.images}
-    machine.report(results | {"kinds": rows, "widths": widths}, args.out)
+    results |= {"kinds": rows, "widths": widths, "networks": networks}
+    machine.report(results, args.out)
 
 
 if __name__ == "__main__":

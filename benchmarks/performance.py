@@ -155,12 +155,16 @@ def op_speed(run: dict, without: dict, search: dict | None) -> str:
             ["without oneDNN", *(f"{1e3 * row['seconds']:.1f}" for row in without["widths"])],
         ],
     )
-    slower = sum(row["seconds"] for row in without["kinds"]) / total
+    networks = ", ".join(
+        f"{other['seconds'] / row['seconds']:.2f} x as long at "
+        f"{percent(row['flops_rate'], 1)} of the FLOPs"
+        for row, other in zip(run["networks"], without["networks"], strict=True)
+    )
     parts = [
         machine_line(run["machine"]),
         table(header, rows),
-        f"All operations together take {slower:.2f} x as long without oneDNN (run apart).",
         widths,
+        f"Whole sub-networks of uniform widths, two side by side, take without oneDNN {networks}.",
     ]
     if search and "forward" in search:
         rate = search["machine"]["matmul_gflops"]
