@@ -30,8 +30,9 @@ def machine_line(about: dict) -> str:
     rates += [about["matmul_gflops_after"]] if "matmul_gflops_after" in about else []
     rate = " before and ".join(f"{value:.0f}" for value in rates)
     after = " after" if len(rates) > 1 else ""
+    kernels = "with" if about.get("onednn") else "without"
     return (
-        f"{about['cpus']} CPU cores, {gpus}, TensorFlow {about['tensorflow']}; "
+        f"{about['cpus']} CPU cores, {gpus}, TensorFlow {about['tensorflow']} {kernels} oneDNN; "
         f"matrix product in the same run: {rate} GFLOP/s{after}."
     )
 

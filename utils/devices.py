@@ -26,8 +26,8 @@ def import_tensorflow() -> None:
     """Imports TensorFlow with oneDNN's CPU kernels, and hides its own start-up lines.
 
     Call it before any other import of TensorFlow, which on its own takes oneDNN only where it
-    finds instructions made for neural networks; the convolutions of this program gain elsewhere,
-    too (docs/performance.md). A TF_ENABLE_ONEDNN_OPTS or TF_CPP_MIN_LOG_LEVEL that the user has
+    finds instructions made for neural networks; a search gains elsewhere, too
+    (docs/performance.md). A TF_ENABLE_ONEDNN_OPTS or TF_CPP_MIN_LOG_LEVEL that the user has
     set is kept; log levels 0 and 1 show all lines.
     """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
