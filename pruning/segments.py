@@ -193,7 +193,7 @@ class Segments:
     def _trace_suffix(self, first: int) -> Segment:
         """The segments from `first` on as one function."""
         segments = self.segments[first:]
-        names = tuple(dict.fromkeys(name for one in segments for name in one.layers))
+        names = self.names(self.bounds[first], self.bounds[-1])
 
         @tf.function(autograph=False)
         def suffix(x, weights):
