@@ -165,24 +165,27 @@ class Segments:
         concrete = segment.get_concrete_function(self.tensor_spec(start), self.weight_specs(names))
         return Segment(names, concrete)
 
-    def outputs(self, x: tf.Tensor, weights: LayerWeights, first: int = 0) -> Iterator[tf.Tensor]:
-        """The output of every segment from `first` on, one after the other.
+    def outputs(self, x: tf.Tensor, weights: LayerWeights) -> Iterator[tf.Tensor]:
+        """The output of every segment, one after the other.
 
         Args:
-            x: the activation at the cut before segment `first`, float32 [n, ..., channels].
+            x: images, float32 [n, h, w, c].
 
         Yields:
-            The activation at each following cut; the last one is the logits, float32 [n, classes].
+            The activation at each cut but the first; then the logits, float32 [n, classes].
         """
-        for segment in self.segments[first:]:
+        for segment in self.segments:
             x = segment.function(x, [weights[name] for name in segment.layers])
             yield x
 
     def logits(self, x: tf.Tensor, weights: LayerWeights, first: int = 0) -> tf.Tensor:
-        """The last of `outputs`, float32 [n, classes], by a single call.
+        """The logits, float32 [n, classes], by a single call.
 
         Python's part of a call grows with its arguments and holds up the other threads; beside a
         narrow segment it is long.
+
+        Args:
+            x: the activation at the cut before segment `first`, float32 [n, ..., channels].
         """
         with self._lock:
             if first not in self._suffixes:
