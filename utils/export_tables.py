@@ -11,7 +11,7 @@ from utils import cli
 from utils.export import table
 from utils.files import atomic_write
 from utils.jsonl import read_json
-from utils.results import RESULTS, ROOT, replace_between
+from utils.results import RESULTS, ROOT, collect_or_write, replace_between
 from utils.results import table as markdown
 
 FIGURES = RESULTS / "export.json"
@@ -51,19 +51,16 @@ def tables(figures: Path = FIGURES) -> str:
     return "\n\n".join(parts)
 
 
+def write() -> None:
+    """Puts the tables between docs/export.md's two markers; raises as `replace_between`."""
+    replace_between(PAGE, BEGIN, END, tables())
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = cli.Parser(description="Collects export figures and writes docs/export.md's tables.")
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
-    collecting = commands.add_parser("collect")
-    collecting.add_argument("title")
-    collecting.add_argument("figures", type=Path)
-    commands.add_parser("write")
-    args = parser.parse_args(argv)
-    if args.command == "collect":
-        collect(args.title, args.figures)
-    else:
-        replace_between(PAGE, BEGIN, END, tables())
+    collect_or_write(
+        "Collects export figures and writes docs/export.md's tables.", collect, write, argv
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Every figure in the README's results section comes from `tables`; nothing is typ
 
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -232,19 +232,29 @@ def write(readme: Path = ROOT / "README.md") -> None:
     replace_between(readme, BEGIN, END, tables())
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    parser = cli.Parser(description="Collects result files and writes the README's tables.")
+def collect_or_write(
+    description: str,
+    collect: Callable[[str, Path], None],
+    write: Callable[[], None],
+    argv: list[str] | None = None,
+) -> None:
+    """A command line of two commands: "collect NAME SOURCE" and "write"."""
+    parser = cli.Parser(description=description)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
     collecting = commands.add_parser("collect")
     collecting.add_argument("name")
-    collecting.add_argument("run", type=Path)
+    collecting.add_argument("source", type=Path)
     commands.add_parser("write")
     args = parser.parse_args(argv)
     if args.command == "collect":
-        collect(args.name, args.run)
+        collect(args.name, args.source)
     else:
         write()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    collect_or_write("Collects result files and writes the README's tables.", collect, write, argv)
 
 
 if __name__ == "__main__":
