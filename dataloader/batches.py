@@ -69,8 +69,8 @@ def train_batches(
     def complete(images: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
         labels = rows_at(data.train.labels, index)
         batch = {"image": (images - data.mean) / data.std, "label": labels, "index": index}
-        gathered = {key: rows_at(array, index) for key, array in rows.items()}
-        return batch | {key: tf.cast(value, tf.float32) for key, value in gathered.items()}
+        # NumPy casts the bank's float16: oneDNN would print that it has no kernel for it.
+        return batch | {key: rows_at(array, index, np.float32) for key, array in rows.items()}
 
     return _with_images(images, order, complete)
 

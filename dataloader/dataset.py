@@ -112,11 +112,16 @@ class Dataset:
         return tf.data.Dataset.from_tensor_slices((steps, order)).map(make, tf.data.AUTOTUNE)
 
 
-def rows_at(array: np.ndarray, index: tf.Tensor) -> tf.Tensor:
-    """array[index] in a tf.data graph; index integers [n]."""
+def rows_at(array: np.ndarray, index: tf.Tensor, dtype: type | None = None) -> tf.Tensor:
+    """array[index] in a tf.data graph, as dtype or the array's; index integers [n]."""
     # NumPy reads the rows, not tf.gather: TensorFlow would first copy the whole array, in every
     # epoch, and could not map a file into memory.
-    rows = tf.numpy_function(lambda index: array[index], [index], array.dtype, stateful=False)
+    dtype = np.dtype(dtype or array.dtype)
+
+    def read(index: np.ndarray) -> np.ndarray:
+        return array[index].astype(dtype, copy=False)
+
+    rows = tf.numpy_function(read, [index], dtype, stateful=False)
     return tf.ensure_shape(rows, [*index.shape, *array.shape[1:]])
 
 
