@@ -123,7 +123,8 @@ def machines(cells: Iterable[Cell], root: Path) -> list[str]:
         path = cell.run(root) / "versions.json"
         if path.exists():
             versions = read_json(path)
-            cpu = f"CPU, {versions['cpu_count']} cores"
+            count = versions["cpu_count"]
+            cpu = f"CPU, {count} core{'s' if count != 1 else ''}"
             found.append(", ".join(versions["gpus"] or []) or cpu)
     return list(dict.fromkeys(found))
 
