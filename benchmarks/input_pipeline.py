@@ -9,6 +9,10 @@ crop. "start_seconds" runs up to the first batch (what every epoch pays); images
 
 from __future__ import annotations
 
+from utils import devices
+
+devices.import_tensorflow()
+
 import argparse
 import json
 import os

@@ -10,6 +10,10 @@ every network; networks in it are not measured again. docs/models.md is written 
 
 from __future__ import annotations
 
+from utils import devices
+
+devices.import_tensorflow()
+
 import argparse
 import json
 import time

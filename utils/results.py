@@ -6,6 +6,10 @@
 Every figure in the README's results section comes from `tables`; nothing is typed in.
 """
 
+from utils import cli, devices
+
+devices.import_tensorflow()
+
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -14,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from pruning.bank import BankOptions, layout
-from utils import cli
 from utils.files import replace_between
 from utils.jsonl import read_json, read_rows
 from utils.report import NOT_MEASURED, spread, table
@@ -98,6 +101,26 @@ def search_table(runs: Iterable[dict]) -> str:
     header = ["score", "teacher", "FLOPs left %", "D_val loss", "top-1 %, moving statistics"]
     header += ["top-1 %, batch statistics", "steps / evaluations"]
     return table([*header, "seconds: importance / proposals / bank"], rows)
+
+
+def method_table(runs: Iterable[dict]) -> str:
+    """One row per search method: what came out and what it cost."""
+    rows = []
+    for run in runs:
+        search = run["search"]
+        cost = [f"{search[key]:,}" for key in ("evaluations", "images")]
+        cost += [f"{search['seconds'][key]:.0f}" for key in ("importance", "proposals", "bank")]
+        rows.append(
+            [
+                search["method"],
+                f"{100 * search['flops_rate']:.2f}",
+                f"{search['val_loss']['after']:.4f}",
+                f"{search['test']['after']['top1']:.1f}",
+                *cost,
+            ]
+        )
+    header = ["method", "FLOPs left %", "D_val loss", "top-1 %, moving statistics", "evaluations"]
+    return table([*header, "images", "seconds: importance", "proposals", "bank"], rows)
 
 
 def tuning_rows(run: dict) -> list[dict]:
@@ -199,6 +222,7 @@ def tables(folder: Path = RESULTS) -> str:
     """The results section in Markdown, from the collected runs."""
     runs = read_runs(folder)
     searches = [run for name, run in runs.items() if name.startswith("search_")]
+    methods = [run for name, run in runs.items() if name.startswith("method_")]
     tunings = [run for name, run in runs.items() if name.startswith("tune_")]
     digits = runs.get("digits")
     parts = [
@@ -208,6 +232,8 @@ def tables(folder: Path = RESULTS) -> str:
         "training and 500 test images; not fine-tuned, batch-norm statistics re-estimated; seconds "
         "on one core of a busy machine):",
         search_table(searches) if searches else NOT_MEASURED,
+        "**Methods**: such searches with the present version, on two cores, not fine-tuned:",
+        method_table(methods) if methods else NOT_MEASURED,
         "**Fine-tuning of the sub-network found by taylor + ensemble**, on the same 5,170 images:",
         finetune_table(tunings) if tunings else NOT_MEASURED,
     ]
