@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 from functools import partial
@@ -52,12 +53,20 @@ def res56_pkl(shared_data: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing disturbed; report.txt beside it is what it printed."""
+    """The folder of a run that nothing disturbed; report.txt beside it is what it printed.
+
+    One for all workers of pytest-xdist: the first that comes makes it, the others wait.
+    """
     from pipeline_runs import ARGUMENTS, command, run
 
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    result = run(command("train_cifar.py", folder, *ARGUMENTS))
-    (folder.parent / "report.txt").write_text(result.stdout)
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, report = root / "finished" / "run", root / "finished" / "report.txt"
+    with open(root / "finished.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not report.exists():
+            result = run(command("train_cifar.py", folder, *ARGUMENTS))
+            report.write_text(result.stdout)
     return folder
 
 
