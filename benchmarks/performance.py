@@ -12,8 +12,8 @@ import numpy as np
 
 from utils.files import atomic_write
 from utils.jsonl import read_json
-from utils.report import NOT_MEASURED, spread
-from utils.results import RESULTS, ROOT, table
+from utils.report import NOT_MEASURED, spread, table
+from utils.results import RESULTS, ROOT
 
 DOCUMENT = ROOT / "docs" / "performance.md"
 TEMPLATE = ROOT / "docs" / "performance.in.md"  # the text, with a {name} for every table

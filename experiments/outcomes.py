@@ -20,7 +20,7 @@ from pathlib import Path
 from experiments.grid import REPOSITORY, Cell
 from experiments.plans import Planned, Request
 from utils.jsonl import read_json
-from utils.provenance import cpu_count, git_state, installed
+from utils.provenance import cpu_count, git_state, in_cores, installed
 
 HOUR = 3600.0
 PUBLISHED = Path(__file__).with_name("published.json")
@@ -123,8 +123,7 @@ def machines(cells: Iterable[Cell], root: Path) -> list[str]:
         path = cell.run(root) / "versions.json"
         if path.exists():
             versions = read_json(path)
-            count = versions["cpu_count"]
-            cpu = f"CPU, {count} core{'s' if count != 1 else ''}"
+            cpu = f"CPU, {in_cores(versions['cpu_count'])}"
             found.append(", ".join(versions["gpus"] or []) or cpu)
     return list(dict.fromkeys(found))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.cli import UserError
-from utils.provenance import cpu_count
+from utils.provenance import cpu_count, in_cores
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -96,7 +96,7 @@ def choose(gpu_ids: list[int]) -> tf.distribute.Strategy:
     if not gpus or not gpu_ids:
         reason = "" if gpus else "no GPU found: "
         tf.config.set_visible_devices([], "GPU")
-        print(f"{reason}running on the CPU ({cpu_count()} cores)", flush=True)
+        print(f"{reason}running on the CPU ({in_cores(cpu_count())})", flush=True)
         return tf.distribute.get_strategy()
     unknown = [str(number) for number in gpu_ids if number >= len(gpus)]
     if unknown:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from utils import cli
 from utils.export import table
-from utils.files import atomic_write
+from utils.files import atomic_write, replace_between
 from utils.jsonl import read_json
-from utils.results import RESULTS, ROOT, collect_or_write, replace_between
-from utils.results import table as markdown
+from utils.report import table as markdown
+from utils.results import RESULTS, ROOT, collect_or_write
 
 FIGURES = RESULTS / "export.json"
 PAGE = ROOT / "docs" / "export.md"

@@ -27,6 +27,11 @@ def cpu_count() -> int:
     return len(cores())
 
 
+def in_cores(count: int) -> str:
+    """How it reads: 1 core, 2 cores."""
+    return f"{count} core{'' if count == 1 else 's'}"
+
+
 def versions() -> dict[str, Any]:
     """Versions, platform, cores, GPU names and git commit, as plain values.
 
