@@ -25,6 +25,7 @@ from pruning.distill import ensemble_loss, kd_loss, plain_loss, single_loss
 from utils import inputs, plots
 from utils import options as flags
 from utils.checkpoint import load_keras, save_keras, save_pkl, to_pkl
+from utils.defaults import fill_defaults
 from utils.jsonl import read_json
 from utils.measure import describe, peak_memory_mb, print_report
 from utils.phases import (
@@ -239,7 +240,7 @@ def main(argv: list[str] | None = None) -> None:
     keras.utils.set_random_seed(args.seed)
     before = load_logits(search_path / BASELINE)
     data = inputs.data_of(args, before)
-    flags.fill_defaults(args, data)
+    fill_defaults(args, data)
     # Whatever is wrong with the flags or the search's files shows here, before there is a folder.
     check_batch(args.batch_size, data, device)
     _objective(search_path, load_logits(pruned), data, transfer_of(args), args.seed, device)

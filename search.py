@@ -42,6 +42,7 @@ from pruning.search import SearchOptions
 from utils import inputs, plots
 from utils import options as flags
 from utils.checkpoint import load_keras, save_keras
+from utils.defaults import fill_defaults
 from utils.latency import latencies
 from utils.measure import latency_batches
 from utils.phases import Device, both_modes, recalibrate
@@ -274,7 +275,7 @@ def main(argv: list[str] | None = None) -> None:
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
     data, network = inputs.data_and_network(args)
-    flags.fill_defaults(args, data)
+    fill_defaults(args, data)
     bank = flags.bank_of(args)
     check(network, data, flags.search_of(args), bank)  # before there is a folder
     with flags.open_folder(args, START, SUPERNET_ORDER) as folder:

@@ -31,6 +31,7 @@ from search import check, search
 from utils import inputs
 from utils import options as flags
 from utils.checkpoint import load_keras, save_keras
+from utils.defaults import fill_defaults
 from utils.measure import print_report
 from utils.phases import METRICS, Device, Objective, both_modes, check_batch, train
 from utils.runfolder import BASELINE, START, SUPERNET_ORDER, RunFolder
@@ -116,7 +117,7 @@ def pipeline(args) -> None:
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
     data = inputs.data_of(args)
-    flags.fill_defaults(args, data)
+    fill_defaults(args, data)
     # Whatever is wrong with the flags shows here, before there is a folder.
     network = initial(data, args)
     bank = flags.bank_of(args)

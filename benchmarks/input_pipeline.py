@@ -13,15 +13,14 @@ from utils import devices
 
 devices.import_tensorflow()
 
-import argparse
-import json
-import os
 import time
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks import machine
 from dataloader import Dataset, Split, train_batches
+from utils import cli
+from utils.provenance import cpu_count
 
 TRAIN_IMAGES = 50_000
 BATCH_IMAGES = 128
@@ -66,19 +65,19 @@ def measure(data: Dataset, views: int, batches: int) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batches", type=int, default=200, help="timed batches of 128 images")
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
-    args = parser.parse_args()
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--batches", type=cli.positive_int, default=200, help="timed batches of 128 images"
+    )
+    machine.add_out(parser)
+    args = parser.parse_args(argv)
     data = random_data()
     results = [measure(data, views, args.batches) for views in (1, 2)]
-    report = {"batch_images": BATCH_IMAGES, "cpus": os.cpu_count(), "pipelines": results}
-    text = json.dumps(report, indent=2)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n")
+    about = {"batch_images": BATCH_IMAGES, "cpus": cpu_count()}
+    machine.report(about | {"pipelines": results}, args.out)
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

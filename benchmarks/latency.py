@@ -27,6 +27,7 @@ from pruning.greedy import GreedySearch
 from pruning.history import History
 from search import prepare
 from utils import options as flags
+from utils.defaults import fill_defaults
 from utils.latency import latencies
 from utils.runfolder import RunFolder
 
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
     data = load(args.dataset, args.data_path)
-    flags.fill_defaults(args, data)
+    fill_defaults(args, data)
     model = load_network(args.trained_param, args.arch, data.num_classes, data.image_shape)
     full = ChannelGraph(model)
     rows = [{"round_to": None, "flops": full.flops(), "widths": full.gates.widths, "model": model}]

@@ -23,6 +23,7 @@ from pruning.greedy import GreedySearch
 from pruning.history import History
 from search import prepare
 from utils import options as flags
+from utils.defaults import fill_defaults
 from utils.runfolder import RunFolder
 
 EVALUATORS = ("exact", "lazy")
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     device = flags.device_of(args)
     data = load(args.dataset, args.data_path)
-    flags.fill_defaults(args, data)
+    fill_defaults(args, data)
     results: dict[str, list[dict]] = {name: [] for name in EVALUATORS}
     for seed in range(args.seeds):
         for name, found in results.items():

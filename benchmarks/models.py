@@ -14,7 +14,6 @@ from utils import devices
 
 devices.import_tensorflow()
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 
 from nets.graph import ChannelGraph
 from nets.proof import agreement
+from utils import cli
 from utils.files import atomic_write
 from utils.inspect import application, application_names, inspect
 from utils.report import NOT_MEASURED
@@ -157,10 +157,11 @@ def page(results: dict) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=application_names(), metavar="NAME")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in args.networks or application_names():
         if name not in results:
@@ -173,4 +174,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -14,9 +14,9 @@ from nets.head import without_softmax
 from nets.load import load_network, load_own
 from pruning.current import Validation
 from utils import cli, inputs
+from utils.defaults import fill_defaults
 from utils.files import read_bytes
 from utils.jsonl import read_json
-from utils.options import fill_defaults
 from utils.runfolder import PRUNED
 
 D_VAL = ("subset_per_class", "val_per_class", "search_seed", "search_batch_size")

@@ -37,6 +37,7 @@ from pruning.search import SearchOptions
 from search import check
 from utils import inputs
 from utils import options as flags
+from utils.defaults import fill_defaults
 from utils.evaluation import evaluate
 from utils.phases import Device, Objective, TrainOptions, check_batch, train
 from utils.runfolder import RunFolder
@@ -233,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
     data, model = inputs.data_and_network(args)
-    flags.fill_defaults(args, data)
+    fill_defaults(args, data)
     networks.fill_validation(args, data)
     check_batch(args.batch_size, data, device)
     check(model, data, search_options(args))

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from nets.graph import ChannelGraph
 from pruning.current import Validation
-from pruning.segments import LayerWeights, Segments
+from pruning.segments import Segments
 from pruning.stages import Stage, find_stages
 from pruning.supernet import feature_loss, softmax_loss
 from utils.provenance import cpu_count
@@ -88,16 +88,11 @@ class StageRater:
 
     # ---------------------------------------------------------------- forward passes
 
-    def _run(self, x: tf.Tensor, weights: LayerWeights, first: int, last: int) -> tf.Tensor:
-        for segment in self.segments.segments[first:last]:
-            x = segment.function(x, [weights[name] for name in segment.layers])
-        return x
-
     def _features(self, number: int) -> tuple[tf.Tensor, tf.Tensor]:
         """The whole network's features of a batch before and behind the current stage."""
         stage = self.stages[self._number]
-        before = self._run(self._images[number], self._whole, 0, stage.first)
-        return before, self._run(before, self._whole, stage.first, stage.last)
+        before = self.segments.run(self._images[number], self._whole, 0, stage.first)
+        return before, self.segments.run(before, self._whole, stage.first, stage.last)
 
     def _enter(self, number: int) -> None:
         """Makes a stage the current one and computes its features, as far as they fit."""
@@ -126,7 +121,8 @@ class StageRater:
         def run(index: int, before: tf.Tensor, behind: tf.Tensor) -> float:
             with tf.device(self._devices[index % len(self._devices)]):
                 weights = self.segments.weights_of(names, masks[index])
-                return float(loss(self._run(before, weights, stage.first, stage.last), behind))
+                after = self.segments.run(before, weights, stage.first, stage.last)
+                return float(loss(after, behind))
 
         for batch, rows in enumerate(self._rows):
             kept = batch < len(self._kept)

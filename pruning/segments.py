@@ -60,7 +60,7 @@ class Segments:
         self.input, self.output = inputs[0], outputs[0]
         self.bounds, self.cuts = find_cuts(graph, self.layers)
         self.segments = [self._trace(number) for number in range(len(self.bounds) - 1)]
-        self._suffixes: dict[int, Segment] = {}
+        self._runs: dict[tuple[int, int], Segment] = {}
         self._lock = threading.Lock()
         self._gate_layers = self._layers_of_gates()
 
@@ -179,27 +179,32 @@ class Segments:
             yield x
 
     def logits(self, x: tf.Tensor, weights: LayerWeights, first: int = 0) -> tf.Tensor:
-        """The logits, float32 [n, classes], by a single call.
+        """The logits, float32 [n, classes], from the activation at the cut before `first`."""
+        return self.run(x, weights, first, len(self.segments))
+
+    def run(self, x: tf.Tensor, weights: LayerWeights, first: int, last: int) -> tf.Tensor:
+        """The output of segment last - 1, by a single call.
 
         Python's part of a call grows with its arguments and holds up the other threads; beside a
         narrow segment it is long.
 
         Args:
             x: the activation at the cut before segment `first`, float32 [n, ..., channels].
+            weights: of at least the gated layers in between.
         """
         with self._lock:
-            if first not in self._suffixes:
-                self._suffixes[first] = self._trace_suffix(first)
-        suffix = self._suffixes[first]
-        return suffix.function(x, [weights[name] for name in suffix.layers])
+            if (first, last) not in self._runs:
+                self._runs[first, last] = self._trace_run(first, last)
+        run = self._runs[first, last]
+        return run.function(x, [weights[name] for name in run.layers])
 
-    def _trace_suffix(self, first: int) -> Segment:
-        """The segments from `first` on as one function."""
-        segments = self.segments[first:]
-        names = self.names(self.bounds[first], self.bounds[-1])
+    def _trace_run(self, first: int, last: int) -> Segment:
+        """Segments first .. last - 1 as one function."""
+        segments = self.segments[first:last]
+        names = self.names(self.bounds[first], self.bounds[last])
 
         @tf.function(autograph=False)
-        def suffix(x, weights):
+        def run(x, weights):
             by_name = dict(zip(names, weights, strict=True))
             for segment in segments:
                 x = segment.function(x, [by_name[name] for name in segment.layers])
@@ -207,4 +212,4 @@ class Segments:
 
         specs = self.tensor_spec(self.cuts[first]), self.weight_specs(names)
         with tf.device(None):  # it may run on another device than the calling thread's
-            return Segment(names, suffix.get_concrete_function(*specs))
+            return Segment(names, run.get_concrete_function(*specs))

@@ -19,9 +19,9 @@ import train_cifar
 from dataloader import load
 from nets import build
 from pruning.bank import ARRAY, MANIFEST
+from pruning.search import SearchOptions
 from utils import cli
 from utils.checkpoint import save_keras, save_pkl, to_pkl
-from utils.options import SearchOptions
 from utils.runfolder import BASELINE, PRUNED, START
 
 ROOT = Path(__file__).resolve().parents[1]

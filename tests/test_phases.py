@@ -29,9 +29,9 @@ import search
 import train_cifar
 from dataloader import load
 from nets.resnet import cifar_resnet
+from pruning.search import SearchOptions
 from utils.checkpoint import load_keras
 from utils.cli import UserError
-from utils.options import SearchOptions
 from utils.phases import Device, TrainOptions
 from utils.runfolder import RunFolder
 

@@ -28,7 +28,7 @@ from pruning.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator
 from pruning.greedy import GreedySearch
 from pruning.history import History
 from pruning.rewards import Reward
-from utils.options import SearchOptions
+from pruning.search import SearchOptions
 from utils.runfolder import RunFolder
 
 
