@@ -10,6 +10,10 @@ from nets.graph import ChannelGraph
 
 # A proposal may end the search at most this share of the network's size below the target.
 OVERSHOOT = 0.005
+TRIM = 0.2  # share of the sorted costs left out at each end before Otsu's threshold is computed
+# Fewer proposals than this are all evaluated: the trimming would leave out none of them, and a
+# network of a few layers loses nothing by a look at each (the paper's have dozens of gates).
+LEAST_SCREENED = 5
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def lowest_mask(graph: ChannelGraph, round_to: int = 1) -> np.ndarray:
     return mask
 
 
-def otsu_threshold(costs: np.ndarray, trim: float = 0.2) -> float:
+def otsu_threshold(costs: np.ndarray, trim: float = TRIM) -> float:
     """Otsu's threshold of a list of costs: the largest cost of the lower class.
 
     Args:
@@ -128,7 +132,9 @@ class Candidates:
         return removable(gate, quota(gate.channels, len(gate.layers), self._step), self._round_to)
 
     def screened(self, proposals: list[Proposal]) -> list[Proposal]:
-        """The proposals whose cost is at or below Otsu's threshold; never none."""
+        """The proposals whose cost is at or below Otsu's threshold, or all if they are few."""
+        if len(proposals) < LEAST_SCREENED:
+            return proposals
         costs = np.array([proposal.cost for proposal in proposals])
         return [proposals[i] for i in np.flatnonzero(costs <= otsu_threshold(costs))]
 

@@ -210,9 +210,9 @@ def proposals_at(costs):
     ("costs", "kept"),
     [
         ([5.0, 1.0, 5.1, 1.1, 1000.0, 0.0], [1, 3, 5]),
-        ([3.0], [0]),
-        ([2.0, 2.0, 2.0], [0, 1, 2]),
-        ([0.0, 8.0], [0]),
+        ([2.0] * 6, [0, 1, 2, 3, 4, 5]),
+        ([0.0, 0.0, 8.0, 8.0, 8.0], [0, 1]),
+        ([0.0, 8.0, 8.0, 8.0], [0, 1, 2, 3]),  # few: all
     ],
 )
 def test_screening_keeps_the_cheap_ones_in_order(costs, kept):
@@ -222,5 +222,5 @@ def test_screening_keeps_the_cheap_ones_in_order(costs, kept):
 
 def test_screening_always_leaves_something():
     candidates = Candidates(two_branches(), target=1, step=0.2)
-    for costs in itertools.product([0.0, 1.0, 7.0], repeat=4):
+    for costs in itertools.product([0.0, 1.0, 7.0], repeat=5):
         assert candidates.screened(proposals_at(costs))
