@@ -123,9 +123,8 @@ def _searched(
 
 def _bank(folder, graph, history, data, options: SearchOptions, bank, device: Device) -> dict:
     """Builds the memory bank; returns its manifest."""
-    teachers = options.num_teacher
-    if options.method != "ekg" and teachers > len(history.rows) - 1:
-        teachers = len(history.rows) - 1
+    teachers = min(options.num_teacher, len(history.rows) - 1)
+    if teachers < options.num_teacher:
         print(f"{options.method} made {teachers} networks before the last one: so many teachers")
     kept = width(graph.model) if bank.features else 0
     planned = layout(bank, len(data.train), data.num_classes, teachers, kept)

@@ -124,14 +124,11 @@ def choose_teachers(losses: list[float], count: int) -> list[int]:
         count: K, at least 1.
 
     Raises:
-        UserError: fewer interim networks than teachers.
+        ValueError: fewer interim networks than teachers.
     """
     free = list(range(len(losses) - 1))
     if len(free) < count:
-        raise UserError(
-            f"the search made {len(free)} interim networks, too few for {count} teachers: "
-            "lower --num_teacher, --search_step or --search_target_rate"
-        )
+        raise ValueError(f"{len(free)} interim networks are too few for {count} teachers")
     teachers = []
     for k in range(1, count + 1):
         wanted = (count - k) / count * losses[-1] + k / count * losses[0]
