@@ -50,8 +50,8 @@ def load_float32(path: Path) -> keras.Model:
     """The network of a .keras file, rebuilt in float32 where it computes in another precision.
 
     Raises:
-        UserError: missing or corrupt file, more than one input or output, an input that is no image
-            of a fixed size, or a mixed-precision network that holds another model.
+        UserError: missing or corrupt file, more than one input or output, an input without a fixed
+            size, or a mixed-precision network that holds another model.
     """
     model = load_keras(path)
     if not model.built:
@@ -59,10 +59,10 @@ def load_float32(path: Path) -> keras.Model:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise cli.UserError(f"{path} has several inputs or outputs: one of each can be exported")
     shape = model.input_shape
-    if len(shape) != 4 or None in shape[1:] or len(model.output_shape) != 2:
+    if len(shape) < 2 or None in shape[1:] or len(model.output_shape) != 2:
         raise cli.UserError(
-            f"{path} maps {shape} to {model.output_shape}: images of a fixed size and one row of "
-            "outputs per image are needed, (None, h, w, c) to (None, classes)"
+            f"{path} maps {shape} to {model.output_shape}: inputs of a fixed size and one row of "
+            "outputs per example are needed, (None, h, w, c) to (None, classes)"
         )
     if all(layer.dtype_policy.name == "float32" for layer in model.layers):
         return model
@@ -192,17 +192,20 @@ def _accuracies(ways: list[Exported], data: Dataset, batch_images: int) -> list[
 def _costs(ways: list[Exported], image: np.ndarray) -> list[dict]:
     """Latency in ms of one image, and size and latency of the reference (None without one).
 
-    All runtimes take turns, so that other work on the machine hits all alike.
+    All runtimes take turns, so that other work on the machine hits all alike. Those of the
+    reference come after all others: a runtime that ran just before is quicker the second time.
     """
-    runs = [run for way in ways for run in (way.run, way.reference_run) if run is not None]
-    times = iter(alternately([partial(run, image) for run in runs], SECONDS * len(ways)))
+    runs = [way.run for way in ways]
+    runs += [way.reference_run for way in ways if way.reference_run is not None]
+    times = alternately([partial(run, image) for run in runs], SECONDS * len(ways))
+    later = iter(times[len(ways) :])
     return [
         {
-            "latency_ms": next(times),
+            "latency_ms": milliseconds,
             "reference_bytes": way.reference_bytes,
-            "reference_latency_ms": next(times) if way.reference_run is not None else None,
+            "reference_latency_ms": next(later) if way.reference_run is not None else None,
         }
-        for way in ways
+        for way, milliseconds in zip(ways, times, strict=False)
     ]
 
 
@@ -250,8 +253,9 @@ def print_table(results: dict) -> None:
     )
 
 
-def _plain(values) -> str:
-    return ", ".join(f"{float(value):g}" for value in values)
+def _plain(values: list[float]) -> str:
+    same = len(set(values)) == 1
+    return ", ".join(f"{value:g}" for value in (values[:1] if same else values))
 
 
 def format_names(text: str) -> list[str]:
