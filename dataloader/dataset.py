@@ -21,8 +21,8 @@ from utils.cli import UserError
 class Split:
     """Row i is the example with the stable index i.
 
-    images: uint8 [n, height, width, channels], grey levels 0..255, or, from a function of the
-    user's (`dataloader.own`), float32; labels: int32 [n].
+    images: uint8 [n, height, width, channels], grey levels 0..255; from a function of the user's
+    (`dataloader.own`) also float32, and of any shape [n, ...]. labels: int32 [n].
     """
 
     images: np.ndarray
@@ -59,8 +59,8 @@ class Dataset:
         return len(self.class_names)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
+    def image_shape(self) -> tuple[int, ...]:
+        """(height, width, channels), or what else the network takes."""
         return self.train.images.shape[1:]
 
     @cached_property

@@ -19,13 +19,14 @@ from utils.cli import UserError
 
 NAME = "own"
 TEST_FOLDERS = ("test", "val")
+CHANNELS = (1, 3)  # of images that have colours: grey or RGB
 LARGEST_VALIDATION, LARGEST_SUBSET = 32, 256  # images per class, as for CIFAR
 MEMORY_SHARE = 0.5  # of the machine's memory that the images may take
 
 
 def load(
     source: str,
-    image_shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     *,
     mean: tuple[float, ...] = (0.0,),
     std: tuple[float, ...] = (1.0,),
@@ -35,25 +36,26 @@ def load(
 
     Args:
       source: a folder, see `read_folder`, or "module:function", see `call`.
-      image_shape: (height, width, channels) that the network takes.
+      shape: of what the network takes, without the batch: (height, width, channels), or anything
+        that a function returns.
       mean, std: per channel or one for all; the network gets (image - mean) / std.
       flip: mirror images at random in training.
 
     Returns:
       A Dataset named "own". D_val gets a fifth of the smallest class, at most 32 images of each,
-      D_subset the rest, at most 256. Crops in training are padded by an eighth of the shorter
-      side. Contrast and saturation are jittered for uint8 images only: floats have no known black
-      and white.
+      D_subset the rest, at most 256. Images alone are augmented: crops in training are padded by
+      an eighth of the shorter side; contrast and saturation are jittered for uint8 images of 1 or 3
+      channels, since floats have no known black and white.
 
     Raises:
       UserError: as `read_folder` and `call`; mean or std of a wrong length, a std that is not above
         0; a class with fewer than 2 training images.
     """
     if Path(source).expanduser().exists() or ":" not in source:
-        train, test, names = read_folder(Path(source).expanduser(), image_shape)
+        train, test, names = read_folder(Path(source).expanduser(), shape)
     else:
-        train, test, names = call(source)
-    channels = train.images.shape[-1]
+        train, test, names = call(source, shape)
+    channels = shape[-1]
     for flag, values in (("--data_mean", mean), ("--data_std", std)):
         if len(values) not in (1, channels):
             raise UserError(
@@ -69,6 +71,8 @@ def load(
             "needed, one to adapt on and one to choose by"
         )
     validation = max(1, min(LARGEST_VALIDATION, int(sizes[smallest]) // 5))
+    pictures = len(shape) == 3
+    coloured = pictures and train.images.dtype == np.uint8 and channels in CHANNELS
     return Dataset(
         name=NAME,
         train=train,
@@ -76,17 +80,19 @@ def load(
         class_names=names,
         mean=np.broadcast_to(np.array(mean, np.float32), [channels]).copy(),
         std=np.broadcast_to(np.array(std, np.float32), [channels]).copy(),
-        pad=max(1, min(train.images.shape[1:3]) // 8),
-        flip=flip,
-        jitter=0.2 if train.images.dtype == np.uint8 else 0.0,
+        pad=_padding(min(shape[:2])) if pictures else 0,
+        flip=flip and pictures,
+        jitter=0.2 if coloured else 0.0,
         subset_per_class=min(LARGEST_SUBSET, int(sizes[smallest]) - validation),
         val_per_class=validation,
     )
 
 
-def read_folder(
-    path: Path, image_shape: tuple[int, int, int]
-) -> tuple[Split, Split, tuple[str, ...]]:
+def _padding(side: int) -> int:
+    return min(side - 1, max(1, side // 8))
+
+
+def read_folder(path: Path, shape: tuple[int, ...]) -> tuple[Split, Split, tuple[str, ...]]:
     """Reads {train,test}/<class>/* (or val for test), images resized as Keras does by default.
 
     That is `keras.utils.image_dataset_from_directory`: bilinear, the aspect ratio not kept; grey
@@ -98,11 +104,16 @@ def read_folder(
 
     Raises:
       UserError: no such folder, a split or its class folders missing, class folders that differ
-        between the splits, an image that can't be decoded, or more images than fit in memory.
+        between the splits, an image that can't be decoded, more images than fit in memory, or a
+        shape that is not (height, width, 1 or 3).
     """
     layout = "--data takes a folder {train,test}/<class>/* (or val), or module:function"
     if not path.is_dir():
         raise UserError(f"{path} {'is a file' if path.exists() else 'does not exist'}: {layout}")
+    if len(shape) != 3 or shape[-1] not in CHANNELS:
+        raise UserError(
+            f"{path} holds images, but the network takes {shape}: give its data as module:function"
+        )
     tests = [path / name for name in TEST_FOLDERS if (path / name).is_dir()]
     if not (path / "train").is_dir() or not tests:
         missing = "test (or val)" if (path / "train").is_dir() else "train"
@@ -117,7 +128,7 @@ def read_folder(
             f"{path / 'train'} and {tests[0]} differ in the class folders "
             f"{', '.join(differing[:3])}: both need every class"
         )
-    train, test = (_read_split(folder, image_shape, train_names) for folder in names)
+    train, test = (_read_split(folder, shape, train_names) for folder in names)
     return train, test, tuple(train_names)
 
 

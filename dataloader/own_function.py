@@ -16,20 +16,22 @@ from dataloader.dataset import Split, make_split
 from utils.cli import UserError
 
 
-def call(spec: str) -> tuple[Split, Split, tuple[str, ...]]:
+def call(spec: str, shape: tuple[int, ...]) -> tuple[Split, Split, tuple[str, ...]]:
     """Calls a function of the user's, without arguments, for the two splits.
 
     The function is found as Python finds modules, the current folder first. It returns
     `(train, test)`; each is either
 
-    * a pair of numpy arrays: images [n, height, width, channels], labels [n] or [n, 1], or
+    * a pair of numpy arrays: images [n, *shape], labels [n] or [n, 1], or
     * a finite `tf.data.Dataset` of (image, label), single or in batches.
 
-    Images are uint8 (grey levels 0..255) or floating (as the network takes them; they become
-    float32), all of the size that the network takes; labels are integers from 0. Arrays keep their
-    order. The examples of a `tf.data.Dataset` are sorted by a hash of their content, so that its
-    shuffling does not matter; otherwise the same examples must come at every call, because the
-    memory bank belongs to them.
+    Images, or whatever the network takes, are uint8 (grey levels 0..255) or floating (they become
+    float32); labels are integers from 0. Arrays keep their order. The examples of a
+    `tf.data.Dataset` are sorted by a hash of their content, so that its shuffling does not matter;
+    otherwise the same examples must come at every call, because the memory bank belongs to them.
+
+    Args:
+      shape: of what the network takes, without the batch: (height, width, channels).
 
     Returns:
       (train, test, class names "0", "1", ...), as many classes as the largest label says.
@@ -43,13 +45,15 @@ def call(spec: str) -> tuple[Split, Split, tuple[str, ...]]:
     arrays = []
     for name, one in zip(("train", "test"), splits, strict=True):
         origin = f"the {name} split of {spec}"
-        images, labels = _from_dataset(one, origin) if _is_dataset(one) else _pair(one, origin)
-        arrays.append(_checked(np.asarray(images), np.asarray(labels), origin))
+        images, labels = (
+            _from_dataset(one, len(shape), origin) if _is_dataset(one) else _pair(one, origin)
+        )
+        arrays.append(_checked(np.asarray(images), np.asarray(labels), shape, origin))
     (train_images, train_labels), (test_images, test_labels) = arrays
-    if train_images.shape[1:] != test_images.shape[1:] or train_images.dtype != test_images.dtype:
+    if train_images.dtype != test_images.dtype:
         raise UserError(
-            f"{spec}: train images are {train_images.dtype} {train_images.shape[1:]}, test images "
-            f"{test_images.dtype} {test_images.shape[1:]}: both splits must be alike"
+            f"{spec}: train images are {train_images.dtype}, test images {test_images.dtype}: both "
+            "splits must be alike"
         )
     classes = 1 + int(max(train_labels.max(), test_labels.max()))
     train = make_split(train_images, train_labels, classes, f"the train split of {spec}")
@@ -108,19 +112,17 @@ def _pair(value, origin: str):
     return value
 
 
-def _from_dataset(dataset: tf.data.Dataset, origin: str) -> tuple[np.ndarray, np.ndarray]:
+def _from_dataset(
+    dataset: tf.data.Dataset, rank: int, origin: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """All examples of a data set of single examples of this rank, or of batches of these."""
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) != 2:
         raise UserError(f"{origin} has elements {spec}: (image, label) is expected")
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise UserError(f"{origin} never ends: leave out its .repeat()")
-    if spec[0].shape.rank == 4:
+    if spec[0].shape.rank == rank + 1:
         dataset = dataset.unbatch()
-    elif spec[0].shape.rank != 3:
-        raise UserError(
-            f"{origin} has images of shape {spec[0].shape}: (height, width, channels) is expected, "
-            "or batches of these"
-        )
     examples = list(dataset.as_numpy_iterator())
     shapes = {image.shape for image, _ in examples}
     if len(shapes) != 1:
@@ -135,11 +137,13 @@ def _content_hash(example: tuple[np.ndarray, np.ndarray]) -> bytes:
     return hashlib.blake2b(image.tobytes() + label.tobytes(), digest_size=16).digest()
 
 
-def _checked(images: np.ndarray, labels: np.ndarray, origin: str) -> tuple[np.ndarray, np.ndarray]:
-    if images.ndim != 4:
+def _checked(
+    images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...], origin: str
+) -> tuple[np.ndarray, np.ndarray]:
+    if images.shape[1:] != shape:
+        grey = " (images[..., None])" if (*images.shape[1:], 1) == shape else ""
         raise UserError(
-            f"{origin} has images of shape {images.shape}: [n, height, width, channels] is "
-            "expected (grey images: images[..., None])"
+            f"{origin} has images of shape {images.shape[1:]}: the network takes {shape}{grey}"
         )
     if images.dtype != np.uint8:
         if not np.issubdtype(images.dtype, np.floating):

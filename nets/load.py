@@ -53,11 +53,11 @@ def load_network(
 
 
 def load_own(path: str | os.PathLike) -> keras.Model:
-    """Reads a functional network of the user's own, one image in and one row of outputs out.
+    """Reads a functional network of the user's own, one example in and one row of outputs out.
 
     Raises:
         UserError: missing or corrupt file, another suffix, not functional, several inputs or
-            outputs, or an input that is no image of a fixed size with 1 or 3 channels.
+            outputs, or an input without a fixed size.
     """
     if os.path.splitext(path)[1] != ".keras":
         raise UserError(f"{path}: a network of your own comes as .keras: save it by model.save()")
@@ -67,22 +67,22 @@ def load_own(path: str | os.PathLike) -> keras.Model:
     calls_of(model)
     if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.output_shape) != 2:
         raise UserError(
-            f"{path} maps {model.input_shape} to {model.output_shape}: a classifier of images has "
-            "one input and one output (None, classes)"
+            f"{path} maps {model.input_shape} to {model.output_shape}: a classifier has one input "
+            "and one output (None, classes)"
         )
     shape = model.input_shape
-    if len(shape) != 4 or None in shape[1:] or shape[-1] not in (1, 3):
+    if len(shape) < 2 or None in shape[1:]:
         raise UserError(
-            f"{path} takes inputs of shape {shape}: images of a fixed size with 1 or 3 channels, "
-            "(None, height, width, channels), are needed"
+            f"{path} takes inputs of shape {shape}: a fixed size is needed, of images (None, "
+            "height, width, channels)"
         )
     return model
 
 
 def check_fits(
-    path: str | os.PathLike, model: keras.Model, num_classes: int, input_shape: tuple[int, int, int]
+    path: str | os.PathLike, model: keras.Model, num_classes: int, input_shape: tuple[int, ...]
 ) -> None:
-    """Raises UserError unless the network of `path` has these classes and takes these images."""
+    """Raises UserError unless the network of `path` has these classes and takes such examples."""
     if model.output_shape != (None, num_classes):
         raise UserError(
             f"{path} gives outputs of shape {model.output_shape}, "
@@ -90,7 +90,7 @@ def check_fits(
         )
     if model.input_shape[1:] != tuple(input_shape):
         raise UserError(
-            f"{path} takes images of shape {model.input_shape[1:]}, the data has {input_shape}"
+            f"{path} takes inputs of shape {model.input_shape[1:]}, the data has {input_shape}"
         )
 
 

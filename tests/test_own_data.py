@@ -83,6 +83,9 @@ def test_folder_errors(folder, tmp_path):
         (single / split).mkdir(parents=True)
         Image.fromarray(images_of(1)[0]).save(single / split / "0.png")
     assert "has no class folders" in refused(single)
+    for shape in ((4,), (6, 8, 5)):
+        with pytest.raises(UserError, match="holds images, but the network takes"):
+            own.load(str(path), shape)
 
 
 MODULE = """
@@ -137,6 +140,22 @@ def sizes():
         yield np.zeros((5, 8, 3), np.uint8), 1
     types = tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((), tf.int32)
     return tf.data.Dataset.from_generator(make, output_signature=types), (images, labels)
+
+def vectors():
+    rows = tf.data.Dataset.from_tensor_slices((rng.normal(size=(20, 5)), labels))
+    return rows, rows.batch(3)
+
+def series():
+    x = rng.normal(size=(20, 6, 5))
+    return (x, labels), tf.data.Dataset.from_tensor_slices((x, labels))
+
+def volumes():
+    x = rng.integers(0, 256, (20, 2, 4, 4, 3), np.uint8)
+    return (x, labels), (x, labels)
+
+def bands():
+    x = rng.integers(0, 256, (20, 1, 8, 5), np.uint8)
+    return (x, labels), (x, labels)
 
 def fewer_labels():
     return (images, labels[:5]), (images, labels)
@@ -198,7 +217,7 @@ def test_shuffled_datasets_come_in_one_order(module):
         ("single", "returned a tuple of 4"),
         ("not_pairs", "the train split of .* is a ndarray: a tf.data.Dataset or a pair"),
         ("one_hot", "float64 labels of shape .*labels.argmax"),
-        ("grey", r"images\[\.\.\., None\]"),
+        ("grey", r"images of shape \(6, 8\): the network takes \(6, 8, 3\)$"),
         ("integers", "int32 images: uint8 or floats"),
         ("not_finite", "NaN or infinite"),
         ("forever", "never ends: leave out its .repeat"),
@@ -216,6 +235,33 @@ def test_shuffled_datasets_come_in_one_order(module):
 def test_function_errors(module, function, message):
     with pytest.raises(UserError, match=message):
         own.load(f"{module}:{function}", SHAPE)
+
+
+def test_grey_images_without_channels(module):
+    with pytest.raises(
+        UserError, match=r"the network takes \(6, 8, 1\) \(images\[\.\.\., None\]\)"
+    ):
+        own.load(f"{module}:grey", (6, 8, 1))
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [("vectors", (5,)), ("series", (6, 5)), ("volumes", (2, 4, 4, 3)), ("bands", (1, 8, 5))],
+)
+def test_functions_return_what_the_network_takes(module, function, shape):
+    data = own.load(f"{module}:{function}", shape, mean=(1.0,) * shape[-1])
+    assert data.image_shape == shape and len(data.train) == len(data.test) == 20
+    assert (data.pad, data.jitter, data.flip) == (0, 0.0, len(shape) == 3)
+    batches = train_batches(data, None, 4, seed=0, epoch=0, views=2, augment=True, jitter=True)
+    batch = next(iter(batches))
+    assert batch["image"].shape == (4, 2, *shape)
+    expected = data.train.images[batch["index"].numpy()].astype(np.float32) - 1
+    views = batch["image"].numpy()
+    if data.flip:
+        mirrored = (views == expected[:, None, :, ::-1]).all((2, 3, 4))
+        assert (mirrored | (views == expected[:, None]).all((2, 3, 4))).all()
+    else:
+        np.testing.assert_array_equal(views, np.stack([expected, expected], 1))
 
 
 def test_module_errors(module):

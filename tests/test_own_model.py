@@ -130,7 +130,7 @@ def test_networks_that_do_not_fit(tmp_path):
     assert "the data has 10 classes" in refused(own_network([L.Dense(7)]))
     entry = keras.Input((None, None, 3))
     free = keras.Model(entry, L.Dense(10)(L.GlobalAveragePooling2D()(entry)))
-    assert "images of a fixed size" in refused(free)
+    assert "a fixed size is needed" in refused(free)
     entry = keras.Input((8, 8, 1))
     flat = L.Flatten()(entry)
     assert "one input and one output" in refused(keras.Model(entry, [flat, flat]))
@@ -208,3 +208,39 @@ def test_three_phases_from_the_command_line(project, capsys, monkeypatch):
     assert alone["before"] is None
     assert alone["after"]["test"]["top1"] == figures["before"]["test"]["top1"]
     assert "not measured" in capsys.readouterr().out
+
+
+SERIES = """
+from dataloader import load
+
+def rows():
+    digits = load("DIGITS")
+    return [(split.images[..., 0] / 16.0, split.labels) for split in (digits.train, digits.test)]
+"""
+
+
+def test_series_from_a_function(tmp_path, monkeypatch, capsys):
+    """A network of 1-D convolutions on the digits' rows, pruned and fine-tuned."""
+    monkeypatch.setattr(measure, "latencies", lambda models, *a, **k: [1.0] * len(models))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "series_of_rows.py").write_text(SERIES)
+    keras.utils.set_random_seed(0)
+    entry = keras.Input((8, 8))
+    x = L.Conv1D(12, 3, padding="causal", activation="relu")(entry)
+    x = L.BatchNormalization()(L.Conv1D(16, 3, activation="relu")(x))
+    model = keras.Model(entry, L.Dense(10)(L.Flatten()(x)))
+    digits = load("DIGITS").train
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    model.fit(digits.images[..., 0] / 16.0, digits.labels, epochs=4, batch_size=64, verbose=0)
+    save_keras("my.keras", model)
+    run = ["--train_path", "run", "--do_log", "off"]
+    search.main(
+        [*run, "--model", "my.keras", "--data", "series_of_rows:rows"]
+        + ["--search_target_rate", "0.6", "--search_step", "0.5"]
+    )
+    assert "networks before the last one: so many teachers" in capsys.readouterr().out
+    finetune.main([*run, "--train_epoch", "2"])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["after"]["flops"] <= 0.6 * result["before"]["flops"]
+    assert result["after"]["test"]["top1"] > 85

@@ -1,5 +1,6 @@
 """The figures of two networks side by side: size, FLOPs, accuracy, latency."""
 
+import math
 import resource
 
 import keras
@@ -16,9 +17,9 @@ LARGE_BATCH, LARGE_BATCH_PIXELS = 128, 128 * 128 * 128  # images of 224 come in 
 
 def latency_batches(data: Dataset) -> tuple[int, int]:
     """Images per pass that latencies are measured at: 1, and 128 of small images or fewer."""
-    height, width, _ = data.image_shape
+    pixels = math.prod(data.image_shape[:-1])
     large = LARGE_BATCH
-    while large > 1 and large * height * width > LARGE_BATCH_PIXELS:
+    while large > 1 and large * pixels > LARGE_BATCH_PIXELS:
         large //= 2
     return 1, large
 
