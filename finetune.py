@@ -17,7 +17,7 @@ from pathlib import Path
 
 import keras
 
-from dataloader import Dataset, unreadable_named
+from dataloader import Dataset, own, unreadable_named
 from nets.head import ending_as, load_logits
 from pruning.bank import open_bank, open_features
 from pruning.contrast import ckt_loss, with_projection
@@ -209,12 +209,41 @@ def transfer_of(args) -> Transfer:
     )
 
 
-def report(folder: RunFolder, before: keras.Model, after: keras.Model, data, device, more) -> None:
-    """Writes result.json, which marks the run as finished, and prints before -> after."""
+def tested(search_path: Path, rate: float | None = None) -> dict | None:
+    """What a search measured on the test split of the network that is fine-tuned, if it did."""
+    results = read_json(search_path / "search.json")
+    if rate is None:
+        return results.get("test", {}).get("after")
+    name = front_file(rate)
+    return next(one.get("test") for one in results["front"] if front_file(one["wanted"]) == name)
+
+
+def report(
+    folder: RunFolder,
+    before: keras.Model,
+    after: keras.Model,
+    data: Dataset,
+    device: Device,
+    more: dict,
+    untuned: dict | None,
+) -> None:
+    """Writes result.json, which marks the run as finished, and prints before -> after.
+
+    Args:
+        untuned: of `tested`, to say when the fine-tuning has done harm.
+    """
     memory = {"peak_memory_mb": peak_memory_mb()}
     results = describe(before, after, data, device) | more | memory
     folder.write_json("result.json", results)
     print_report(results)
+    tuned = results["after"]["test"]
+    if untuned and tuned["top1"] < untuned["top1"]:
+        augmentation = "--data_crop 0, --data_flip off, " if data.name == own.NAME else ""
+        print(
+            f"the fine-tuning did harm: top-1 {untuned['top1']:.2f} % before it, "
+            f"{tuned['top1']:.2f} % after it; try {augmentation}a lower --learning_rate or more "
+            "--train_epoch"
+        )
 
 
 @unreadable_named()
@@ -225,6 +254,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--search_path", help="folder of the search; default: --train_path")
     parser.add_argument("--data_path", help="default: that of the search")
     parser.add_argument("--data", help="your own data; default: that of the search")
+    inputs.add_augmentation(parser)
     parser.add_argument(
         "--rate",
         type=cli.fraction,
@@ -250,7 +280,8 @@ def main(argv: list[str] | None = None) -> None:
             print_report(folder.read_json("result.json"))
             return
         model = finetune_from_flags(folder, search_path, data, args, device)
-        report(folder, before, model, data, device, folder.read_json("finetune.json"))
+        more, untuned = folder.read_json("finetune.json"), tested(search_path, args.rate)
+        report(folder, before, model, data, device, more, untuned)
 
 
 if __name__ == "__main__":

@@ -15,27 +15,22 @@ from utils import cli, devices
 
 devices.import_tensorflow()
 
-from pathlib import Path
-
 import keras
 
 from dataloader import Dataset, unreadable_named
-from finetune import finetune_from_flags, report, transfer_of
 from nets import build
 from nets.graph import ChannelGraph
 from nets.head import without_softmax
 from nets.load import load_network
-from pruning.budgets import LABELS
 from pruning.distill import plain_loss
-from search import check, search
 from utils import inputs
 from utils import options as flags
 from utils.checkpoint import load_keras, save_keras
 from utils.defaults import fill_defaults
 from utils.measure import print_report
-from utils.phases import METRICS, Device, Objective, both_modes, check_batch, train
+from utils.phases import METRICS, Device, Objective, both_modes, train
+from utils.prune import check_flags, finetune_and_report, search_from_flags
 from utils.runfolder import BASELINE, START, SUPERNET_ORDER, RunFolder
-from utils.search_report import print_summary
 
 PHASES = ("baseline", "search", "test")
 
@@ -120,11 +115,7 @@ def pipeline(args) -> None:
     fill_defaults(args, data)
     # Whatever is wrong with the flags shows here, before there is a folder.
     network = initial(data, args)
-    bank = flags.bank_of(args)
-    check(network, data, flags.search_of(args), bank)
-    check_batch(args.batch_size, data, device)
-    if transfer_of(args).method == "ckt" and not bank.features:
-        raise cli.UserError("--finetune_method ckt needs --bank_features on")
+    check_flags(network, data, args, device)
     with flags.open_folder(args, "baseline_state.npz", START, SUPERNET_ORDER) as folder:
         if folder.finished:
             print(f"{folder.path} holds the finished run of this command:")
@@ -135,19 +126,10 @@ def pipeline(args) -> None:
         network = baseline(folder, network, data, args, device)
         if args.until == "baseline":
             return measure_baseline(folder, network, data, args, device)
-        print(f"search: to {args.search_target_rate:.0%} of the {LABELS[args.budget]}", flush=True)
-        search(folder, network, data, flags.search_of(args), device, bank)
-        print_summary(folder.read_json("search.json"))
+        search_from_flags(folder, network, data, args, device)
         if args.until == "search":
             return
-        print(f"fine-tuning: {args.train_epoch} epochs", flush=True)
-        pruned = finetune_from_flags(folder, Path(folder.path), data, args, device)
-        more = {
-            "search": folder.read_json("search.json"),
-            "finetune": folder.read_json("finetune.json"),
-        }
-        report(folder, network, pruned, data, device, more)
-        print(f"the pruned network is {folder.file('pruned.keras')}")
+        finetune_and_report(folder, network, data, args, device)
 
 
 def main(argv: list[str] | None = None) -> None:

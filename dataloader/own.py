@@ -31,6 +31,7 @@ def load(
     mean: tuple[float, ...] = (0.0,),
     std: tuple[float, ...] = (1.0,),
     flip: bool = True,
+    crop: int | None = None,
 ) -> Dataset:
     """Loads both splits into memory.
 
@@ -38,23 +39,46 @@ def load(
       source: a folder, see `read_folder`, or "module:function", see `call`.
       shape: of what the network takes, without the batch: (height, width, channels), or anything
         that a function returns.
+      mean, std, flip, crop: as `dataset`.
+
+    Raises:
+      UserError: as `read_folder`, `call` and `dataset`.
+    """
+    if Path(source).expanduser().exists() or ":" not in source:
+        splits = read_folder(Path(source).expanduser(), shape)
+    else:
+        splits = call(source, shape)
+    return dataset(*splits, mean=mean, std=std, flip=flip, crop=crop)
+
+
+def dataset(
+    train: Split,
+    test: Split,
+    names: tuple[str, ...],
+    *,
+    mean: tuple[float, ...] = (0.0,),
+    std: tuple[float, ...] = (1.0,),
+    flip: bool = True,
+    crop: int | None = None,
+) -> Dataset:
+    """The data set of two splits of the user's.
+
+    Args:
+      names: of the classes.
       mean, std: per channel or one for all; the network gets (image - mean) / std.
       flip: mirror images at random in training.
+      crop: pixels that crops in training are padded by; default: an eighth of the shorter side.
 
     Returns:
       A Dataset named "own". D_val gets a fifth of the smallest class, at most 32 images of each,
-      D_subset the rest, at most 256. Images alone are augmented: crops in training are padded by
-      an eighth of the shorter side; contrast and saturation are jittered for uint8 images of 1 or 3
-      channels, since floats have no known black and white.
+      D_subset the rest, at most 256. Images alone are augmented; contrast and saturation are
+      jittered for uint8 images of 1 or 3 channels, since floats have no known black and white.
 
     Raises:
-      UserError: as `read_folder` and `call`; mean or std of a wrong length, a std that is not above
-        0; a class with fewer than 2 training images.
+      UserError: mean or std of a wrong length, a std that is not above 0, a crop that is not
+        smaller than the image, a class with fewer than 2 training images.
     """
-    if Path(source).expanduser().exists() or ":" not in source:
-        train, test, names = read_folder(Path(source).expanduser(), shape)
-    else:
-        train, test, names = call(source, shape)
+    shape = train.images.shape[1:]
     channels = shape[-1]
     for flag, values in (("--data_mean", mean), ("--data_std", std)):
         if len(values) not in (1, channels):
@@ -80,7 +104,7 @@ def load(
         class_names=names,
         mean=np.broadcast_to(np.array(mean, np.float32), [channels]).copy(),
         std=np.broadcast_to(np.array(std, np.float32), [channels]).copy(),
-        pad=_padding(min(shape[:2])) if pictures else 0,
+        pad=_padding(shape, crop),
         flip=flip and pictures,
         jitter=0.2 if coloured else 0.0,
         subset_per_class=min(LARGEST_SUBSET, int(sizes[smallest]) - validation),
@@ -88,8 +112,13 @@ def load(
     )
 
 
-def _padding(side: int) -> int:
-    return min(side - 1, max(1, side // 8))
+def _padding(shape: tuple[int, ...], crop: int | None) -> int:
+    most = min(shape[:2]) - 1 if len(shape) == 3 else 0
+    if crop is None:
+        return min(most, max(1, (most + 1) // 8))
+    if crop > most:
+        raise UserError(f"--data_crop {crop} is too much for inputs {shape}: at most {most}")
+    return crop
 
 
 def read_folder(path: Path, shape: tuple[int, ...]) -> tuple[Split, Split, tuple[str, ...]]:

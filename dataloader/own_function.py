@@ -34,12 +34,26 @@ def call(spec: str, shape: tuple[int, ...]) -> tuple[Split, Split, tuple[str, ..
       shape: of what the network takes, without the batch: (height, width, channels).
 
     Returns:
-      (train, test, class names "0", "1", ...), as many classes as the largest label says.
+      As `checked`.
 
     Raises:
       UserError: no such module or function, an exception in it, or another result than described.
     """
-    splits = _called(spec)
+    return checked(_called(spec), shape, spec)
+
+
+def checked(splits, shape: tuple[int, ...], spec: str) -> tuple[Split, Split, tuple[str, ...]]:
+    """The two splits that `call` describes.
+
+    Args:
+      shape: of what the network takes, without the batch. spec: for messages.
+
+    Returns:
+      (train, test, class names "0", "1", ...), as many classes as the largest label says.
+
+    Raises:
+      UserError: anything else than `call` describes.
+    """
     if not isinstance(splits, tuple | list) or len(splits) != 2:
         raise UserError(f"{spec} returned {_kind(splits)}: a pair (train, test) is expected")
     arrays = []

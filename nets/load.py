@@ -62,6 +62,12 @@ def load_own(path: str | os.PathLike) -> keras.Model:
     if os.path.splitext(path)[1] != ".keras":
         raise UserError(f"{path}: a network of your own comes as .keras: save it by model.save()")
     model = load_keras(path)
+    check_own(model, str(path))
+    return model
+
+
+def check_own(model: keras.Model, path: str) -> None:
+    """Refuses networks that can't be searched; raises as `load_own`, with `path` in the message."""
     if not model.built:
         raise UserError(f"{path} was saved before it was built: call it on data, save it again")
     calls_of(model)
@@ -76,7 +82,6 @@ def load_own(path: str | os.PathLike) -> keras.Model:
             f"{path} takes inputs of shape {shape}: a fixed size is needed, of images (None, "
             "height, width, channels)"
         )
-    return model
 
 
 def check_fits(

@@ -51,6 +51,7 @@ def test_images_are_resized_as_keras_does(folder):
     np.testing.assert_allclose(data.train.images, np.round(expected), atol=0)
     assert data.mean.tolist() == [10, 10, 10] and data.std.tolist() == [2, 4, 8]
     assert not data.flip
+    assert [own.load(str(path), SHAPE, crop=crop).pad for crop in (None, 0, 5)] == [1, 0, 5]
     grey = own.load(str(path), (3, 4, 1))
     assert grey.train.images.shape == (6, 3, 4, 1) and grey.mean.tolist() == [0]
 

@@ -15,7 +15,7 @@ from utils.jsonl import read_json
 ARCH, DATASET = "ResNet-20", "DIGITS"
 ARGS = "args.json"
 NAMED_DATA = ("dataset", "data_path", "val_labels", "hold_out")
-OWN_DATA = ("data", "data_mean", "data_std", "data_flip")
+OWN_DATA = ("data", "data_mean", "data_std", "data_flip", "data_crop")
 
 
 def add_dataset(group: argparse._ActionsContainer, default: str = DATASET) -> None:
@@ -43,14 +43,29 @@ def add_own_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--data", help="folder {train,test}/<class>/*, or module:function that returns both splits"
     )
+    add_preprocessing(group)
+    parser.set_defaults(dataset=None)  # so that --dataset beside --data is noticed
+
+
+def add_preprocessing(group: argparse._ActionsContainer) -> None:
+    """Flags that say how data of the user's own reaches the network."""
     group.add_argument(
         "--data_mean", type=numbers, help="subtracted from its pixels; one or one per channel"
     )
     group.add_argument("--data_std", type=numbers, help="that they are then divided by")
+    add_augmentation(group)
+
+
+def add_augmentation(group: argparse._ActionsContainer) -> None:
+    """Flags of the training images of the user's own."""
     group.add_argument(
         "--data_flip", type=cli.on_off, help="mirror images in training; default: on"
     )
-    parser.set_defaults(dataset=None)  # so that --dataset beside --data is noticed
+    group.add_argument(
+        "--data_crop",
+        type=cli.non_negative_int,
+        help="shift images in training by up to so many pixels; default: an eighth of the side",
+    )
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -105,14 +120,14 @@ def data_of(args: argparse.Namespace, model: keras.Model | None = None) -> Datas
         raise cli.UserError(f"--data excludes --{named[0]}: give one or the other")
     if model is None:
         raise cli.UserError("--data needs --model: your data goes with a network of your own")
+    return own_data.load(args.data, model.input_shape[1:], **preprocessing(args))
+
+
+def preprocessing(args: argparse.Namespace) -> dict:
+    """Arguments of `dataloader.own.dataset` from the flags of `add_preprocessing`."""
     args.data_flip = True if args.data_flip is None else args.data_flip
-    return own_data.load(
-        args.data,
-        model.input_shape[1:],
-        mean=args.data_mean or (0.0,),
-        std=args.data_std or (1.0,),
-        flip=args.data_flip,
-    )
+    mean, std = args.data_mean or (0.0,), args.data_std or (1.0,)
+    return {"mean": mean, "std": std, "flip": args.data_flip, "crop": args.data_crop}
 
 
 def data_and_network(args: argparse.Namespace) -> tuple[Dataset, keras.Model]:

@@ -42,6 +42,10 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--gpu_id", type=devices.gpu_ids, default=[0], help='GPU numbers, "0,1", or "cpu"'
     )
+    add_compilation(group)
+
+
+def add_compilation(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--compile", type=cli.on_off, help="XLA; default: on with a GPU, off on the CPU"
     )
@@ -183,9 +187,13 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def device_of(args: argparse.Namespace) -> Device:
-    """The `Device` that the flags ask for; chooses the GPUs, so call it before anything runs."""
-    strategy = devices.choose(args.gpu_id)
+def device_of(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None) -> Device:
+    """The `Device` that the flags ask for.
+
+    Args:
+        strategy: default: that of --gpu_id; this chooses the GPUs, so call it before anything runs.
+    """
+    strategy = strategy or devices.choose(args.gpu_id)
     on_gpu = bool(tf.config.get_visible_devices("GPU"))
     return Device(
         strategy=strategy,
