@@ -1,17 +1,20 @@
 """`prune` from Python: a network and arrays in memory, arguments named as the flags."""
 
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 
+import finetune
 from dataloader import load
 from nets.graph import ChannelGraph
 from utils import measure
 from utils.checkpoint import load_keras
 from utils.cli import UserError
 from utils.prune import prune
+from utils.runfolder import RunFolder
 
 L = keras.layers
 
@@ -118,3 +121,25 @@ def test_data_that_does_not_fit(model, digits, tmp_path):
         five = [(x[y < 5], y[y < 5]) for x, y in digits]
         prune(model, *five, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("after", [90.0, 95.0])
+@pytest.mark.parametrize(("name", "advice"), [("own", "try --data_crop 0"), ("CIFAR10", "try a")])
+def test_a_fine_tuning_that_did_harm_says_so(tmp_path, monkeypatch, capsys, after, name, advice):
+    figures = {"before": None, "after": {"test": {"top1": after}}}
+    monkeypatch.setattr(finetune, "describe", lambda *args: figures)
+    monkeypatch.setattr(finetune, "print_report", lambda results: None)
+    data = SimpleNamespace(name=name)
+    with RunFolder.open(tmp_path / "run", {}) as folder:
+        finetune.report(folder, None, None, data, None, {}, {"top1": 93.5})
+        assert folder.finished
+    told = f"the fine-tuning did harm: top-1 93.50 % before it, 90.00 % after it; {advice}"
+    assert (told in capsys.readouterr().out) == (after < 93.5)
+
+
+def test_figures_before_the_fine_tuning(pruned):
+    run = pruned[1]
+    found = json.loads((run / "search.json").read_text())
+    assert finetune.tested(run) == found["test"]["after"]
+    assert finetune.tested(run, 0.8) == found["front"][0]["test"]
+    assert finetune.tested(run, 0.6) == found["front"][1]["test"]
