@@ -115,7 +115,7 @@ def test_weights_of_another_network(tmp_path, resnet20):
     for path in (pkl, whole):
         with pytest.raises(UserError, match=r"of shape \(None, 10\), the data has 7 classes"):
             load_network(path, "ResNet-20", 7, IMAGE)
-    with pytest.raises(UserError, match=r"images of shape \(8, 8, 3\), the data has \(9, 9, 3\)"):
+    with pytest.raises(UserError, match=r"inputs of shape \(8, 8, 3\), the data has \(9, 9, 3\)"):
         load_network(whole, "ResNet-20", 10, (9, 9, 3))
     with pytest.raises(UserError, match=r"conv/kernel:0 3x3x3x16 instead of 3x3x1x16"):
         load_network(pkl, "ResNet-20", 10, (8, 8, 1))

@@ -71,7 +71,7 @@ def test_overwrite_starts_anew_and_resume_off_refuses_a_rest(finished, tmp_path,
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_cifar, "search", stop)
+    monkeypatch.setattr(train_cifar, "search_from_flags", stop)
     with pytest.raises(KeyboardInterrupt):
         main(folder, "--overwrite", "--baseline_epoch", "1")
     left = {path.name for path in folder.iterdir()}
