@@ -12,6 +12,7 @@ from utils import cli, devices
 
 devices.import_tensorflow()
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -237,13 +238,20 @@ def report(
     folder.write_json("result.json", results)
     print_report(results)
     tuned = results["after"]["test"]
-    if untuned and tuned["top1"] < untuned["top1"]:
+    if untuned and _worse(tuned, untuned):
         augmentation = "--data_crop 0, --data_flip off, " if data.name == own.NAME else ""
         print(
             f"the fine-tuning did harm: top-1 {untuned['top1']:.2f} % before it, "
             f"{tuned['top1']:.2f} % after it; try {augmentation}a lower --learning_rate or more "
             "--train_epoch"
         )
+
+
+def _worse(tuned: dict, untuned: dict) -> bool:
+    """Whether top-1 fell by more than the standard error of such a difference."""
+    before, after = untuned["top1"] / 100, tuned["top1"] / 100
+    variance = before * (1 - before) + after * (1 - after)
+    return before - after > math.sqrt(variance / tuned["examples"])
 
 
 @unreadable_named()
