@@ -24,22 +24,14 @@ LARGEST_VALIDATION, LARGEST_SUBSET = 32, 256  # images per class, as for CIFAR
 MEMORY_SHARE = 0.5  # of the machine's memory that the images may take
 
 
-def load(
-    source: str,
-    shape: tuple[int, ...],
-    *,
-    mean: tuple[float, ...] = (0.0,),
-    std: tuple[float, ...] = (1.0,),
-    flip: bool = True,
-    crop: int | None = None,
-) -> Dataset:
+def load(source: str, shape: tuple[int, ...], **preprocessing) -> Dataset:
     """Loads both splits into memory.
 
     Args:
       source: a folder, see `read_folder`, or "module:function", see `call`.
       shape: of what the network takes, without the batch: (height, width, channels), or anything
         that a function returns.
-      mean, std, flip, crop: as `dataset`.
+      preprocessing: mean, std, flip and crop of `dataset`.
 
     Raises:
       UserError: as `read_folder`, `call` and `dataset`.
@@ -48,7 +40,7 @@ def load(
         splits = read_folder(Path(source).expanduser(), shape)
     else:
         splits = call(source, shape)
-    return dataset(*splits, mean=mean, std=std, flip=flip, crop=crop)
+    return dataset(*splits, **preprocessing)
 
 
 def dataset(
