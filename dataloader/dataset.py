@@ -6,7 +6,6 @@ reads them when they are needed.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +14,7 @@ import tensorflow as tf
 
 from dataloader.augment import random_view
 from utils.cli import UserError
+from utils.provenance import digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +66,7 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of the training images and labels, in order, with their shapes."""
-        digest = hashlib.sha256()
-        for array in (self.train.images, self.train.labels):
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array))
-        return digest.hexdigest()
+        return digest((self.train.images, self.train.labels))
 
     def plain(self, split: Split, order: np.ndarray) -> tf.data.Dataset:
         """The images as they are, before normalisation.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -10,6 +11,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 PROGRAM = "ekg-tf"
 _PACKAGES = ("tensorflow", "keras", "numpy")
@@ -25,6 +28,15 @@ def cores() -> set[int]:
 def cpu_count() -> int:
     """How many `cores` there are."""
     return len(cores())
+
+
+def digest(arrays: Iterable[np.ndarray]) -> str:
+    """sha256 (hex) of the arrays in order, with their types and shapes."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype.str}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array))
+    return found.hexdigest()
 
 
 def in_cores(count: int) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 from typing import NoReturn
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from dataloader import Dataset, own, own_function
@@ -22,6 +20,7 @@ from utils import options as flags
 from utils.checkpoint import load_keras
 from utils.defaults import fill_defaults
 from utils.phases import Device, check_batch
+from utils.provenance import digest
 from utils.runfolder import START, SUPERNET_ORDER, RunFolder
 from utils.search_report import print_summary
 
@@ -67,7 +66,8 @@ def prune(
     data = own.dataset(*splits, **inputs.preprocessing(args))
     check_fits(model.name, model, data.num_classes, data.image_shape)
     # They stand in args.json, so that a folder isn't taken up with another network or other data.
-    args.model, args.data = _digest(model), data.fingerprint
+    # Names of layers differ from one process to the next, so the weights stand for the network.
+    args.model, args.data = digest(model.get_weights()), data.fingerprint
     device = flags.device_of(args, tf.distribute.get_strategy())
     keras.utils.set_random_seed(args.seed)
     fill_defaults(args, data)
@@ -103,15 +103,6 @@ def _arguments(train_path, overwrite: bool, values: dict) -> argparse.Namespace:
         elif value is not None:
             argv.append(f"--{name}={value}")
     return parser.parse_args(argv)
-
-
-def _digest(model: keras.Model) -> str:
-    """sha256 (hex) of the weights; names of layers differ from one process to the next."""
-    digest = hashlib.sha256()
-    for array in model.get_weights():
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------- the two phases
