@@ -123,6 +123,11 @@ class Cell:
     def _check(self, root: Path) -> None:
         """Raises UserError unless the folder is that of this command."""
         path = self.folder(root) / COMMAND
+        if not path.exists():
+            raise UserError(
+                f"{self.folder(root)} holds a result that no grid has made ({COMMAND} is missing): "
+                "delete the folder or give another --train_path"
+            )
         recorded = read_json(path)
         wanted = [*self.program, *self.args]
         if recorded != wanted:

@@ -157,6 +157,9 @@ def test_a_result_of_another_command_is_refused(tmp_path, program):
     grid.run([cell(program, "one", "--epochs", "3")], root)
     with pytest.raises(UserError, match=r"another command \(3; now 5\): give another --train_path"):
         grid.run([cell(program, "one", "--epochs", "5")], root)
+    (root / "one" / grid.COMMAND).unlink()
+    with pytest.raises(UserError, match=r"one holds a result that no grid has made .* delete the"):
+        grid.run([cell(program, "one", "--epochs", "3")], root)
     assert starts(root, "one") == 1
 
 

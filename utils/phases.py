@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 import numpy as np
@@ -117,20 +118,6 @@ def train(
     test_batches = eval_batches(data, "test", device.val_batch_images)
     tested = make_evaluate(_logits_of(trained, objective), compile=device.compile)
 
-    def epoch_batches(epoch: int) -> tf.data.Dataset:
-        batches = train_batches(
-            data,
-            objective.indices,
-            options.batch_images,
-            seed=options.seed,
-            epoch=epoch,
-            views=objective.views,
-            augment=True,
-            jitter=objective.jitter,
-            rows=objective.rows,
-        )
-        return _numbered(batches, epoch * steps_per_epoch) if objective.forward_of else batches
-
     def log(row: dict) -> None:
         folder.append(METRICS, {"phase": phase, **row})
         numbers = {key: value for key, value in row.items() if isinstance(value, (int, float))}
@@ -140,7 +127,7 @@ def train(
         train_steps=train_steps,
         model=trained,
         optimizer=optimizer,
-        epoch_batches=epoch_batches,
+        epoch_batches=partial(_epoch_batches, data, objective, options, steps_per_epoch),
         strategy=device.strategy,
         epochs=options.epochs,
         steps_per_epoch=steps_per_epoch,
@@ -155,6 +142,24 @@ def train(
     model.set_weights(trained.get_weights())
     recalibrate(model, data, device)
     return model
+
+
+def _epoch_batches(
+    data: Dataset, objective: Objective, options: TrainOptions, steps_per_epoch: int, epoch: int
+) -> tf.data.Dataset:
+    """The training batches of an epoch, counted from 0."""
+    batches = train_batches(
+        data,
+        objective.indices,
+        options.batch_images,
+        seed=options.seed,
+        epoch=epoch,
+        views=objective.views,
+        augment=True,
+        jitter=objective.jitter,
+        rows=objective.rows,
+    )
+    return _numbered(batches, epoch * steps_per_epoch) if objective.forward_of else batches
 
 
 def _numbered(batches: tf.data.Dataset, first: int) -> tf.data.Dataset:
