@@ -20,7 +20,7 @@ import keras
 
 from dataloader import Dataset, own, unreadable_named
 from nets.head import ending_as, load_logits
-from pruning.bank import open_bank, open_features
+from pruning.bank_reader import open_bank, open_features, read_manifest
 from pruning.contrast import ckt_loss, with_projection
 from pruning.distill import ensemble_loss, kd_loss, plain_loss, single_loss
 from utils import inputs, plots
@@ -153,7 +153,7 @@ def _objective(
         if transfer.method == "kd":
             return student, Objective(kd_loss(temperature, transfer.kd_alpha), teacher=start)
         return student, Objective(single_loss(temperature), views=2, jitter=True, teacher=start)
-    manifest = read_json(search_path / "bank.json")
+    manifest = read_manifest(search_path)
     if transfer.method == "ckt":
         rows = open_features(search_path, manifest, data.fingerprint)
         student = with_projection(student, manifest["features"], seed)

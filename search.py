@@ -41,6 +41,7 @@ from pruning.methods import ONE_SHOT, SEARCHES, SUPERNETS, smallest_mask
 from pruning.search import SearchOptions
 from utils import inputs, plots
 from utils import options as flags
+from utils.bank_flags import bank_of
 from utils.checkpoint import load_keras, save_keras
 from utils.defaults import fill_defaults
 from utils.latency import latencies
@@ -60,14 +61,14 @@ def search(
     data: Dataset,
     options: SearchOptions,
     device: Device,
-    bank: BankOptions = DEFAULT_BANK,
+    bank: BankOptions | None = DEFAULT_BANK,
 ) -> keras.Model:
     """Runs the search from wherever an earlier process stopped, then builds the bank.
 
     Args:
         model: the trained network, functional, of stock layers; it isn't changed. A final softmax
             is left out while searching.
-        bank: kind and size of the memory bank.
+        bank: kind and size of the memory bank; None for no bank.
 
     Returns:
         theta* as a smaller network of stock layers, before any fine-tuning; it ends in a softmax if
@@ -82,12 +83,14 @@ def search(
     if not folder.file(PRUNED).exists():
         graph, val, history, seconds = _searched(folder, model, data, options, device)
         begin = time.perf_counter()
-        manifest = _bank(folder, graph, history, data, options, bank, device)
-        seconds |= {"bank": time.perf_counter() - begin}
+        teachers = []
+        if bank:
+            teachers = _bank(folder, graph, history, data, options, bank, device)["teachers"]
+            seconds |= {"bank": time.perf_counter() - begin}
         mask = history.mask(graph, len(history.rows) - 1)
         pruned = graph.pruned(mask)
         proof = {"masked_and_pruned": agreement(graph, mask, pruned, val.images)}
-        results = summary(graph, history, options, manifest, seconds) | proof
+        results = summary(graph, history, options, teachers, seconds) | proof
         folder.write_json("search.json", results)
         draw(folder, history, options.target_rate, options.budget)
         for one in results["front"]:
@@ -183,7 +186,10 @@ def prepare(
 
 
 def check(
-    model: keras.Model, data: Dataset, options: SearchOptions, bank: BankOptions = DEFAULT_BANK
+    model: keras.Model,
+    data: Dataset,
+    options: SearchOptions,
+    bank: BankOptions | None = DEFAULT_BANK,
 ) -> None:
     """Refuses at once what would stop the search later; changes nothing.
 
@@ -204,7 +210,8 @@ def check(
             "--budget flops or params"
         )
     _parts(data, options)
-    layout(bank, len(data.train), data.num_classes, options.num_teacher)
+    if bank:
+        layout(bank, len(data.train), data.num_classes, options.num_teacher)
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise cli.UserError(
             f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: the "
@@ -275,7 +282,7 @@ def main(argv: list[str] | None = None) -> None:
     keras.utils.set_random_seed(args.seed)
     data, network = inputs.data_and_network(args)
     fill_defaults(args, data)
-    bank = flags.bank_of(args)
+    bank = bank_of(args)
     check(network, data, flags.search_of(args), bank)  # before there is a folder
     with flags.open_folder(args, START, SUPERNET_ORDER) as folder:
         search(folder, network, data, flags.search_of(args), device, bank)

@@ -132,6 +132,9 @@ def _tune(teacher: str) -> tuple[str, ...]:
     return ("--finetune_teacher", teacher)
 
 
+REPLAYED = _ekg("taylor", "ensemble"), ("--method", "ffp")  # searches whose bank a row replays
+
+
 def table1() -> list[Row]:
     """Scores; fine-tuned without a teacher, as Table 2's row ensemble/none has EKG's accuracy."""
     rows = (
@@ -267,12 +270,14 @@ def _baseline(request: Request) -> Cell:
 
 
 def _search(row: Row, request: Request, seed: int, baseline: Cell) -> Cell:
+    """A cell that rows of all tables share: with a bank if the fine-tuning of any replays it."""
     rate = request.target_rate or row.rate or request.scale.target_rate
     name = "_".join(["search", *(one for one in row.search if not one.startswith("--"))])
     name += f"_{rate:g}_seed{seed}"
     flags = [*request.data_flags, "--trained_param", f"{ROOT}/baseline/{RUN}/{BASELINE}"]
     flags += ["--search_target_rate", f"{rate:g}", *row.search]
     flags += ["--search_seed", str(seed), "--seed", str(seed), "--do_log", "off"]
+    flags += [] if row.search in REPLAYED else ["--bank", "none"]
     flags += [*request.scale.search, *request.search, "--train_path", f"{ROOT}/{name}/{RUN}"]
     result, needs = ("search.json", "test"), (baseline.name,)
     return Cell(name, ("search.py",), tuple(flags), result, needs)

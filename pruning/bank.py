@@ -12,12 +12,10 @@ the mean over the K teachers of their penultimate features, each of unit length.
 """
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -29,7 +27,7 @@ from utils.cli import UserError
 from utils.runfolder import RunFolder
 
 ARRAY, FEATURES, MANIFEST = "bank.npy", "bank_features.npy", "bank.json"
-KINDS = ("full", "topk")
+KINDS, NO_BANK = ("full", "topk"), "none"
 MANY_CLASSES = 1000  # from here up the bank is "topk" where nothing else is asked for
 BLOCK_SECONDS = 60.0  # a killed build loses at most about so much work
 
@@ -248,67 +246,3 @@ def _open_manifest(folder: RunFolder, history: History, layout: Layout, fingerpr
     }
     folder.write_json(MANIFEST, manifest)
     return manifest
-
-
-def open_bank(
-    folder: RunFolder | os.PathLike, manifest: dict, fingerprint: str
-) -> dict[str, np.ndarray]:
-    """The finished bank, memory-mapped read-only, as arrays whose row n is of example n.
-
-    Returns:
-        A full bank: {"teacher": float16 [examples, classes, K]}. A top-k bank: {"teacher_logits":
-        float16 [examples, K, k], "teacher_classes": int16 [examples, K, k], "teacher_rest":
-        float16 [examples, K]}.
-
-    Raises:
-        UserError: unfinished, of another training set, or not the array that the manifest
-            describes.
-    """
-    path = _checked(folder, manifest, fingerprint, ARRAY)
-    bank = _mapped(path)
-    if list(bank.shape) != manifest["shape"] or (bank.dtype.names is None) != (
-        manifest["kind"] == "full"
-    ):
-        raise UserError(
-            f"{path} has shape {bank.shape}, its manifest says {manifest['kind']} "
-            f"{manifest['shape']}"
-        )
-    if manifest["kind"] == "full":
-        return {"teacher": bank}
-    return {f"teacher_{name}": bank[name] for name in bank.dtype.names}
-
-
-def open_features(
-    folder: RunFolder | os.PathLike, manifest: dict, fingerprint: str
-) -> dict[str, np.ndarray]:
-    """The bank's features, memory-mapped read-only: {"features": float16 [examples, width]}.
-
-    Raises:
-        UserError: as `open_bank`, or the bank was built without features.
-    """
-    path = _checked(folder, manifest, fingerprint, FEATURES)
-    if not manifest.get("features"):
-        raise UserError(
-            f"{path} is not there: --finetune_method ckt needs a search with --bank_features on"
-        )
-    features, shape = _mapped(path), (manifest["shape"][0], manifest["features"])
-    if features.shape != shape:
-        raise UserError(f"{path} has shape {features.shape}, its manifest says {shape}")
-    return {"features": features}
-
-
-def _checked(folder, manifest: dict, fingerprint: str, name: str) -> Path:
-    """Path of one of the bank's arrays, once it is known to be finished and of this data."""
-    path = Path(getattr(folder, "path", folder)) / name
-    if not manifest["complete"]:
-        raise UserError(f"{path} is unfinished: run search.py on its folder again")
-    if manifest["dataset_fingerprint"] != fingerprint:
-        raise UserError(f"{path} belongs to another training set than the one given by --data_path")
-    return path
-
-
-def _mapped(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; run search.py on its folder again") from None

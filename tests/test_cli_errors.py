@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -274,6 +275,14 @@ def test_finetune_refuses_the_bank_of_another_data_set(refused, searched, tmp_pa
     run = tmp_path / "run"
     message = refused(finetune, "--train_path", run, "--search_path", searched)
     assert f"{searched / ARRAY} belongs to another training set" in message
+    assert not run.exists()
+
+
+def test_finetune_refuses_a_bank_that_was_not_built(refused, searched, tmp_path):
+    run, without = tmp_path / "run", tmp_path / "without"
+    shutil.copytree(searched, without, ignore=shutil.ignore_patterns(ARRAY, MANIFEST))
+    message = refused(finetune, "--train_path", run, "--search_path", without)
+    assert f"{without} has no memory bank, as after search.py --bank none: fine-tune" in message
     assert not run.exists()
 
 

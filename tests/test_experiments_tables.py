@@ -67,6 +67,19 @@ def test_table1_measures_smoothness_and_shares_ekg_with_table2():
     ]
 
 
+def test_a_bank_is_built_where_some_row_replays_it():
+    rows = [row for table in ("1", "2", "methods") for row in planned(table, seeds=[0])]
+    replayed = {"ensemble", "ckt"}
+    used = {row.search[0] for row in rows if replayed & set(row.row.finetune)}
+    without = {cell for row in rows for cell in row.search if "--bank" in cell.args}
+    assert {cell.name for cell in used} == {
+        "search_taylor_ensemble_0.45_seed0",
+        "search_ffp_0.45_seed0",
+    }
+    assert without == {row.search[0] for row in rows if row.search} - used
+    assert {flag(cell, "--bank") for cell in without} == {"none"}
+
+
 def test_table3_takes_the_published_flops_and_imagenets_program():
     request = plans.Request(plans.SCALES["paper"], "ImageNet", "ResNet-50", trained_param="a.keras")
     rows = planned("3", request, [0])

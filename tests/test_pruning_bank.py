@@ -18,8 +18,8 @@ from pruning.bank import (
     choose_teachers,
     compressed,
     layout,
-    open_bank,
 )
+from pruning.bank_reader import open_bank
 from pruning.distill import expanded
 from pruning.history import History
 from utils.cli import UserError

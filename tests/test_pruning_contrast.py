@@ -12,7 +12,8 @@ from test_pruning_bank import EXAMPLES, FULL, batches, searched, small
 
 from nets.graph import ChannelGraph, to_policy
 from pruning import features
-from pruning.bank import build_bank, open_features
+from pruning.bank import build_bank
+from pruning.bank_reader import open_features
 from pruning.contrast import ckt_loss, info_nce, pull, with_projection
 from pruning.distill import kd_loss
 from pruning.segments import Segments

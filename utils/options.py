@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from nets import BUILDERS
 from nets.load import WEIGHTS
-from pruning.bank import KINDS, BankOptions
 from pruning.budgets import BUDGETS
 from pruning.contrast import KINDS as CKT
 from pruning.evaluator import EVALUATORS
@@ -15,6 +14,7 @@ from pruning.methods import SEARCHES, SUPERNETS
 from pruning.rewards import TEACHERS
 from pruning.search import DEFAULT_SUPERNET, SearchOptions
 from utils import cli, devices, inputs
+from utils.bank_flags import add_bank
 from utils.phases import Device, TrainOptions
 from utils.runfolder import RunFolder
 from utils.supernet_flags import add_supernet, supernet_of
@@ -128,24 +128,6 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add_supernet(parser)
 
 
-def add_bank(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("memory bank")
-    group.add_argument(
-        "--num_teacher", type=cli.positive_int, default=5, help="teachers in the memory bank"
-    )
-    group.add_argument(
-        "--bank", choices=KINDS, help="default: topk from 1000 classes up, else full"
-    )
-    group.add_argument(
-        "--bank_features",
-        type=cli.on_off,
-        help="keep penultimate features for --finetune_method ckt; default: with --method ffp",
-    )
-    group.add_argument(
-        "--bank_k", type=cli.positive_int, default=16, help="logits per image that topk keeps"
-    )
-
-
 def add_baseline(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("baseline (without --trained_param)")
     group.add_argument("--baseline_epoch", type=cli.positive_int)
@@ -240,13 +222,6 @@ def search_of(args: argparse.Namespace) -> SearchOptions:
         rates=tuple(sorted(set(args.budgets), reverse=True)),
         supernet=supernet_of(args) if args.method in SUPERNETS else DEFAULT_SUPERNET,
     )
-
-
-def bank_of(args: argparse.Namespace) -> BankOptions:
-    """The `BankOptions` of the flags."""
-    if args.bank_features is None:
-        args.bank_features = args.method == "ffp"
-    return BankOptions(kind=args.bank, k=args.bank_k, features=args.bank_features)
 
 
 def baseline_of(args: argparse.Namespace) -> TrainOptions:

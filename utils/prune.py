@@ -17,6 +17,7 @@ from pruning.budgets import LABELS
 from search import check, search
 from utils import cli, inputs
 from utils import options as flags
+from utils.bank_flags import bank_of
 from utils.checkpoint import load_keras
 from utils.defaults import fill_defaults
 from utils.phases import Device, check_batch
@@ -115,7 +116,7 @@ def check_flags(
 
     `args` has the flags of search and fine-tuning, their defaults filled in.
     """
-    bank = flags.bank_of(args)
+    bank = bank_of(args)
     check(network, data, flags.search_of(args), bank)
     check_batch(args.batch_size, data, device)
     if transfer_of(args).method == "ckt" and not bank.features:
@@ -131,7 +132,7 @@ def search_from_flags(
 ) -> None:
     """`search.search` with the values of the flags; prints what it found."""
     print(f"search: to {args.search_target_rate:.0%} of the {LABELS[args.budget]}", flush=True)
-    search(folder, network, data, flags.search_of(args), device, flags.bank_of(args))
+    search(folder, network, data, flags.search_of(args), device, bank_of(args))
     print_summary(folder.read_json("search.json"))
 
 

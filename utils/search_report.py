@@ -26,10 +26,13 @@ def summary(
     graph: ChannelGraph,
     history: History,
     options: SearchOptions,
-    manifest: dict,
+    teachers: list[dict],
     seconds: dict[str, float],
 ) -> dict:
-    """What search.json holds: the outcome of the search in figures."""
+    """What search.json holds: the outcome of the search in figures.
+
+    `teachers`: those of the memory bank, as in its manifest; none without a bank.
+    """
     first, last = history.rows[0], history.rows[-1]
     mask = history.mask(graph, len(history.rows) - 1)
     return {
@@ -51,7 +54,7 @@ def summary(
         "budget": options.budget,
         "rate": last["rate"],
         "front": front(history, options.rates),
-        "teachers": manifest["teachers"],
+        "teachers": teachers,
         "seconds": seconds,
     }
 

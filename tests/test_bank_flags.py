@@ -1,0 +1,64 @@
+"""Which flags ask for a memory bank: no run builds one that nothing replays."""
+
+import pytest
+
+from pruning.bank import BankOptions
+from utils import cli, options
+from utils.bank_flags import bank_of
+
+
+def bank(flags: str, *, fine_tuning: bool):
+    """(`bank_of` the flags of search.py or of the whole pipeline, the parsed arguments)."""
+    parser = cli.Parser()
+    options.add_search(parser)
+    if fine_tuning:
+        options.add_finetune(parser)
+    args = parser.parse_args(flags.split())
+    return bank_of(args), args
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", BankOptions()),
+        ("--finetune_teacher ensemble --bank topk --bank_k 4", BankOptions("topk", 4)),
+        ("--finetune_teacher none", None),
+        ("--finetune_teacher single", None),
+        ("--finetune_method plain", None),
+        ("--finetune_method plain --method ffp", None),
+        ("--finetune_method kd", None),
+        ("--finetune_method kd --bank full", BankOptions("full")),  # for later fine-tunings
+        ("--finetune_method kd --bank_features on", BankOptions(features=True)),
+        ("--finetune_method ckt --method ffp", BankOptions(features=True)),
+    ],
+)
+def test_the_pipeline_builds_the_bank_that_its_fine_tuning_replays(flags, expected):
+    found, args = bank(flags, fine_tuning=True)
+    assert found == expected
+    assert (args.bank == "none") == (expected is None), "args.json says so"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", BankOptions()),
+        ("--method ffp", BankOptions(features=True)),
+        ("--method ffp --bank none", None),
+        ("--bank none", None),
+    ],
+)
+def test_search_builds_it_for_fine_tunings_to_come(flags, expected):
+    assert bank(flags, fine_tuning=False)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--bank none", "the fine-tuning replays the memory bank: leave out --bank none"),
+        ("--bank none --finetune_method ckt", "the fine-tuning replays the memory bank"),
+        ("--bank none --bank_features on --finetune_method kd", "--bank none keeps no features"),
+    ],
+)
+def test_contradictions(flags, message):
+    with pytest.raises(cli.UserError, match=message):
+        bank(flags, fine_tuning=True)
