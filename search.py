@@ -82,9 +82,9 @@ def search(
         save_keras(folder.file(BASELINE), model)
     if not folder.file(PRUNED).exists():
         graph, val, history, seconds = _searched(folder, model, data, options, device)
-        begin = time.perf_counter()
         teachers = []
         if bank:
+            begin = time.perf_counter()
             teachers = _bank(folder, graph, history, data, options, bank, device)["teachers"]
             seconds |= {"bank": time.perf_counter() - begin}
         mask = history.mask(graph, len(history.rows) - 1)
