@@ -6,8 +6,8 @@ Shapes and types that every function here agrees on:
   any tensors whose first axis is the batch;
 * a model takes float32 images [n, h, w, c] and gives logits [n, classes], no softmax.
 
-Models are called as pure functions, see `utils.stateless`; `utils.evaluation` has the forward
-passes.
+Models are called as pure functions, see `nets.stateless`; `training.evaluation` has the
+forward passes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from utils.cli import UserError
-from utils.stateless import batch_statistics, call, of, read
+from .nets.stateless import batch_statistics, call, of, read
+from .utils.errors import UserError
 
 Batch = dict[str, tf.Tensor]
 Metrics = dict[str, tf.Tensor]
@@ -43,7 +43,7 @@ def check_finite(values: tf.Tensor | np.ndarray, first_step: int) -> None:
     if bad.size:
         raise NonFiniteLoss(
             f"the training loss became {values[bad[0]]} at step {first_step + bad[0]}: try a lower "
-            "--learning_rate, float32 instead of mixed precision, or check the images for NaN"
+            "learning rate, float32 instead of mixed precision, or check the images for NaN"
         )
 
 

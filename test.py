@@ -8,53 +8,60 @@ the architecture of --arch without its accuracy; a --model outside a run folder 
 program that is about the test split.
 """
 
-from utils import cli, devices
+from __future__ import annotations
 
-devices.import_tensorflow()
-
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from dataloader import unreadable_named
-from nets import build
-from nets.head import load_logits, without_softmax
-from utils import inputs
-from utils import options as flags
-from utils.files import atomic_write
-from utils.measure import describe, print_report
-from utils.runfolder import BASELINE
+from ekg_tf.cli import flags, manners
+from ekg_tf.utils import devices
+from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.jsonl import write_json
+from ekg_tf.utils.runfolder import BASELINE
 
 
-@unreadable_named()
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    parser = cli.Parser(description="Measures a saved network.")
+def parser() -> manners.Parser:
+    """The flags of the test."""
+    parser = manners.Parser(prog="test.py", description="Measures a saved network.")
     flags.add_data(parser)
-    inputs.add_own(parser)
+    flags.add_own(parser)
     flags.add_device(parser)
     parser.add_argument("--json", help="also write the figures to this file")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    args = parser().parse_args(argv)
     path = args.model or args.trained_param
     if not path:
-        raise cli.UserError(
-            "--trained_param (or --model) is missing: which network shall be measured?"
-        )
+        raise UserError("--trained_param (or --model) is missing: which network shall be measured?")
+
+    devices.import_tensorflow()
+    from ekg_tf.cli import inputs
+    from ekg_tf.dataloader import unreadable_named
+    from ekg_tf.nets.given import load_logits, without_softmax
+    from ekg_tf.nets.zoo.builders import build
+    from ekg_tf.reports.networks import describe, print_report
+
     device = flags.device_of(args)
-    if args.model and inputs.is_run(Path(path).parent):
-        inputs.inherit_data(args, Path(path).parent)
-    data, network = inputs.data_and_network(args)
-    after, before = without_softmax(network), None
-    given = Path(path).parent / BASELINE
-    if given.exists():
-        before = load_logits(given)
-    elif args.arch:
-        before = build(args.arch, data.num_classes, data.image_shape)
-    results = describe(before, after, data, device, accuracy=given.exists())
+    with unreadable_named():
+        if args.model and inputs.is_run(Path(path).parent):
+            inputs.inherit_data(args, Path(path).parent)
+        data, network = inputs.data_and_network(args)
+        after, before = without_softmax(network), None
+        given = Path(path).parent / BASELINE
+        if given.exists():
+            before = load_logits(given)
+        elif args.arch:
+            before = build(args.arch, data.num_classes, data.image_shape)
+        results = describe(before, after, data, device, accuracy=given.exists())
     print_report(results)
     if args.json:
-        text = json.dumps(results, indent=2, sort_keys=True) + "\n"
-        atomic_write(args.json, lambda path: path.write_text(text, encoding="utf-8"))
+        write_json(args.json, results)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    from ekg_tf.test import main  # under its own name: __main__'s classes would be others
+
+    manners.run(main)

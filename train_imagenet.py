@@ -12,19 +12,31 @@ baseline 100 epochs at 0.1, x0.1 after 30, 60 and 90 %; fine-tuning 50 epochs at
 30, 60 and 80 %, T = 10. Not yet measured here at that length; short runs are in docs/results.
 """
 
-from train_cifar import parser, pipeline
-from utils import cli
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ekg_tf.cli import manners
+
+from ekg_tf import train_cifar
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    flags = parser(
+def parser() -> manners.Parser:
+    """The flags of the whole pipeline, for ImageNet."""
+    return train_cifar.parser(
+        "train_imagenet.py",
         "Baseline, EKG search, fine-tuning and test on ImageNet.",
         arch="ResNet-50",
         dataset="ImageNet",
     )
-    pipeline(flags.parse_args(argv))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    train_cifar.run(parser(), argv)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    from ekg_tf.train_imagenet import main  # under its own name: __main__'s classes would be others
+
+    manners.run(main)

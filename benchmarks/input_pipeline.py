@@ -1,6 +1,6 @@
 """Images per second of the training input pipeline, without a network.
 
-    python -m benchmarks.input_pipeline --out input_pipeline.json
+    python -m ekg_tf.benchmarks.input_pipeline --out input_pipeline.json
 
 Random uint8 data of CIFAR-10's size, batches of 128, contrast and saturation jitter, flip and
 crop. "start_seconds" runs up to the first batch (what every epoch pays); images/s are of the
@@ -9,7 +9,7 @@ crop. "start_seconds" runs up to the first batch (what every epoch pays); images
 
 from __future__ import annotations
 
-from utils import devices
+from ..utils import devices
 
 devices.import_tensorflow()
 
@@ -17,10 +17,10 @@ import time
 
 import numpy as np
 
-from benchmarks import machine
-from dataloader import Dataset, Split, train_batches
-from utils import cli
-from utils.provenance import cpu_count
+from ..cli import flags, manners
+from ..dataloader import Dataset, Split, train_batches
+from ..reports import machine
+from ..utils.provenance import cpu_count
 
 TRAIN_IMAGES = 50_000
 BATCH_IMAGES = 128
@@ -67,9 +67,9 @@ def measure(data: Dataset, views: int, batches: int) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser = manners.Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--batches", type=cli.positive_int, default=200, help="timed batches of 128 images"
+        "--batches", type=flags.count, default=200, help="timed batches of 128 images"
     )
     machine.add_out(parser)
     args = parser.parse_args(argv)
@@ -80,4 +80,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    manners.run(main)

@@ -1,6 +1,6 @@
 """Measured latency of pruned networks against their FLOPs, channel counts free and rounded.
 
-    python -m benchmarks.latency --arch ResNet-56 --dataset CIFAR10 --data_path DIR \\
+    python -m ekg_tf.benchmarks.latency --arch ResNet-56 --dataset CIFAR10 --data_path DIR \\
         --trained_param res56_cifar10.pkl --search_target_rate 0.45 \\
         --train_path NEW_FOLDER --out docs/results/latency.json
 
@@ -8,7 +8,8 @@ One search per rounding, cheap ones (lazy, L1, 8 images a class) because the spe
 depends on its widths only. All networks are then timed in turn.
 """
 
-from utils import cli, devices
+from ..cli import manners
+from ..utils import devices
 
 devices.import_tensorflow()
 
@@ -18,18 +19,18 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from benchmarks import machine
-from dataloader import load
-from nets.graph import ChannelGraph
-from nets.load import load_network
-from pruning.candidates import lowest_mask
-from pruning.greedy import GreedySearch
-from pruning.history import History
-from search import prepare
-from utils import options as flags
-from utils.defaults import fill_defaults
-from utils.latency import latencies
-from utils.runfolder import RunFolder
+from ..cli import flags
+from ..dataloader import load
+from ..nets.graph import ChannelGraph
+from ..nets.zoo.load import load_network
+from ..options.recipes import fill_defaults
+from ..phases.searching import prepare
+from ..pruning.history import History
+from ..pruning.methods.greedy import GreedySearch
+from ..pruning.space.candidates import lowest_mask
+from ..reports import machine
+from ..training.latency import latencies
+from ..utils.runfolder import RunFolder
 
 ROUNDINGS, RATES, BATCHES = (1, 4, 8, 16), (0.8, 0.6, 0.45), (1, 128)
 
@@ -66,7 +67,7 @@ def networks(path: Path, model, data, options, device) -> list[dict]:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: that of search.py."""
-    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser = manners.Parser(description=__doc__.splitlines()[0])
     flags.add_run(parser)
     flags.add_data(parser)
     flags.add_device(parser)
@@ -99,4 +100,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    manners.run(main)

@@ -1,6 +1,7 @@
 """What the lazy evaluator costs in quality: its final networks beside exact's, draw by draw.
 
-    python -m benchmarks.lazy_quality --arch ResNet-20 --dataset DIGITS --search_batch_size 128 \\
+    python -m ekg_tf.benchmarks.lazy_quality --arch ResNet-20 --dataset DIGITS \\
+        --search_batch_size 128 \\
         --trained_param runs/digits/baseline.keras --search_target_rate 0.45 \\
         --train_path NEW_FOLDER --out docs/results/lazy_quality.json
 
@@ -9,22 +10,23 @@ evaluators search with every one of `--seeds` draws of D_subset and D_val. Every
 search.py; two batches of D_val at least, for the lazy evaluator screens on half of them.
 """
 
-from utils import cli, devices
+from ..cli import manners
+from ..utils import devices
 
 devices.import_tensorflow()
 
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import machine
-from dataloader import load
-from nets.load import load_network
-from pruning.greedy import GreedySearch
-from pruning.history import History
-from search import prepare
-from utils import options as flags
-from utils.defaults import fill_defaults
-from utils.runfolder import RunFolder
+from ..cli import flags
+from ..dataloader import load
+from ..nets.zoo.load import load_network
+from ..options.recipes import fill_defaults
+from ..phases.searching import prepare
+from ..pruning.history import History
+from ..pruning.methods.greedy import GreedySearch
+from ..reports import machine
+from ..utils.runfolder import RunFolder
 
 EVALUATORS = ("exact", "lazy")
 
@@ -49,8 +51,8 @@ def searched(path: Path, model, data, options, device) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: that of search.py."""
-    parser = cli.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=cli.positive_int, default=7, help="draws of D_val")
+    parser = manners.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=flags.count, default=7, help="draws of D_val")
     flags.add_run(parser)
     flags.add_data(parser)
     flags.add_device(parser)
@@ -80,4 +82,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    manners.run(main)

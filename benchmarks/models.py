@@ -1,16 +1,17 @@
 """Every network of keras.applications through the channel graph, for docs/models.md.
 
-    python -m benchmarks.models [--networks ResNet50 VGG16]
+    python -m ekg_tf.benchmarks.models [--networks ResNet50 VGG16]
 
 Each network is built with random weights at its default image size for the counts, and at a small
 one for the proof: random batch norms and biases, 60 % of the filters of every group kept at random,
 masked against pruned logits on 8 random images. Results are kept in docs/results/models.json after
-every network; networks in it are not measured again. docs/models.md is written from that file.
+every network; networks in it are not measured again. `python -m ekg_tf.pages.models` writes
+docs/models.md from that file.
 """
 
 from __future__ import annotations
 
-from utils import devices
+from ..utils import devices
 
 devices.import_tensorflow()
 
@@ -21,15 +22,16 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from nets.graph import ChannelGraph
-from nets.proof import agreement
-from utils import cli
-from utils.files import atomic_write
-from utils.inspect import application, application_names, inspect
-from utils.report import NOT_MEASURED
+from ..cli import manners
+from ..nets.graph import ChannelGraph
+from ..nets.proof import agreement
+from ..nets.zoo.applications import application_names
+from ..nets.zoo.applications import fresh_application as application
+from ..reports.inspection import inspection
+from ..utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PAGE = ROOT / "docs/results/models.json", ROOT / "docs/models.md"
+RESULTS = ROOT / "docs/results/models.json"
 SMALLEST = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 PROOF_IMAGES, CALIBRATION_IMAGES, KEEP = 8, 32, 0.6
 
@@ -43,7 +45,7 @@ def small(name: str) -> keras.Model:
 def random_mask(graph: ChannelGraph, keep: float, rng: np.random.Generator) -> np.ndarray:
     """A unit mask that keeps this share of every group, at least one filter."""
     mask = graph.open_mask()
-    for gate in graph.gates:
+    for gate in graph.groups:
         kept = max(1, round(keep * gate.channels))
         mask[gate.start + rng.permutation(gate.channels)[kept:]] = 0
     return mask
@@ -109,7 +111,7 @@ def measure(name: str) -> dict:
     begin = time.perf_counter()
     graph = ChannelGraph(model)
     seconds = time.perf_counter() - begin
-    result = inspect(graph)
+    result = inspection(graph)
     size = model.input_shape[1]
     counted = sum(group["prunable"] for group in result.pop("groups"))
     del model, graph
@@ -120,46 +122,9 @@ def measure(name: str) -> dict:
     return result
 
 
-def page(results: dict) -> str:
-    """docs/models.md from the results by network."""
-    head = ["network", "image", "prunable groups", "filters in them", "lowest FLOPs rate"]
-    head += ["FLOPs", "parameters", "seconds of the graph", "masked and pruned differ by"]
-    rows = [head, ["---"] * len(head)]
-    for name in application_names():
-        one = results.get(name)
-        if one is None:
-            rows.append([name, *[NOT_MEASURED] * (len(head) - 1)])
-            continue
-        proof = one["proof"]
-        rows.append(
-            [
-                name,
-                str(one["image_size"]),
-                str(one["groups"]),
-                f"{100 * one['prunable_filters'] / one['filters']:.1f} %",
-                f"{one['lowest_rate']:.4f}",
-                f"{one['flops'] / 1e9:.3f} G",
-                f"{one['parameters'] / 1e6:.2f} M",
-                f"{one['graph_seconds']:.2f}",
-                f"{proof['relative_difference']:.1g} ({proof['image_size']} px)",
-            ]
-        )
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return (
-        "# Networks of keras.applications\n\n"
-        "Printed by `python -m benchmarks.models` from docs/results/models.json; `python -m "
-        "utils.inspect FILE.keras` gives the same counts for any network.\n\n"
-        "Random weights. FLOPs are multiply-accumulates of convolutions and dense layers for one "
-        "image of the default size; the lowest rate is what one filter per group leaves. The last "
-        f"column compares logits on {PROOF_IMAGES} random images, {round(100 * KEEP)} % of the "
-        "filters of every group kept: the largest difference divided by the largest logit.\n\n"
-        f"{table}\n"
-    )
-
-
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser = manners.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=application_names(), metavar="NAME")
     args = parser.parse_args(argv)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -168,10 +133,8 @@ def main(argv: list[str] | None = None) -> None:
             results[name] = measure(name)
             text = json.dumps(results, indent=1) + "\n"
             atomic_write(RESULTS, lambda path, text=text: path.write_text(text))
-            atomic_write(PAGE, lambda path: path.write_text(page(results)))
             print(name, json.dumps(results[name]), flush=True)
-    atomic_write(PAGE, lambda path: path.write_text(page(results)))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    manners.run(main)

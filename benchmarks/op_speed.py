@@ -1,14 +1,15 @@
 """Where a forward pass spends its time: every operation of a network alone, by kind and width.
 
-    python -m benchmarks.op_speed --arch ResNet-56 --out docs/results/op_speed.json
-    TF_ENABLE_ONEDNN_OPTS=0 python -m benchmarks.op_speed --arch ResNet-56 \\
+    python -m ekg_tf.benchmarks.op_speed --arch ResNet-56 --out docs/results/op_speed.json
+    TF_ENABLE_ONEDNN_OPTS=0 python -m ekg_tf.benchmarks.op_speed --arch ResNet-56 \\
         --out docs/results/op_speed_without_onednn.json
 
 Batch-norm statistics are those of the batch, as in the search. A convolution's rate counts two
 operations per multiply-add; the rate of a matrix product of the same run says what is possible.
 """
 
-from utils import cli, devices
+from ..cli import flags, manners
+from ..utils import devices
 
 devices.import_tensorflow()
 
@@ -18,11 +19,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import machine
-from nets import build
-from nets.graph import Call, ChannelGraph
-from pruning.current import CurrentNetwork, Validation
-from pruning.segments import Segments
+from ..nets.graph import Call, ChannelGraph
+from ..nets.zoo.builders import build
+from ..pruning.engine.current import CurrentNetwork
+from ..pruning.engine.segments import Segments
+from ..pruning.engine.validation import Validation
+from ..reports import machine
 
 CLASSES, SHAPE = 10, (32, 32, 3)
 WIDTHS = (6, 7, 8, 9, 12, 15, 16, 24, 31, 32)
@@ -94,9 +96,9 @@ def side_by_side(graph: ChannelGraph, images: int) -> list[dict]:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser = manners.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", default="ResNet-56")
-    parser.add_argument("--images", type=cli.positive_int, default=160, help="per batch")
+    parser.add_argument("--images", type=flags.count, default=160, help="per batch")
     machine.add_out(parser)
     args = parser.parse_args(argv)
     devices.choose([])
@@ -112,4 +114,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    manners.run(main)

@@ -1,6 +1,6 @@
 """The exact, lazy and naive evaluators side by side, on the proposals of one real search.
 
-    python -m benchmarks.search_speed --search_path FINISHED_EXACT_SEARCH \\
+    python -m ekg_tf.benchmarks.search_speed --search_path FINISHED_EXACT_SEARCH \\
         --out docs/results/search_speed.json
 
 The steps are those of a finished `search.py --evaluator exact` (`benchmarks.whole_search` makes
@@ -8,7 +8,8 @@ one). At every step of it the lazy evaluator, and at every fifth all three, eval
 proposals from the same state. One-time building is reported apart.
 """
 
-from utils import cli, devices
+from ..cli import manners
+from ..utils import devices
 
 devices.import_tensorflow()
 
@@ -18,19 +19,21 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import machine
-from dataloader import load
-from nets.graph import ChannelGraph
-from pruning.candidates import Candidates, Proposal
-from pruning.current import CurrentNetwork, Validation
-from pruning.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator, Outcome
-from pruning.history import History
-from pruning.rewards import Knowledge, Reward
-from search import prepare
-from utils import options as flags
-from utils.checkpoint import load_keras
-from utils.jsonl import read_json
-from utils.runfolder import START, RunFolder
+from ..cli import flags
+from ..dataloader import load
+from ..nets.graph import ChannelGraph
+from ..phases.searching import prepare
+from ..pruning.engine.current import CurrentNetwork
+from ..pruning.engine.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator, Outcome
+from ..pruning.engine.validation import Validation
+from ..pruning.history import History
+from ..pruning.space.candidates import Candidates, Proposal
+from ..pruning.worth.rewards import Knowledge, Reward
+from ..reports import machine
+from ..utils.errors import UserError
+from ..utils.jsonl import read_json
+from ..utils.keras_files import load_keras
+from ..utils.runfolder import START, RunFolder
 
 TIE = 1e-6  # rewards closer than this count as equal
 
@@ -163,7 +166,7 @@ def followed(history: History, graph: ChannelGraph, proposals: list[Proposal], s
     for number, proposal in enumerate(proposals):
         if (proposal.mask == mask).all():
             return number
-    raise cli.UserError(
+    raise UserError(
         f"step {step} can't be followed: is it a search with --method ekg --evaluator exact of "
         "this version?"
     )
@@ -171,9 +174,9 @@ def followed(history: History, graph: ChannelGraph, proposals: list[Proposal], s
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser = manners.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--search_path", type=Path, required=True, help="folder of the search")
-    parser.add_argument("--every", type=cli.positive_int, default=5, help="steps per naive one")
+    parser.add_argument("--every", type=flags.count, default=5, help="steps per naive one")
     machine.add_out(parser)
     own = parser.parse_args(argv)
     args = argparse.Namespace(**read_json(own.search_path / "args.json"))
@@ -214,4 +217,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    manners.run(main)

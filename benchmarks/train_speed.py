@@ -1,6 +1,6 @@
 """Images per second of a two-view fine-tuning step, beside plain Keras `train_on_batch`.
 
-    python -m benchmarks.train_speed --arch ResNet-56 --out docs/results/train_speed.json
+    python -m ekg_tf.benchmarks.train_speed --arch ResNet-56 --out docs/results/train_speed.json
 
 Every variant takes a step in turn, for some rounds, so that noise hits all alike; one that took
 five times as long as the fastest is left out of the rounds that follow. The first step of each,
@@ -8,7 +8,8 @@ which traces and compiles, is reported apart. A view counts as an image: a step 
 256. Images are random, CIFAR-10's size; the loss is that of the memory bank with 5 teachers.
 """
 
-from utils import cli, devices
+from ..cli import flags, manners
+from ..utils import devices
 
 devices.import_tensorflow()
 
@@ -20,12 +21,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import input_pipeline, machine
-from nets import build
-from nets.graph import to_policy
-from nets.load import load_network
-from op_utils import make_train_step
-from pruning.distill import ensemble_loss
+from ..nets.rebuild import to_policy
+from ..nets.zoo.builders import build
+from ..nets.zoo.load import load_network
+from ..op_utils import make_train_step
+from ..pruning.knowledge.distill import ensemble_loss
+from ..reports import machine
+from . import input_pipeline
 
 CLASSES, TEACHERS, VIEWS, SHAPE = 10, 5, 2, (32, 32, 3)
 HOPELESS = 5  # times the fastest variant's step
@@ -100,13 +102,13 @@ def measure(variants: dict[str, Callable[[], object]], images: int, rounds: int)
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser = manners.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", default="ResNet-56")
     parser.add_argument(
         "--trained_param", help="a .keras network for 10 classes, e.g. a pruned one"
     )
-    parser.add_argument("--batch_size", type=cli.positive_int, default=128)
-    parser.add_argument("--rounds", type=cli.positive_int, default=5)
+    parser.add_argument("--batch_size", type=flags.count, default=128)
+    parser.add_argument("--rounds", type=flags.count, default=5)
     parser.add_argument("--gpu_id", type=devices.gpu_ids, default=[0])
     machine.add_out(parser)
     args = parser.parse_args(argv)
@@ -141,4 +143,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    manners.run(main)

@@ -1,6 +1,6 @@
 """Wall time and peak memory of the whole `search.py`, once per evaluator, one after the other.
 
-    python -m benchmarks.whole_search --evaluators exact,lazy --out whole_search.json \\
+    python -m ekg_tf.benchmarks.whole_search --evaluators exact,lazy --out whole_search.json \\
         --train_path NEW_FOLDER -- --arch ResNet-56 --dataset CIFAR10 --data_path DIR \\
         --trained_param res56_cifar10.pkl --search_target_rate 0.45
 
@@ -15,12 +15,14 @@ import sys
 import time
 from pathlib import Path
 
-from utils import cli, devices
+from ..cli import manners
+from ..utils import devices
 
 devices.import_tensorflow()
 
-from benchmarks import machine
-from utils.jsonl import read_json
+from ..reports import machine
+from ..utils.errors import UserError
+from ..utils.jsonl import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ("steps", "evaluations", "flops_rate", "val_loss", "val_accuracy", "seconds", "test")
@@ -38,7 +40,7 @@ def measure(evaluator: str, path: Path, flags: list[str]) -> dict:
     process = subprocess.Popen(command, cwd=ROOT)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise cli.UserError(f"search.py ended with status {os.waitstatus_to_exitcode(status)}")
+        raise UserError(f"search.py ended with status {os.waitstatus_to_exitcode(status)}")
     results = read_json(path / "search.json")
     return {
         "evaluator": evaluator,
@@ -51,7 +53,7 @@ def measure(evaluator: str, path: Path, flags: list[str]) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser = manners.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--evaluators", default="exact,lazy")
     parser.add_argument("--train_path", type=Path, required=True, help="folder of the run folders")
     machine.add_out(parser)
@@ -60,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     about = machine.describe()
     former = read_json(args.out) if args.out and args.out.exists() else {}
     if former and former["flags"] != args.flags:
-        raise cli.UserError(f"{args.out} holds searches with other flags: give another --out")
+        raise UserError(f"{args.out} holds searches with other flags: give another --out")
     wanted = args.evaluators.split(",")
     kept = [row for row in former.get("runs", []) if row["evaluator"] not in wanted]
     rows = [measure(one, args.train_path / one, args.flags) for one in wanted]
@@ -69,4 +71,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    manners.run(main)

@@ -1,10 +1,10 @@
 """Images in, normalised batches out; example i of a split keeps its index i everywhere."""
 
-from dataloader.batches import eval_batches, normalised_images, train_batches
-from dataloader.dataset import Dataset, Split
-from dataloader.imagenet import ImageFiles, unreadable_named
-from dataloader.sources import NAMES, load
-from dataloader.splits import per_class_indices
+from .batches import eval_batches, normalised_images, train_batches
+from .dataset import Dataset, Split
+from .imagenet import ImageFiles, unreadable_named
+from .sources import NAMES, load
+from .splits import per_class_indices
 
 __all__ = [
     "NAMES",

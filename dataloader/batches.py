@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from dataloader.dataset import Dataset, Split, rows_at
-from utils.cli import UserError
+from ..utils.errors import UserError
+from .dataset import Dataset, Split, rows_at
 
 READ_IMAGES = 64  # at a time, where they are to lie in memory
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloader.dataset import Split, make_split
-from utils.checkpoint import restricted_load
-from utils.cli import UserError
-from utils.files import read_bytes
+from ..utils.arrays import restricted_load
+from ..utils.errors import UserError
+from ..utils.files import read_bytes
+from .dataset import Split, make_split
 
 PIXEL_BYTES = 3 * 32 * 32
 

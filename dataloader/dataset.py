@@ -12,9 +12,9 @@ from functools import cached_property
 import numpy as np
 import tensorflow as tf
 
-from dataloader.augment import random_view
-from utils.cli import UserError
-from utils.provenance import digest
+from ..utils.errors import UserError
+from ..utils.provenance import digest
+from .augment import random_view
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +142,6 @@ def make_split(images: np.ndarray, labels: np.ndarray, num_classes: int, origin:
     if wrong.size:
         raise UserError(
             f"{origin}: label {labels[wrong[0]]} of example {wrong[0]} is outside "
-            f"0..{num_classes - 1}: is this the right data set for --dataset?"
+            f"0..{num_classes - 1}: is this the data set that was named?"
         )
     return Split(images, labels.astype(np.int32))

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from dataloader.dataset import Split, make_split
-from utils.cli import UserError
+from ..utils.errors import UserError
+from .dataset import Split, make_split
 
 SIDE = 32
 SPLITS = ("train", "test")
@@ -40,7 +40,7 @@ def read(path: Path, num_classes: int) -> tuple[Split, Split, tuple[str, ...]]:
     if len(names) != num_classes:
         raise UserError(
             f"{path}/{{{','.join(SPLITS)}}} hold {len(names)} class folders instead of "
-            f"{num_classes}: check --dataset and --data_path"
+            f"{num_classes}: is this the data set that was named?"
         )
     train, test = (_read_split(builder, path, split, num_classes) for split in SPLITS)
     return train, test, names
@@ -71,7 +71,7 @@ def _read_split(builder, path: Path, split: str, num_classes: int) -> Split:
         height, width = read["shape"][wrong[0], :2]
         raise UserError(
             f"{read['image/filename'][wrong[0]].decode()} is {height}x{width} pixels: "
-            f"images must be {SIDE}x{SIDE} (--dataset CIFAR10 or CIFAR100)"
+            f"images must be {SIDE}x{SIDE} (CIFAR10 or CIFAR100)"
         )
     return make_split(read["image"], read["label"], num_classes, str(path / split))
 

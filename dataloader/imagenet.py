@@ -16,9 +16,9 @@ from functools import cached_property
 import numpy as np
 import tensorflow as tf
 
-from dataloader.augment import random_view
-from dataloader.dataset import Dataset
-from utils.cli import UserError
+from ..utils.errors import UserError
+from .augment import random_view
+from .dataset import Dataset
 
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 UNREADABLE = "unreadable image: "  # how the message of a failed read begins, in TensorFlow's error

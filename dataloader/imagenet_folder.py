@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from dataloader.imagenet import FileSplit
-from utils.cli import UserError
-from utils.files import read_bytes
+from ..utils.errors import UserError
+from ..utils.files import read_bytes
+from .imagenet import FileSplit
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 HOLD_OUT_SEED = 0
@@ -44,7 +44,7 @@ def read(
     if not (folder / "train").is_dir():
         return _single(folder, val_labels, hold_out)
     if hold_out is not None:
-        raise UserError(f"{folder} has a train folder: leave --hold_out out, val is tested on")
+        raise UserError(f"{folder} has a train folder: leave hold_out out, val is tested on")
     if not (folder / "val").is_dir():
         raise UserError(f"{folder} has a folder train, but none called val: {_accepted()}")
     names = _classes(folder / "train")
@@ -52,7 +52,7 @@ def read(
     found = [entry.name for entry in _entries(folder / "val") if entry.is_dir()]
     if val_labels is not None:
         if found:
-            raise UserError(f"{folder}/val has a folder per class: leave --val_labels out")
+            raise UserError(f"{folder}/val has a folder per class: leave val_labels out")
         test = _labelled(folder, val_labels, names)
     else:
         _check_same(folder, names, found)
@@ -62,25 +62,26 @@ def read(
 
 def _accepted() -> str:
     return (
-        "--data_path takes a folder with train/<class>/ and val/<class>/, with train/<class>/ and "
-        "a flat val/ (--val_labels FILE), or with <class>/ alone (--hold_out SHARE)"
+        "ImageNet comes as a folder with train/<class>/ and val/<class>/, with train/<class>/ and "
+        "a flat val/ (val_labels names the file of its labels), or with <class>/ alone (hold_out "
+        "is the share to test on)"
     )
 
 
 def _single(folder: Path, val_labels: Path | None, hold_out: float | None) -> tuple:
     names = _classes(folder)
     if val_labels is not None:
-        raise UserError(f"{folder} has no folders train and val: leave --val_labels out")
+        raise UserError(f"{folder} has no folders train and val: leave val_labels out")
     if hold_out is None:
         raise UserError(
-            f"{folder} has no folder train: if its folders are classes, say by --hold_out SHARE "
+            f"{folder} has no folder train: if its folders are classes, say by hold_out "
             "(such as 0.1) which share of the images to keep for testing"
         )
     files = _by_class(folder, "", names)
     order = np.random.default_rng(HOLD_OUT_SEED).permutation(len(files))
     held_out = round(hold_out * len(files))
     if not 0 < held_out < len(files):
-        raise UserError(f"--hold_out {hold_out} of {len(files)} images leaves one part empty")
+        raise UserError(f"hold_out {hold_out} of {len(files)} images leaves one part empty")
     parts = [[files[i] for i in np.sort(part)] for part in (order[held_out:], order[:held_out])]
     return *(_split(folder, part) for part in parts), names
 
@@ -115,7 +116,7 @@ def _by_class(folder: Path, split: str, names: tuple[str, ...]) -> Files:
 
 def _check_same(folder: Path, train: tuple[str, ...], val: list[str]) -> None:
     if not val and _images(folder / "val"):
-        raise UserError(f"{folder}/val has no folder per class: give its labels by --val_labels")
+        raise UserError(f"{folder}/val has no folder per class: give its labels by val_labels")
     missing, extra = sorted(set(train) - set(val)), sorted(set(val) - set(train))
     if missing or extra:
         problems = [

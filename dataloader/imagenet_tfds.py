@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from dataloader.imagenet import FileSplit
-from utils.checkpoint import load_state, save_state
-from utils.cli import UserError
+from ..utils.arrays import load_state, save_state
+from ..utils.errors import UserError
+from .imagenet import FileSplit
 
 NAME = "imagenet2012"
 SPLITS = ("train", "validation")
@@ -51,7 +51,7 @@ def read() -> tuple[FileSplit, FileSplit, tuple[str, ...]]:
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"TFDS could not provide {NAME} ({cause}): put ILSVRC2012_img_train.tar and "
-            "ILSVRC2012_img_val.tar into its folder downloads/manual, or give --data_path a folder "
+            "ILSVRC2012_img_val.tar into its folder downloads/manual, or give a folder "
             "with train/<class>/ and val/<class>/"
         ) from error
     if info.file_format.value != "tfrecord":

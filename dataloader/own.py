@@ -12,26 +12,29 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dataloader.dataset import Dataset, Split, make_split
-from dataloader.image_folder import undecodable
-from dataloader.own_function import call
-from utils.cli import UserError
+from ..options.data import Data
+from ..options.recipes import OWN
+from ..utils.errors import UserError
+from .dataset import Dataset, Split, make_split
+from .image_folder import undecodable
+from .own_function import call
 
-NAME = "own"
+NAME = OWN
+DEFAULT = Data()
 TEST_FOLDERS = ("test", "val")
 CHANNELS = (1, 3)  # of images that have colours: grey or RGB
 LARGEST_VALIDATION, LARGEST_SUBSET = 32, 256  # images per class, as for CIFAR
 MEMORY_SHARE = 0.5  # of the machine's memory that the images may take
 
 
-def load(source: str, shape: tuple[int, ...], **preprocessing) -> Dataset:
+def load(source: str, shape: tuple[int, ...], options: Data = DEFAULT) -> Dataset:
     """Loads both splits into memory.
 
     Args:
       source: a folder, see `read_folder`, or "module:function", see `call`.
       shape: of what the network takes, without the batch: (height, width, channels), or anything
         that a function returns.
-      preprocessing: mean, std, flip and crop of `dataset`.
+      options: as of `dataset`.
 
     Raises:
       UserError: as `read_folder`, `call` and `dataset`.
@@ -40,26 +43,22 @@ def load(source: str, shape: tuple[int, ...], **preprocessing) -> Dataset:
         splits = read_folder(Path(source).expanduser(), shape)
     else:
         splits = call(source, shape)
-    return dataset(*splits, **preprocessing)
+    return dataset(*splits, options)
 
 
 def dataset(
     train: Split,
     test: Split,
     names: tuple[str, ...],
-    *,
-    mean: tuple[float, ...] = (0.0,),
-    std: tuple[float, ...] = (1.0,),
-    flip: bool = True,
-    crop: int | None = None,
+    options: Data = DEFAULT,
 ) -> Dataset:
     """The data set of two splits of the user's.
 
     Args:
       names: of the classes.
-      mean, std: per channel or one for all; the network gets (image - mean) / std.
-      flip: mirror images at random in training.
-      crop: pixels that crops in training are padded by; default: an eighth of the shorter side.
+      options: mean and std per channel or one for all, the network gets (image - mean) / std;
+        flip: mirror images at random in training; crop: pixels that crops in training are padded
+        by, None for an eighth of the shorter side.
 
     Returns:
       A Dataset named "own". D_val gets a fifth of the smallest class, at most 32 images of each,
@@ -72,13 +71,17 @@ def dataset(
     """
     shape = train.images.shape[1:]
     channels = shape[-1]
-    for flag, values in (("--data_mean", mean), ("--data_std", std)):
+    mean, std = options.mean, options.std
+    for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels):
             raise UserError(
-                f"{flag} has {len(values)} numbers: give one, or one per channel ({channels})"
+                f"the {name} of the data has {len(values)} numbers: give one, or one per channel "
+                f"({channels})"
             )
     if min(std) <= 0:
-        raise UserError(f"--data_std holds {min(std):g}: pixels are divided by it, so above 0")
+        raise UserError(
+            f"the std of the data holds {min(std):g}: pixels are divided by it, so above 0"
+        )
     sizes = np.bincount(train.labels, minlength=len(names))
     smallest = int(sizes.argmin())
     if sizes[smallest] < 2:
@@ -96,8 +99,8 @@ def dataset(
         class_names=names,
         mean=np.broadcast_to(np.array(mean, np.float32), [channels]).copy(),
         std=np.broadcast_to(np.array(std, np.float32), [channels]).copy(),
-        pad=_padding(shape, crop),
-        flip=flip and pictures,
+        pad=_padding(shape, options.crop),
+        flip=options.flip and pictures,
         jitter=0.2 if coloured else 0.0,
         subset_per_class=min(LARGEST_SUBSET, int(sizes[smallest]) - validation),
         val_per_class=validation,
@@ -109,7 +112,7 @@ def _padding(shape: tuple[int, ...], crop: int | None) -> int:
     if crop is None:
         return min(most, max(1, (most + 1) // 8))
     if crop > most:
-        raise UserError(f"--data_crop {crop} is too much for inputs {shape}: at most {most}")
+        raise UserError(f"a crop of {crop} is too much for inputs {shape}: at most {most}")
     return crop
 
 
@@ -128,7 +131,7 @@ def read_folder(path: Path, shape: tuple[int, ...]) -> tuple[Split, Split, tuple
         between the splits, an image that can't be decoded, more images than fit in memory, or a
         shape that is not (height, width, 1 or 3).
     """
-    layout = "--data takes a folder {train,test}/<class>/* (or val), or module:function"
+    layout = "data is a folder {train,test}/<class>/* (or val), or module:function"
     if not path.is_dir():
         raise UserError(f"{path} {'is a file' if path.exists() else 'does not exist'}: {layout}")
     if len(shape) != 3 or shape[-1] not in CHANNELS:

@@ -12,8 +12,8 @@ import traceback
 import numpy as np
 import tensorflow as tf
 
-from dataloader.dataset import Split, make_split
-from utils.cli import UserError
+from ..utils.errors import UserError
+from .dataset import Split, make_split
 
 
 def call(spec: str, shape: tuple[int, ...]) -> tuple[Split, Split, tuple[str, ...]]:
@@ -85,14 +85,14 @@ def _called(spec: str):
         if error.name not in (module_name, module_name.split(".")[0]):
             raise UserError(f"{module_name} can't be imported: {_where(error)}") from error
         raise UserError(
-            f"there is no folder and no Python module {module_name} for --data {spec}: run the "
-            "command where the module is, or give its folder by PYTHONPATH"
+            f"there is no folder and no Python module {module_name} for the data {spec}: work "
+            "in the folder where the module is, or give that folder by PYTHONPATH"
         ) from None
     except Exception as error:  # the user's code may raise anything
         raise UserError(f"{module_name} can't be imported: {_where(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise UserError(f"{module.__file__} has no function {function_name!r} for --data {spec}")
+        raise UserError(f"{module.__file__} has no function {function_name!r} for the data {spec}")
     try:
         inspect.signature(function).bind()
     except TypeError:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloader import cifar, image_folder, imagenet_folder, imagenet_tfds
-from dataloader.dataset import Dataset, Split, make_split
-from dataloader.imagenet import ImageFiles
-from utils.cli import UserError
+from ..utils.errors import UserError
+from . import cifar, image_folder, imagenet_folder, imagenet_tfds
+from .dataset import Dataset, Split, make_split
+from .imagenet import ImageFiles
 
 NAMES = ("CIFAR10", "CIFAR100", "DIGITS", "ImageNet")
 DOWNLOAD_SITE = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -52,10 +52,10 @@ def load(
     if name == "ImageNet":
         return _imagenet(data_path, val_labels, hold_out)
     if val_labels is not None or hold_out is not None:
-        raise UserError(f"--val_labels and --hold_out are for --dataset ImageNet, not {name}")
+        raise UserError(f"val_labels and hold_out are for ImageNet, not {name}")
     if name == "DIGITS":
         if data_path is not None:
-            raise UserError("DIGITS comes with scikit-learn: leave --data_path out")
+            raise UserError("DIGITS comes with scikit-learn: leave data_path out")
         return _digits()
     class_names = tuple((CIFAR10_CLASSES if name == "CIFAR10" else CIFAR100_CLASSES).split())
     if data_path is None:
@@ -88,7 +88,7 @@ def _accepted(name: str) -> str:
     layout = cifar.LAYOUTS[name]
     archive = layout.folders[0].split("-batches")[0].removesuffix("-binary")
     return (
-        f"--data_path takes {' or '.join(layout.folders)} (the folder or its parent), "
+        f"{name} comes as {' or '.join(layout.folders)} (the folder or its parent), "
         f"{archive}-binary.tar.gz or {archive}-python.tar.gz, or a folder of 32x32 images "
         "{train,test}/<class>/*"
     )
@@ -138,7 +138,7 @@ def _imagenet(data_path, val_labels, hold_out) -> ImageFiles:
     """ImageNet, or any photographs of its layout; normalised as torchvision's networks expect."""
     if data_path is None:
         if val_labels is not None or hold_out is not None:
-            raise UserError("--val_labels and --hold_out belong to a folder: give --data_path")
+            raise UserError("val_labels and hold_out belong to a folder: give data_path")
         train, test, names = imagenet_tfds.read()
     else:
         labels = None if val_labels is None else Path(val_labels).expanduser()

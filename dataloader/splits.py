@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.cli import UserError
+from ..utils.errors import UserError
 
 
 def per_class_indices(labels: np.ndarray, counts: Sequence[int], seed: int) -> list[np.ndarray]:
@@ -26,14 +26,14 @@ def per_class_indices(labels: np.ndarray, counts: Sequence[int], seed: int) -> l
       UserError: a count below 0, or a class with fewer than sum(counts) examples.
     """
     if min(counts) < 0:
-        raise UserError("--subset_per_class and --val_per_class must not be negative")
+        raise UserError("subset_per_class and val_per_class must not be negative")
     class_sizes = np.bincount(labels)
     smallest = int(class_sizes.argmin())
     if class_sizes[smallest] < sum(counts):
         raise UserError(
             f"class {smallest} has {class_sizes[smallest]} training images, but "
-            f"{' + '.join(map(str, counts))} per class are asked for: lower --subset_per_class "
-            "or --val_per_class"
+            f"{' + '.join(map(str, counts))} per class are asked for: lower subset_per_class "
+            "or val_per_class"
         )
     rng = np.random.default_rng(seed)
     bounds = np.cumsum(counts)

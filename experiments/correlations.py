@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.stats
 
-from experiments.proxies import PROXIES
-from utils.files import atomic_write
-from utils.plots import COLOURS, DPI
-from utils.results import table
+from ..reports.plots import COLOURS, DPI
+from ..reports.tables import table
+from ..utils.files import atomic_write
+from .proxies import PROXIES
 
 MEASURES = {
     "pearson": scipy.stats.pearsonr,

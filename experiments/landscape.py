@@ -1,6 +1,6 @@
 """Filter-normalised loss landscapes (Li et al. 2018), several networks on one colour scale.
 
-    python -m experiments.landscape ../run1 ../run2 --grid 21 --out landscape.json
+    python -m ekg_tf.experiments.landscape ../run1 ../run2 --grid 21 --out landscape.json
 
 writes landscape.json and landscape.png: for each network the mean loss over D_val (batch
 statistics) at w + a d1 + b d2, a and b from -span to span. d1 and d2 are random normal directions
@@ -10,13 +10,14 @@ stay as they are. A network's directions depend on --seed and its own shapes alo
 A result file that exists is continued: networks that it holds already are not measured again.
 """
 
-from utils import cli, devices
+from ..cli import manners
+from ..utils import devices
 
 devices.import_tensorflow()
 
-import argparse
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -24,17 +25,38 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from dataloader import unreadable_named
-from experiments import networks
-from experiments.losses import batches_of, loss_sum, trainables
-from nets import layer_rules
-from pruning.current import Validation
-from utils import options as flags
-from utils.files import atomic_write
-from utils.plots import DPI
+from ..cli import flags
+from ..dataloader import unreadable_named
+from ..nets import layer_rules
+from ..options.fields import Options, setting
+from ..pruning.engine.validation import Validation
+from ..reports.plots import DPI
+from ..utils.errors import UserError
+from ..utils.files import atomic_write
+from . import networks
+from .losses import batches_of, loss_sum, trainables
 
-GRID, SPAN = 21, 1.0
 GUESSING = 2.0  # losses above so many times that of guessing are drawn as that
+
+
+@dataclass(frozen=True)
+class Plane(Options):
+    """The square around a network that a landscape shows.
+
+    Raises:
+        UserError: a value out of bounds; an even grid, which has no point in its middle.
+    """
+
+    grid: int = setting(21, flag="grid", least=3, help="points per side, odd")
+    span: float = setting(
+        1.0, flag="span", above=0, help="it reaches from -span to span along both directions"
+    )
+    seed: int = setting(0, flag="seed", least=0, help="of the directions")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.grid % 2 == 0:
+            raise UserError(f"a grid of {self.grid} points has no middle: give an odd number")
 
 
 def filter_axes(model: keras.Model) -> list[int | None]:
@@ -78,34 +100,19 @@ def directions(model: keras.Model, seed: int) -> list[list[np.ndarray]]:
     ]
 
 
-def landscape(
-    model: keras.Model,
-    val: Validation,
-    *,
-    grid: int = GRID,
-    span: float = SPAN,
-    seed: int = 0,
-    compile: bool = False,
-) -> dict:
+def landscape(model: keras.Model, val: Validation, plane: Plane, *, compile: bool = False) -> dict:
     """The loss on a square grid around a network, which isn't changed.
 
     Args:
-        model: gives logits.
-        grid: points per side, odd, so that the middle one is the network itself.
-        span: the grid reaches from -span to span along both directions.
+        model: gives logits; the middle of the grid.
 
     Returns:
         {"loss": lists [grid][grid], row i at a = coordinate i of the first direction, null where
         it isn't finite; "coordinates": list [grid]; "centre": the network's own loss; "seconds"}.
-
-    Raises:
-        ValueError: grid is even or below 3.
     """
-    if grid < 3 or grid % 2 == 0:
-        raise ValueError(f"a grid of {grid} points has no middle: give an odd number from 3 up")
-    begin = time.perf_counter()
+    begin, grid = time.perf_counter(), plane.grid
     weights = [tf.constant(value) for value in trainables(model)]
-    first, second = ([tf.constant(one) for one in each] for each in directions(model, seed))
+    first, second = ([tf.constant(one) for one in each] for each in directions(model, plane.seed))
     total, batches = loss_sum(model), batches_of(val)
 
     def at(a, b, images, labels):
@@ -113,7 +120,7 @@ def landscape(
         return total(moved, images, labels)
 
     at = tf.function(at, jit_compile=compile, autograph=False, reduce_retracing=True)
-    coordinates = np.linspace(-span, span, grid)
+    coordinates = np.linspace(-plane.span, plane.span, grid)
     loss = np.zeros((grid, grid))
     for i, a in enumerate(tqdm(coordinates, desc="landscape", unit=" rows", disable=None)):
         for j, b in enumerate(coordinates):
@@ -176,41 +183,32 @@ def draw(path: Path, results: dict, classes: int) -> None:
     atomic_write(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
-def odd(text: str) -> int:
-    """argparse type: an odd integer of at least 3."""
-    value = cli.positive_int(text)
-    if value < 3 or value % 2 == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not an odd number from 3 up")
-    return value
-
-
 @unreadable_named()
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = cli.Parser(prog="python -m experiments.landscape", description=__doc__.split("\n")[0])
+    parser = manners.Parser(
+        prog="python -m ekg_tf.experiments.landscape", description=__doc__.split("\n")[0]
+    )
     networks.add_networks(parser)
     flags.add_device(parser)
     group = parser.add_argument_group("landscape")
-    group.add_argument("--grid", type=odd, default=GRID, help="points per side, odd")
-    group.add_argument("--span", type=cli.positive_float, default=SPAN, help="reach of the grid")
-    group.add_argument("--seed", type=int, default=0, help="of the directions")
+    flags.add_settings(group, Plane)
     group.add_argument("--out", type=Path, required=True, help=".json; the .png lies beside it")
     args = parser.parse_args(argv)
-    if args.out.suffix != ".json":
-        raise cli.UserError(f"--out {args.out} must end in .json")
+    plane, out = flags.made(Plane, args), args.out
+    if out.suffix != ".json":
+        raise UserError(f"--out {out} must end in .json")
     device = flags.device_of(args)
-    data, loaded = networks.data_and_networks(args)
-    val, digests = networks.validation(args, data), networks.digests_of(args.networks)
-    options = {"grid": args.grid, "span": args.span, "seed": args.seed}
-    settings = {"data": data.name, **options, **networks.describe_validation(args, val)}
+    subjects = networks.subjects_of(args)
 
     def one(model: keras.Model) -> dict:
-        return landscape(model, val, **options, compile=device.compile)
+        return landscape(model, subjects.val, plane, compile=device.compile)
 
-    results = networks.measure(settings, loaded, digests, one, args.out)
-    draw(args.out.with_suffix(".png"), results, data.num_classes)
-    print(f"{args.out} and {args.out.with_suffix('.png')} are written")
+    settings = subjects.settings() | plane.flags()
+    results = networks.measure(settings, subjects.networks, subjects.digests, one, out)
+    draw(out.with_suffix(".png"), results, subjects.data.num_classes)
+    print(f"{out} and {out.with_suffix('.png')} are written")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    manners.run(main)

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pruning.current import Validation
-from utils import stateless
+from ..nets import stateless
+from ..pruning.engine.validation import Validation
 
 Batches = list[tuple[tf.Tensor, tf.Tensor]]
 LossSum = Callable[[Sequence[tf.Tensor], tf.Tensor, tf.Tensor], tf.Tensor]

@@ -3,27 +3,28 @@
 import argparse
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 
-from benchmarks import machine
-from dataloader import Dataset, normalised_images, per_class_indices
-from nets import BUILDERS
-from nets.head import without_softmax
-from nets.load import load_network, load_own
-from pruning.current import Validation
-from utils import cli, inputs
-from utils.defaults import fill_defaults
-from utils.files import read_bytes
-from utils.jsonl import read_json
-from utils.runfolder import PRUNED
-
-D_VAL = ("subset_per_class", "val_per_class", "search_seed", "search_batch_size")
+from ..cli import flags, inputs
+from ..dataloader import Dataset, normalised_images, per_class_indices
+from ..nets.given import without_softmax
+from ..nets.zoo.load import load_network, load_own
+from ..options import recipes
+from ..options.data import Sampling
+from ..options.kinds import ARCHITECTURES
+from ..pruning.engine.validation import Validation
+from ..reports import machine
+from ..utils.errors import UserError
+from ..utils.files import read_bytes
+from ..utils.jsonl import read_json
+from ..utils.runfolder import PRUNED
 
 
 def add_networks(parser: argparse.ArgumentParser) -> None:
-    """The arguments that name networks, their data and D_val."""
+    """The flags that name networks, their data and D_val."""
     parser.add_argument(
         "networks",
         nargs="+",
@@ -32,20 +33,34 @@ def add_networks(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("data and network")
     group.add_argument(
-        "--arch", default=inputs.ARCH, help="of networks in .pkl files: " + ", ".join(BUILDERS)
+        "--arch",
+        default=flags.ARCH,
+        help=f"of networks in .pkl files: {', '.join(ARCHITECTURES)}; default: {flags.ARCH}",
     )
-    inputs.add_dataset(group)
-    inputs.add_own_data(parser)
+    flags.add_dataset(group)
+    flags.add_own_data(parser)
     add_validation(parser)
 
 
 def add_validation(parser: argparse.ArgumentParser) -> None:
-    """Flags of D_val; what is left open comes from the first network's run, else by data set."""
-    group = parser.add_argument_group("D_val")
-    group.add_argument("--subset_per_class", type=cli.positive_int)
-    group.add_argument("--val_per_class", type=cli.positive_int)
-    group.add_argument("--search_seed", type=int)
-    group.add_argument("--search_batch_size", type=cli.positive_int)
+    """Flags of D_val; what they leave open comes from a run, as `sampling_of` says."""
+    text = "what is left open is that of the first run folder, if there is one"
+    flags.add_settings(parser.add_argument_group("D_val", text), Sampling)
+
+
+def sampling_of(args: argparse.Namespace, run: Path | None) -> Sampling:
+    """The `Sampling` of the flags; sizes that depend on the data set are still open.
+
+    Args:
+        run: run folder whose D_val is taken where the flags say nothing; None: there is none.
+
+    Raises:
+        UserError: its args.json is missing or damaged, or holds a value out of bounds.
+    """
+    used = read_json(run / inputs.ARGS) if run else {}
+    given = {flag: getattr(args, flag) for flag in Sampling().flags()}
+    taken = {flag: used.get(flag) for flag, value in given.items() if value is None}
+    return flags.made(Sampling, argparse.Namespace(**given | taken))
 
 
 def file_of(network: str) -> Path:
@@ -61,7 +76,7 @@ def names_of(networks: Sequence[str]) -> list[str]:
         UserError: a network is given twice.
     """
     if len(set(networks)) < len(networks):
-        raise cli.UserError("a network is given twice: name each once")
+        raise UserError("a network is given twice: name each once")
     short = [Path(one).resolve() for one in networks]
     short = [path.name if path.is_dir() else path.stem for path in short]
     return short if len(set(short)) == len(short) else list(networks)
@@ -74,60 +89,70 @@ def digests_of(networks: Sequence[str]) -> dict[str, str]:
     return dict(zip(names_of(networks), digests, strict=True))
 
 
-def data_and_networks(args: argparse.Namespace) -> tuple[Dataset, dict[str, keras.Model]]:
-    """The data and, by name, the networks that give logits, which the arguments name.
+@dataclass(frozen=True)
+class Subjects:
+    """What an experiment on networks of the command line looks at.
 
-    What the command line leaves open about data and D_val is taken from the run folder of the
-    first network, if it lies in one.
+    Attributes:
+        networks: by name; they give logits.
+        digests: of their files, by name.
+        data: whose training set D_val is a part of.
+        sampling: how D_val was drawn, without open sizes.
+        val: D_val.
+    """
+
+    networks: dict[str, keras.Model]
+    digests: dict[str, str]
+    data: Dataset
+    sampling: Sampling
+    val: Validation
+
+    def settings(self) -> dict:
+        """What a result file says of data and D_val."""
+        drawn = self.sampling.flags() | {"examples": len(self.val.labels)}
+        return {"data": self.data.name} | drawn
+
+
+def subjects_of(args: argparse.Namespace) -> Subjects:
+    """The networks, the data and D_val that the flags of `add_networks` name.
+
+    What they leave open about data and D_val is taken from the run folder of the first network, if
+    it lies in one.
 
     Raises:
-        UserError: as `utils.inputs.data_of` and `nets.load.load_network`.
+        UserError: a file is missing; as `names_of`, `cli.inputs.data_of`,
+            `nets.zoo.load.load_network` and `validation`.
     """
     names, files = names_of(args.networks), [file_of(one) for one in args.networks]
     for file in files:
         if not file.is_file():
-            raise cli.UserError(f"{file} does not exist: give a network's file or its run folder")
-    if inputs.is_run(files[0].parent):
-        inputs.inherit_data(args, files[0].parent)
-        inherit_validation(args, files[0].parent)
+            raise UserError(f"{file} does not exist: give a network's file or its run folder")
+    run = files[0].parent if inputs.is_run(files[0].parent) else None
+    sampling = sampling_of(args, run)
+    if run:
+        inputs.inherit_data(args, run)
     data = inputs.data_of(args, load_own(files[0]) if args.data else None)
+    sampling = recipes.sampling(sampling, data)
     networks = {
         name: without_softmax(load_network(file, args.arch, data.num_classes, data.image_shape))
         for name, file in zip(names, files, strict=True)
     }
-    return data, networks
+    digests = digests_of(args.networks)
+    return Subjects(networks, digests, data, sampling, validation(data, sampling))
 
 
-def inherit_validation(args: argparse.Namespace, folder: Path) -> None:
-    """Takes what the command line leaves open about D_val from the run in `folder`."""
-    used = read_json(folder / inputs.ARGS)
-    for name in D_VAL:
-        if getattr(args, name) is None:
-            setattr(args, name, used.get(name))
+def validation(data: Dataset, sampling: Sampling) -> Validation:
+    """D_val as search.py draws it.
 
-
-def fill_validation(args: argparse.Namespace, data: Dataset) -> None:
-    """Sets the defaults of the flags of D_val, those of search.py."""
-    fill_defaults(args, data)
-    args.search_seed = args.search_seed or 0
-    args.search_batch_size = args.search_batch_size or 256
-
-
-def validation(args: argparse.Namespace, data: Dataset) -> Validation:
-    """D_val as search.py draws it; fills in the defaults of its flags.
+    Args:
+        sampling: without open sizes (`options.recipes`).
 
     Raises:
         UserError: the training set is too small for D_subset and D_val.
     """
-    fill_validation(args, data)
-    sizes = args.subset_per_class, args.val_per_class
-    indices = per_class_indices(data.train.labels, sizes, args.search_seed)[1]
-    return Validation(*normalised_images(data, indices), args.search_batch_size)
-
-
-def describe_validation(args: argparse.Namespace, val: Validation) -> dict:
-    """D_val for a result file: its flags and its number of examples."""
-    return {name: getattr(args, name) for name in D_VAL} | {"examples": len(val.labels)}
+    sizes = sampling.subset_per_class, sampling.val_per_class
+    indices = per_class_indices(data.train.labels, sizes, sampling.seed)[1]
+    return Validation(*normalised_images(data, indices), sampling.batch_size)
 
 
 def measure(
@@ -154,7 +179,7 @@ def measure(
     if out and out.exists():
         old = read_json(out)
         if old.get("settings") != settings:
-            raise cli.UserError(
+            raise UserError(
                 f"{out} holds results of other settings ({old.get('settings')}): give another --out"
             )
         results["networks"] = old["networks"]

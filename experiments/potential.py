@@ -1,6 +1,7 @@
 """What foretells a sub-network's potential, its worth after fine-tuning (EKG paper, section 3).
 
-    python -m experiments.potential --n 50 --arch ResNet-56 --dataset CIFAR10 --data_path DIR \\
+    python -m ekg_tf.experiments.potential --n 50 --arch ResNet-56 --dataset CIFAR10 \\
+        --data_path DIR \\
         --trained_param res56.pkl --search_target_rate 0.45 --train_path ../potential
 
 draws n sub-networks of about equal FLOPs (`experiments.sources` says how), computes each --proxies
@@ -15,46 +16,111 @@ goes on there, and a later run with more --proxies or a larger --n adds only wha
 The test split is read for the potential alone and chooses nothing.
 """
 
-from utils import cli, devices
+from ..cli import manners
+from ..utils import devices
 
 devices.import_tensorflow()
 
 import argparse
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
 
-from dataloader import Dataset, eval_batches, unreadable_named
-from experiments import networks
-from experiments.correlations import WORTH, correlation_table, correlations, draw, known
-from experiments.proxies import PROXIES, Candidate, Scene
-from experiments.sources import Source, check_alike, made, parsed, read
-from experiments.sources import draw as drawn
-from pruning.distill import plain_loss
-from pruning.evaluator import EVALUATORS
-from pruning.search import SearchOptions
-from search import check
-from utils import inputs
-from utils import options as flags
-from utils.defaults import fill_defaults
-from utils.evaluation import evaluate
-from utils.phases import Device, Objective, TrainOptions, check_batch, train
-from utils.runfolder import RunFolder
+from ..cli import flags, inputs
+from ..dataloader import Dataset, eval_batches, unreadable_named
+from ..options import recipes
+from ..options.budgets import RATE, Flops
+from ..options.data import Sampling
+from ..options.fields import Options, setting, share
+from ..options.methods import EKG, EVALUATORS, Method
+from ..options.search import SearchOptions
+from ..options.training import Training
+from ..phases.searching import check
+from ..pruning.knowledge.distill import plain_loss
+from ..training.evaluation import evaluate
+from ..training.trainer import Objective, check_batch, train
+from ..utils.devices import Device
+from ..utils.errors import UserError
+from ..utils.runfolder import RunFolder
+from . import networks
+from .correlations import WORTH, correlation_table, correlations, draw, known
+from .proxies import PROXIES, Candidate, Scene
+from .sources import Source, check_alike, made, parsed, read
+from .sources import draw as drawn
 
 ROWS, RESULT, PICTURE = "potential.jsonl", "potential.json", "potential.png"
 SOURCES = ("ekg:taylor:ensemble", "ekg:taylor:none", "ekg:l1:none", "uniform:l1")
 DEFAULT_PROXIES = ("val_loss", "reward", "condition_number", "taylor", "l1")
+EPOCHS = 3
 # What may differ when a run is continued: more sub-networks or proxies.
 OPEN = (*RunFolder.IGNORED_ARGS, "n", "proxies", "compile", "val_batch_size")
 
 
-class Experiment:
-    """The sub-networks of a folder: their proxies and potentials, as far as they are known."""
+@dataclass(frozen=True)
+class Drawing(Options):
+    """Which sub-networks are drawn, and what is computed of each."""
 
-    def __init__(self, folder: RunFolder, sources: list[Source], scene: Scene, args, data, device):
-        self.folder, self.sources, self.scene = folder, sources, scene
-        self.args, self.data, self.device = args, data, device
+    n: int = setting(50, flag="n", least=1, help="sub-networks")
+    proxies: tuple[str, ...] = setting(
+        DEFAULT_PROXIES,
+        flag="proxies",
+        choices=tuple(PROXIES),
+        spaced=True,
+        help=", ".join(PROXIES),
+        shown=" ".join(DEFAULT_PROXIES),
+    )
+    sources: tuple[str, ...] = setting(
+        SOURCES,
+        flag="sources",
+        spaced=True,
+        help="run folders of searches, or method:score[:teacher] of searches to be made",
+        shown=" ".join(SOURCES),
+    )
+    rate: float = share(RATE, flag="search_target_rate", help="share of the FLOPs that remains")
+    step: float = share(
+        EKG().step,
+        flag="search_step",
+        help="share of a gate's original width that it loses at a time",
+    )
+    evaluator: str = setting(
+        "lazy", flag="evaluator", choices=EVALUATORS, help="of the searches to be made"
+    )
+    seed: int = setting(0, flag="seed", least=0, help="of the sub-networks and their fine-tuning")
+
+
+@dataclass(frozen=True)
+class ShortTraining(Training):
+    """A fine-tuning of few epochs."""
+
+    epochs: int | None = setting(
+        EPOCHS, flag="train_epoch", least=1, help="epochs of each", shown=str(EPOCHS)
+    )
+
+
+class Experiment:
+    """The sub-networks of a folder: their proxies and potentials, as far as they are known.
+
+    Args:
+        kept: what the folders of the experiment keep of the command.
+        training: resolved (`options.recipes`).
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        kept: dict,
+        drawing: Drawing,
+        training: Training,
+        sources: list[Source],
+        scene: Scene,
+        data: Dataset,
+        device: Device,
+    ):
+        self.folder, self.kept, self.drawing, self.training = folder, kept, drawing, training
+        self.sources, self.scene, self.data, self.device = sources, scene, data, device
         self.networks: dict[int, dict] = {}
         for row in folder.rows(ROWS):
             self._take(row)
@@ -71,16 +137,16 @@ class Experiment:
 
     def run(self, number: int) -> None:
         """Measures what is missing of sub-network `number`."""
-        args, there = self.args, self.networks.get(number, {})
-        missing = [name for name in args.proxies if name not in there.get("proxies", {})]
+        drawing, there = self.drawing, self.networks.get(number, {})
+        missing = [name for name in drawing.proxies if name not in there.get("proxies", {})]
         if not missing and "potential" in there:
             return
         one = drawn(
             self.sources,
             number,
-            target_rate=args.search_target_rate,
-            step=args.search_step,
-            seed=args.seed,
+            target_rate=drawing.rate,
+            step=drawing.step,
+            seed=drawing.seed,
         )
         graph = self.sources[one.source].graph
         model = graph.pruned(one.mask)
@@ -110,82 +176,78 @@ class Experiment:
 
     def _potential(self, number: int, model: keras.Model) -> dict[str, float]:
         """Fine-tunes a network in place; {"test_loss", "test_top1"}, moving statistics."""
-        args = self.args
-        options = TrainOptions(
-            epochs=args.train_epoch,
-            learning_rate=args.learning_rate,
-            batch_images=args.batch_size,
-            weight_decay=args.weight_decay,
-            seed=args.seed,
-        )
         path = self.folder.path / f"network_{number:03d}"
-        with RunFolder.open(path, vars(args) | {"do_log": False}, ignore=OPEN) as folder:
+        with RunFolder.open(path, self.kept | {"do_log": False}, ignore=OPEN) as folder:
             objective = Objective(plain_loss())
-            train(folder, "finetune", model, self.data, objective, options, self.device)
+            train(folder, "finetune", model, self.data, objective, self.training, self.device)
             batches = eval_batches(self.data, "test", self.device.val_batch_images)
             test = evaluate(model, batches, compile=self.device.compile)
         return {worth: test[worth.removeprefix("test_")] for worth in WORTH}
 
     def _say(self, number: int) -> None:
         one = self.networks[number]
-        proxies = {name: known(one["proxies"][name]) for name in self.args.proxies}
+        proxies = {name: known(one["proxies"][name]) for name in self.drawing.proxies}
         figures = ", ".join(f"{name} {value:.4g}" for name, value in proxies.items())
         worth = {name: known(value) for name, value in one["potential"].items()}
         print(
-            f"{number + 1} of {self.args.n}, {one['source']} left at {one['left_at']:.3f}: "
+            f"{number + 1} of {self.drawing.n}, {one['source']} left at {one['left_at']:.3f}: "
             f"{figures} -> test loss {worth['test_loss']:.4f}, top-1 {worth['test_top1']:.2f} %",
             flush=True,
         )
 
     def results(self) -> dict:
         """What potential.json holds."""
-        proxies = [
-            name
-            for name in PROXIES
-            if all(name in self.networks[number]["proxies"] for number in range(self.args.n))
-        ]
-        rows = [self.networks[number] for number in range(self.args.n)]
+        rows = [self.networks[number] for number in range(self.drawing.n)]
+        proxies = [name for name in PROXIES if all(name in row["proxies"] for row in rows)]
         return {
-            "settings": vars(self.args) | {"examples": len(self.scene.val.labels)},
+            "settings": self.kept | {"examples": len(self.scene.val.labels)},
             "correlations": correlations(rows, proxies),
             "networks": rows,
         }
 
 
 def open_sources(
-    args: argparse.Namespace, folder: RunFolder, model: keras.Model, data: Dataset, device: Device
+    folder: RunFolder,
+    kept: dict,
+    drawing: Drawing,
+    searches: dict[str, SearchOptions],
+    model: keras.Model,
+    data: Dataset,
+    sampling: Sampling,
+    device: Device,
 ) -> tuple[list[Source], Scene]:
-    """The searches of --sources, done where they have to be, and what the candidates share.
+    """The searches of `drawing`, done where they have to be, and what the candidates share.
+
+    Args:
+        kept: as of `Experiment`.
+        searches: those to be made, by name.
+        sampling: resolved (`options.recipes`), of all searches.
 
     Raises:
         UserError: as `sources.read`, `sources.made` and `sources.check_alike`.
     """
-    options = search_options(args)
-    val = networks.validation(args, data)
+    val = networks.validation(data, sampling)
     sources = []
-    for text in args.sources:
-        if Path(text).is_dir():
-            sources.append(read(Path(text), vars(args), len(val.labels), args.search_target_rate))
+    for text in drawing.sources:
+        if text not in searches:
+            sources.append(read(Path(text), kept, len(val.labels), drawing.rate))
             continue
         print(f"search {text}", flush=True)
         path = folder.path / f"search_{text.replace(':', '_')}"
-        with RunFolder.open(path, vars(args) | {"do_log": False}, ignore=OPEN) as own:
-            sources.append(made(text, own, model, data, options, device)[0])
+        with RunFolder.open(path, kept | {"do_log": False}, ignore=OPEN) as own:
+            sources.append(made(text, own, model, data, searches[text], device))
     check_alike(sources)
     return sources, Scene(sources, val, compile=device.compile)
 
 
-def search_options(args: argparse.Namespace) -> SearchOptions:
-    """The options that the searches of --sources share."""
-    return SearchOptions(
-        target_rate=args.search_target_rate,
-        step=args.search_step,
-        evaluator=args.evaluator,
-        batch_images=args.search_batch_size,
-        subset_per_class=args.subset_per_class,
-        val_per_class=args.val_per_class,
-        seed=args.search_seed,
-    )
+def methods_of(drawing: Drawing) -> dict[str, Method]:
+    """The methods of the searches to be made, by name.
+
+    Raises:
+        UserError: as `sources.parsed`.
+    """
+    settings = {"step": drawing.step, "evaluator": drawing.evaluator}
+    return {text: parsed(text, **settings) for text in drawing.sources if not Path(text).is_dir()}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -193,57 +255,48 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run folder")
     group.add_argument("--train_path", required=True, help="folder that the experiment writes to")
     group.add_argument("--overwrite", action="store_true", help="delete a former one in the folder")
-    group.add_argument("--seed", type=int, default=0, help="of the sub-networks and fine-tuning")
     flags.add_data(parser)
-    inputs.add_own(parser)
+    flags.add_own(parser)
     flags.add_device(parser)
-    group = parser.add_argument_group("sub-networks")
-    group.add_argument("--n", type=cli.positive_int, default=50, help="sub-networks")
-    group.add_argument("--proxies", nargs="+", choices=PROXIES, default=list(DEFAULT_PROXIES))
-    group.add_argument(
-        "--sources",
-        nargs="+",
-        default=list(SOURCES),
-        help="run folders of searches, or method:score[:teacher] of searches to be made",
-    )
-    group.add_argument("--search_target_rate", type=cli.fraction, default=0.5)
-    group.add_argument("--search_step", type=cli.fraction, default=0.2)
-    group.add_argument("--evaluator", choices=tuple(EVALUATORS), default="lazy")
+    flags.add_settings(parser.add_argument_group("sub-networks"), Drawing)
     networks.add_validation(parser)
-    group = parser.add_argument_group("fine-tuning")
-    group.add_argument("--train_epoch", type=cli.positive_int, default=3, help="epochs of each")
-    group.add_argument("--learning_rate", type=cli.positive_float)
-    group.add_argument("--batch_size", type=cli.positive_int)
-    parser.set_defaults(weight_decay=None)
+    flags.add_settings(parser.add_argument_group("fine-tuning"), ShortTraining)
 
 
 @unreadable_named()
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = cli.Parser(prog="python -m experiments.potential", description=__doc__.split("\n")[0])
+    parser = manners.Parser(
+        prog="python -m ekg_tf.experiments.potential", description=__doc__.split("\n")[0]
+    )
     add_flags(parser)
     args = parser.parse_args(argv)
-    begun = [Path(text) for text in args.sources if Path(text).is_dir()]
-    for text in args.sources:
-        if Path(text) not in begun:
-            parsed(text)
+    drawing = flags.made(Drawing, args)
+    methods = methods_of(drawing)
     if not (args.trained_param or args.model):
-        raise cli.UserError("--trained_param (or --model) is missing: which network is pruned?")
-    for path in begun[:1]:
-        networks.inherit_validation(args, path)
+        raise UserError("--trained_param (or --model) is missing: which network is pruned?")
+    begun = [Path(text) for text in drawing.sources if text not in methods]
+    sampling = networks.sampling_of(args, begun[0] if begun else None)
     device = flags.device_of(args)
-    keras.utils.set_random_seed(args.seed)
+    keras.utils.set_random_seed(drawing.seed)
     data, model = inputs.data_and_network(args)
-    fill_defaults(args, data)
-    networks.fill_validation(args, data)
-    check_batch(args.batch_size, data, device)
-    check(model, data, search_options(args))
-    with RunFolder.open(
-        args.train_path, vars(args), overwrite=args.overwrite, ignore=OPEN
-    ) as folder:
-        sources, scene = open_sources(args, folder, model, data, device)
-        experiment = Experiment(folder, sources, scene, args, data, device)
-        for number in range(args.n):
+    sampling = recipes.sampling(sampling, data)
+    training = replace(flags.made(ShortTraining, args), seed=drawing.seed)
+    training = recipes.training(training, data)
+    check_batch(training, data, device)
+    searches = {
+        text: recipes.search(SearchOptions(Flops(drawing.rate), method, sampling), data)
+        for text, method in methods.items()
+    }
+    for options in searches.values():
+        check(model, data, options, None)  # before there is a folder
+    kept = flags.record(args, drawing, sampling, training)
+    with RunFolder.open(args.train_path, kept, overwrite=args.overwrite, ignore=OPEN) as folder:
+        sources, scene = open_sources(
+            folder, kept, drawing, searches, model, data, sampling, device
+        )
+        experiment = Experiment(folder, kept, drawing, training, sources, scene, data, device)
+        for number in range(drawing.n):
             experiment.run(number)
         results = experiment.results()
         folder.write_json(RESULT, results)
@@ -252,4 +305,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    manners.run(main)

@@ -13,12 +13,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from experiments.smoothness import smoothness
-from experiments.sources import Source
-from pruning.current import CurrentNetwork, Validation
-from pruning.rewards import Knowledge, Reward, label_loss_and_accuracy
-from pruning.scores import weight_scores
-from utils.evaluation import make_forward
+from ..pruning.engine.current import CurrentNetwork
+from ..pruning.engine.validation import Validation
+from ..pruning.worth.rewards import Knowledge, Reward, label_loss_and_accuracy
+from ..pruning.worth.scores import weight_scores
+from ..training.evaluation import make_forward
+from .smoothness import smoothness
+from .sources import Source
 
 
 class Scene:

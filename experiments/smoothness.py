@@ -1,12 +1,13 @@
 """Condition number of the loss Hessian: how smooth the loss is around a (sub-)network.
 
-    python -m experiments.smoothness ../run1 ../run2 --out smoothness.json
-    python -m experiments.smoothness net.pkl --arch ResNet-56 --dataset CIFAR10 --data_path DIR
+    python -m ekg_tf.experiments.smoothness ../run1 ../run2 --out smoothness.json
+    python -m ekg_tf.experiments.smoothness net.pkl --arch ResNet-56 --dataset CIFAR10 \\
+        --data_path DIR
 
 The condition number is |lambda_min / lambda_max| of the Hessian of the mean cross-entropy over
-D_val (EKG paper, Table 1; our reading, method.md 4; Li et al. 2018 plot the same ratio): lambda_max
-is the largest, lambda_min the smallest, mostly negative, eigenvalue. Near 0 the loss is nearly
-convex around the network: lower is smoother.
+D_val (EKG paper, Table 1; our reading, docs/method.md 4; Li et al. 2018 plot the same ratio):
+lambda_max is the largest, lambda_min the smallest, mostly negative, eigenvalue. Near 0 the loss is
+nearly convex around the network: lower is smoother.
 
 The Hessian is that of all trainables (kernels, biases, gammas, betas) of the pruned network in
 float32, with batch statistics, without weight decay and without augmentation. It isn't normalised
@@ -17,7 +18,8 @@ A result file that exists is continued: networks that it holds already, from the
 with the same settings, are not measured again.
 """
 
-from utils import cli, devices
+from ..cli import manners
+from ..utils import devices
 
 devices.import_tensorflow()
 
@@ -30,19 +32,30 @@ import scipy.sparse.linalg
 import tensorflow as tf
 from tqdm import tqdm
 
-from benchmarks import machine
-from dataloader import unreadable_named
-from experiments import networks
-from experiments.losses import batches_of, loss_sum, make_mean_loss, trainables
-from nets.graph import ChannelGraph
-from pruning.current import Validation
-from utils import options as flags
-from utils.results import table
+from ..cli import flags
+from ..dataloader import unreadable_named
+from ..nets.graph import ChannelGraph
+from ..options.fields import Options, setting
+from ..pruning.engine.validation import Validation
+from ..reports import machine
+from ..reports.tables import table
+from ..utils.errors import UserError
+from . import networks
+from .losses import batches_of, loss_sum, make_mean_loss, trainables
 
-TOLERANCE = 1e-3  # of the eigenvalues, relative
+TOLERANCE = 1e-3
 BASIS = 16  # Lanczos vectors between restarts
 MOST_RESTARTS = 60
 SEED = 0  # of the vector that Lanczos starts from
+
+
+@dataclass(frozen=True)
+class Precision(Options):
+    """How well the eigenvalues are to be known."""
+
+    tolerance: float = setting(
+        TOLERANCE, flag="tolerance", above=0, help="of the eigenvalues, relative"
+    )
 
 
 class Hessian(scipy.sparse.linalg.LinearOperator):
@@ -104,7 +117,7 @@ class Counted(scipy.sparse.linalg.LinearOperator):
     def _matvec(self, vector: np.ndarray) -> np.ndarray:
         result = self._matrix.matvec(vector)
         if not np.isfinite(result).all():
-            raise cli.UserError(
+            raise UserError(
                 "a product with the Hessian is not finite: check the network's weights and images"
             )
         self.products += 1
@@ -166,7 +179,7 @@ def extremes(
                 maxiter=most_restarts,
             )
         except scipy.sparse.linalg.ArpackNoConvergence as error:
-            raise cli.UserError(
+            raise UserError(
                 f"the extreme eigenvalues did not settle to {tolerance:g} in {counted.products} "
                 "products: give a larger --tolerance"
             ) from error
@@ -228,25 +241,27 @@ def smoothness_table(results: dict) -> str:
 @unreadable_named()
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = cli.Parser(prog="python -m experiments.smoothness", description=__doc__.split("\n")[0])
+    parser = manners.Parser(
+        prog="python -m ekg_tf.experiments.smoothness", description=__doc__.split("\n")[0]
+    )
     networks.add_networks(parser)
     flags.add_device(parser)
-    parser.add_argument(
-        "--tolerance", type=cli.positive_float, default=TOLERANCE, help="of the eigenvalues"
-    )
+    flags.add_settings(parser, Precision)
     machine.add_out(parser)
     args = parser.parse_args(argv)
+    precision, out = flags.made(Precision, args), args.out
     device = flags.device_of(args)
-    data, loaded = networks.data_and_networks(args)
-    val, digests = networks.validation(args, data), networks.digests_of(args.networks)
-    settings = {"data": data.name, "tolerance": args.tolerance}
-    settings |= networks.describe_validation(args, val)
+    subjects = networks.subjects_of(args)
 
     def one(model: keras.Model) -> dict:
-        return smoothness(model, val, tolerance=args.tolerance, compile=device.compile)
+        return smoothness(
+            model, subjects.val, tolerance=precision.tolerance, compile=device.compile
+        )
 
-    print(smoothness_table(networks.measure(settings, loaded, digests, one, args.out)))
+    settings = subjects.settings() | precision.flags()
+    results = networks.measure(settings, subjects.networks, subjects.digests, one, out)
+    print(smoothness_table(results))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    manners.run(main)

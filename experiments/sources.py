@@ -12,28 +12,32 @@ of the whole network below the target, where the groups allow it), a filter that
 search is not put back, and number k depends on the sources and the seed alone, not on n.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
-from dataloader import Dataset
-from nets.graph import ChannelGraph
-from pruning.candidates import Candidates
-from pruning.current import Validation
-from pruning.history import LOGITS, ROWS, History
-from pruning.methods import SEARCHES
-from pruning.rewards import TEACHERS
-from pruning.scores import SCORES, weight_scores
-from pruning.search import SearchOptions
-from search import prepare
-from utils import cli, devices
-from utils.checkpoint import load_keras
-from utils.inputs import is_run
-from utils.jsonl import read_json, read_rows
-from utils.phases import Device
-from utils.runfolder import START, RunFolder
+from ..cli.inputs import is_run
+from ..dataloader import Dataset
+from ..nets.gates import Gates
+from ..nets.graph import ChannelGraph
+from ..options.fields import settings_of
+from ..options.methods import METHODS, SCORES, TEACHERS, Method
+from ..options.search import SearchOptions
+from ..phases.searching import prepare
+from ..pruning.history import LOGITS, ROWS, History
+from ..pruning.methods.by_name import SEARCHES
+from ..pruning.space.candidates import Candidates
+from ..pruning.supernet.training import order_in
+from ..pruning.worth.scores import weight_scores
+from ..utils import devices
+from ..utils.devices import Device
+from ..utils.errors import UserError
+from ..utils.jsonl import read_json, read_rows
+from ..utils.keras_files import load_keras
+from ..utils.runfolder import START, RunFolder
 
 SAME = ("dataset", "search_seed", "subset_per_class", "val_per_class")
 
@@ -58,25 +62,30 @@ class Draw:
     mask: np.ndarray
 
 
-def parsed(text: str) -> dict[str, str]:
-    """The options that method:score[:teacher] stands for.
+def parsed(text: str, **settings: Any) -> Method:
+    """The search method that method:score[:teacher] stands for.
+
+    Args:
+        settings: further ones, for the methods that have them.
 
     Raises:
         UserError: neither that nor a run folder.
     """
     words = text.split(":")
     if len(words) not in (2, 3):
-        raise cli.UserError(f"--sources {text} is neither a run folder nor method:score[:teacher]")
+        raise UserError(f"--sources {text} is neither a run folder nor method:score[:teacher]")
     method, score, teacher = [*words, "none"][:3]
-    known = {"method": (method, SEARCHES), "score": (score, SCORES), "teacher": (teacher, TEACHERS)}
+    known = {"method": (method, METHODS), "score": (score, SCORES), "teacher": (teacher, TEACHERS)}
     for kind, (word, choices) in known.items():
         if word not in choices:
-            raise cli.UserError(
+            raise UserError(
                 f"--sources {text}: the {kind} {word!r} is none of {', '.join(choices)}"
             )
     if teacher != "none" and method != "ekg":
-        raise cli.UserError(f"--sources {text}: only ekg has a teacher")
-    return {"method": method, "score": score, "teacher": teacher}
+        raise UserError(f"--sources {text}: only ekg has a teacher")
+    settings |= {"score": score, "teacher": teacher}
+    names = [one.name for one in settings_of(METHODS[method])]
+    return METHODS[method](**{name: settings[name] for name in names if name in settings})
 
 
 def made(
@@ -86,20 +95,24 @@ def made(
     data: Dataset,
     options: SearchOptions,
     device: Device,
-) -> tuple[Source, Validation]:
-    """Searches in a folder of its own (resumed if it was begun), without bank and fine-tuning."""
-    options = replace(options, **parsed(name))
+) -> Source:
+    """Searches in a folder of its own (resumed if it was begun), without bank and fine-tuning.
+
+    Args:
+        options: resolved (`options.recipes`).
+    """
     graph, val = prepare(folder, model, data, options, device)
     history = History(folder, (len(val.labels), data.num_classes))
-    SEARCHES[options.method](
+    SEARCHES[options.method.name](
         graph,
         val,
         history,
         options,
+        order=order_in(folder) if options.method.supernet else None,
         compile=device.compile,
         devices=devices.replicas(device.strategy),
     ).run()
-    return Source(name, ChannelGraph(graph.model), history), val
+    return Source(name, graph, history)
 
 
 def read(path: Path, settings: dict, examples: int, target_rate: float) -> Source:
@@ -114,26 +127,26 @@ def read(path: Path, settings: dict, examples: int, target_rate: float) -> Sourc
             above the target.
     """
     if not is_run(path) or not (path / START).exists():
-        raise cli.UserError(f"{path} holds no search: run search.py on it first")
+        raise UserError(f"{path} holds no search: run search.py on it first")
     used = read_json(path / "args.json")
     for name in SAME:
         if used.get(name) != settings[name]:
-            raise cli.UserError(
+            raise UserError(
                 f"{path} was searched with --{name} {used.get(name)}, not {settings[name]}: all "
                 "searches need the same D_val"
             )
     rows = read_rows(path / ROWS)
     if len(rows) < 2 or any("removed_units" not in row for row in rows[1:]):
-        raise cli.UserError(f"{path} holds no history of this version: run search.py again")
+        raise UserError(f"{path} holds no history of this version: run search.py again")
     if rows[-1]["flops_rate"] > target_rate:
-        raise cli.UserError(
+        raise UserError(
             f"{path} ends at {rows[-1]['flops_rate']:.3f} of the FLOPs, above "
             f"--search_target_rate {target_rate}: finish it, or give a larger rate"
         )
     graph = ChannelGraph(load_keras(path / START))
     shape = examples, graph.model.output_shape[-1]
     if (path / LOGITS).stat().st_size != 4 * len(rows) * shape[0] * shape[1]:
-        raise cli.UserError(f"{path / LOGITS} does not hold {len(rows)} networks' logits on D_val")
+        raise UserError(f"{path / LOGITS} does not hold {len(rows)} networks' logits on D_val")
     return Source(path.resolve().name, graph, History(RunFolder(path, None, False), shape))
 
 
@@ -141,10 +154,10 @@ def check_alike(sources: list[Source]) -> None:
     """Raises UserError unless all searches began with networks of one size."""
     first = sources[0]
     for one in sources[1:]:
-        if one.graph.flops() != first.graph.flops() or len(one.graph.gates) != len(
-            first.graph.gates
+        if one.graph.flops() != first.graph.flops() or len(one.graph.groups) != len(
+            first.graph.groups
         ):
-            raise cli.UserError(f"{one.name} and {first.name} are searches of different networks")
+            raise UserError(f"{one.name} and {first.name} are searches of different networks")
 
 
 def draw(sources: list[Source], number: int, *, target_rate: float, step: float, seed: int) -> Draw:
@@ -159,8 +172,7 @@ def draw(sources: list[Source], number: int, *, target_rate: float, step: float,
     """
     chosen, turn = number % len(sources), number // len(sources)
     source = sources[chosen]
-    rows, gates = source.history.rows, source.graph.gates
-    full = source.graph.flops()
+    rows, full = source.history.rows, source.graph.flops()
     if turn == 0:
         place = next(i for i, row in enumerate(rows) if row["flops_rate"] <= target_rate)
         return Draw(number, chosen, place, source.history.mask(source.graph, place))
@@ -168,7 +180,8 @@ def draw(sources: list[Source], number: int, *, target_rate: float, step: float,
     rate = rng.uniform(target_rate, 1)
     place = max(i for i, row in enumerate(rows) if row["flops_rate"] >= rate)
     mask = source.history.mask(source.graph, place)
-    candidates, kernels = Candidates(source.graph, target_rate * full, step), source.graph.kernels()
+    gates, kernels = Gates(source.graph.groups), source.graph.kernels()
+    candidates = Candidates(gates, source.graph.flops, target_rate * full, step)
     while source.graph.flops(mask) > target_rate * full:
         gates.set_mask(mask)
         scores = weight_scores("l1", kernels, mask, [])
@@ -176,6 +189,6 @@ def draw(sources: list[Source], number: int, *, target_rate: float, step: float,
             gate.rank(scores[gate.units])
         proposals = candidates.propose(scores)
         if not proposals:
-            raise cli.UserError(f"--search_target_rate {target_rate} can't be reached")
+            raise UserError(f"--search_target_rate {target_rate} can't be reached")
         mask = proposals[rng.integers(len(proposals))].mask
     return Draw(number, chosen, place, mask)

@@ -9,9 +9,9 @@ import math
 import keras
 import numpy as np
 
-from nets import layer_rules as rules
-from nets.calls import Call
-from utils.cli import UserError
+from ..utils.errors import UserError
+from . import layer_rules as rules
+from .keras_graph import Call
 
 Cost = tuple[int, np.ndarray | None, np.ndarray]
 
@@ -28,8 +28,8 @@ def _spatial(layer, shape: tuple) -> int:
     return math.prod(sizes)
 
 
-def call_costs(call: Call, units: tuple | None, num_units: int) -> list[Cost]:
-    """The costs of one call; none for what is neither a convolution nor a dense layer.
+def kernel_costs(call: Call, units: tuple | None, num_units: int) -> list[Cost]:
+    """The costs of one call of a convolution or dense layer.
 
     Args:
         units: (in_units, out_units) of the layer; None: it is never pruned.
@@ -39,8 +39,6 @@ def call_costs(call: Call, units: tuple | None, num_units: int) -> list[Cost]:
         UserError: the layer works on tensors of open size.
     """
     layer = call.operation
-    if type(layer) not in rules.KERNEL_LAYERS:
-        return []
     transposed = type(layer) in rules.TRANSPOSED
     # Every input position of a transposed convolution meets the whole kernel.
     tensor = call.inputs[0] if transposed else call.outputs[0]

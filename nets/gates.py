@@ -10,41 +10,56 @@ channels by `mask[units]`, where `units` int32 [channels] holds a unit number, o
 channel.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 
-class Gate:
-    """One channel group.
+@dataclass(frozen=True)
+class Group:
+    """Channels that can only be removed together with their likes in other tensors.
 
     Attributes:
-        name: the first layer that writes the group, and how many others share it.
+        start: number of the group's first unit.
+        channels: how many units it has.
         layers: names of the layers that write the group's channels.
-        start: number of the gate's first unit.
-        order: int32 [channels], rank by importance, 0 = most important; a permutation.
-        width: number of channels kept, 1 .. channels.
     """
 
-    def __init__(self, start: int, channels: int, layers: Sequence[str]):
-        self.start = start
-        self.channels = channels
-        self.layers = tuple(layers)
-        self.order = np.arange(channels, dtype=np.int32)
-        self.width = channels
-
-    def __repr__(self) -> str:
-        return f"Gate({self.name}, {self.width} of {self.channels})"
+    start: int
+    channels: int
+    layers: tuple[str, ...]
 
     @property
     def name(self) -> str:
+        """The first layer that writes the group, and how many others share it."""
         others = len(self.layers) - 1
         return f"{self.layers[0]} (+{others})" if others else self.layers[0]
 
     @property
     def units(self) -> slice:
-        """The gate's range in the unit mask."""
+        """The group's range in the unit mask."""
         return slice(self.start, self.start + self.channels)
+
+
+class Gate:
+    """Which channels of one group are kept.
+
+    Attributes:
+        group: what stays; name, layers, start, channels and units are its own.
+        order: int32 [channels], rank by importance, 0 = most important; a permutation.
+        width: number of channels kept, 1 .. channels.
+    """
+
+    def __init__(self, group: Group):
+        self.group = group
+        self.name, self.layers = group.name, group.layers
+        self.start, self.channels, self.units = group.start, group.channels, group.units
+        self.order = np.arange(group.channels, dtype=np.int32)
+        self.width = group.channels
+
+    def __repr__(self) -> str:
+        return f"Gate({self.name}, {self.width} of {self.channels})"
 
     @property
     def mask(self) -> np.ndarray:
@@ -94,10 +109,10 @@ class Gate:
 
 
 class Gates(Sequence):
-    """All gates of a network, in the order in which the network reaches them."""
+    """All gates of a network, open at first, in the order in which the network reaches them."""
 
-    def __init__(self, gates: Sequence[Gate]):
-        self._gates = list(gates)
+    def __init__(self, groups: Iterable[Group]):
+        self._gates = [Gate(group) for group in groups]
         self.num_units = sum(gate.channels for gate in self._gates)
 
     def __getitem__(self, index):
@@ -119,6 +134,16 @@ class Gates(Sequence):
         for gate in self._gates:
             mask[gate.units] = gate.mask
         return mask
+
+    def set_order(self, order: np.ndarray) -> None:
+        """Orders open gates by ranks, int32 [U], 0 = most important."""
+        for gate in self._gates:
+            gate.rank(-order[gate.units].astype(np.float64))
+
+    def order(self) -> np.ndarray:
+        """The rank of every unit in its gate, int32 [U]."""
+        parts = [gate.order for gate in self._gates]
+        return np.concatenate([*parts, np.zeros(0, np.int32)]).astype(np.int32)
 
     def set_mask(self, mask: np.ndarray) -> None:
         """Sets every gate from a unit mask, float32 [U + 1]; otherwise the order stays.

@@ -1,7 +1,7 @@
 """The channel graph of a functional model: groups, gates, costs, gated and pruned network.
 
 Nothing here depends on a layer's name: channel dependencies are read off the functional graph by
-the rules of `nets.layer_rules` and `nets.op_rules`.
+the rules of `nets.layer_kinds` and `nets.op_rules`.
 """
 
 import collections
@@ -11,22 +11,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from nets import channels, costs, layer_rules, op_rules, tcl, tcl_norm
-from nets.calls import Call, calls_of, without_nesting
-from nets.gates import Gate, Gates
+from . import channels, costs, layer_kinds, layer_rules, op_rules, tcl
+from .gates import Group
+from .keras_graph import Call, calls_of, without_nesting
+from .rebuild import rebuilt
 
 L = keras.layers
-# The name of a mask-aware layer is that of the stock layer, but for these.
-_RENAMED = {
-    L.Dense: tcl.FC,
-    L.BatchNormalization: tcl_norm.BatchNorm,
-    L.LayerNormalization: tcl_norm.LayerNorm,
-    L.GroupNormalization: tcl_norm.GroupNorm,
-    L.PReLU: tcl_norm.PReLU,
-    L.Reshape: tcl_norm.Reshape,
-    layer_rules.LayerScale: tcl_norm.LayerScale,
-}
-GATED = {kind: getattr(tcl, kind.__name__, tcl.FC) for kind in layer_rules.KERNEL_LAYERS} | _RENAMED
 
 
 class ChannelGraph:
@@ -34,8 +24,10 @@ class ChannelGraph:
 
     Attributes:
         model: the network as given or, if it contains models, an equal one without nesting.
-        gates: `Gates`, all open.
-        units: {layer name: (in_units, out_units)}, int32 arrays, for every layer in `GATED`.
+        groups: the channel groups, in the order in which the network reaches them.
+        num_units: of all groups together.
+        units: {layer name: (in_units, out_units)}, int32 arrays, for every layer with a mask-aware
+            twin.
         frozen: {layer name: reason} for kernel layers whose outputs are not prunable.
 
     Raises:
@@ -55,8 +47,8 @@ class ChannelGraph:
         self._costs = [
             cost
             for call in self.calls
-            for cost in costs.call_costs(
-                call, self.units.get(call.operation.name), self.gates.num_units
+            for cost in layer_kinds.call_costs(
+                call, self.units.get(call.operation.name), self.num_units
             )
         ]
 
@@ -92,7 +84,7 @@ class ChannelGraph:
             if type(layer) in layer_rules.KERNEL_LAYERS:
                 self.frozen[layer.name] = why
             return
-        if type(layer) in GATED:
+        if layer_kinds.twin_of(layer):
             if layer.name in self._left:
                 for one in (inputs[0], output):
                     ids.freeze(one, self._left[layer.name])
@@ -116,7 +108,7 @@ class ChannelGraph:
             raise channels.NoRule("has several outputs")
         if not all(len(one) for one in inputs):
             raise channels.NoRule("reads channels of an open number")
-        rules = op_rules if op_rules.is_op(call.operation) else layer_rules
+        rules = op_rules if op_rules.is_op(call.operation) else layer_kinds
         output = rules.follow(self._ids, site)
         if len(output) != _width(call.outputs[0]):
             raise channels.NoRule("changes the number of channels")
@@ -135,14 +127,14 @@ class ChannelGraph:
         groups = collections.defaultdict(list)
         for root, signature in zip(pairs[starts, 0], signatures, strict=True):
             groups[signature].append(root)
-        gates, unit_of, start = [], np.full(len(roots), -1), 0
+        found, unit_of, start = [], np.full(len(roots), -1), 0
         for signature, members in groups.items():
             # A shared layer makes a block per call.
-            names = dict.fromkeys(ids.block_names[block] for block in signature)
-            gates.append(Gate(start, len(members), names))
+            names = tuple(dict.fromkeys(ids.block_names[block] for block in signature))
+            found.append(Group(start, len(members), names))
             unit_of[members] = np.arange(start, start + len(members))
             start += len(members)
-        self.gates = Gates(gates)
+        self.groups, self.num_units = tuple(found), start
         unit = unit_of[roots]
         self._unit = np.where(unit < 0, start, unit).astype(np.int32)
         self.units = {
@@ -166,12 +158,12 @@ class ChannelGraph:
 
     def open_mask(self) -> np.ndarray:
         """The unit mask of the whole network, float32 [U + 1]."""
-        return np.ones(self.gates.num_units + 1, np.float32)
+        return np.ones(self.num_units + 1, np.float32)
 
     def least_mask(self) -> np.ndarray:
         """The unit mask with one filter in every group, float32 [U + 1]."""
-        mask = np.zeros(self.gates.num_units + 1, np.float32)
-        mask[[gate.start for gate in self.gates] + [-1]] = 1
+        mask = np.zeros(self.num_units + 1, np.float32)
+        mask[[group.start for group in self.groups] + [-1]] = 1
         return mask
 
     def flops(self, mask: np.ndarray | None = None) -> int:
@@ -199,7 +191,7 @@ class ChannelGraph:
 
     def _axes(self) -> dict[str, tcl.Axes]:
         layers = ((self.model.get_layer(name), pair) for name, pair in self.units.items())
-        return {one.name: GATED[type(one)].axes(one, *pair) for one, pair in layers}
+        return {one.name: layer_kinds.twin_of(one).axes(one, *pair) for one, pair in layers}
 
     def kernels(self) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """{layer: (kernel float32 [..., in, out], in_units, out_units)} of layers with filters.
@@ -224,10 +216,10 @@ class ChannelGraph:
 
     def gated(self) -> tuple[keras.Model, tf.Variable]:
         """The same network and weights in mask-aware layers, and its unit mask variable."""
-        mask = tf.Variable(self.gates.mask(), trainable=False, name="unit_mask")
+        mask = tf.Variable(self.open_mask(), trainable=False, name="unit_mask")
 
         def convert(layer):
-            kind = GATED.get(type(layer)) if layer.name in self.units else None
+            kind = layer_kinds.twin_of(layer) if layer.name in self.units else None
             return (kind or type(layer)).from_config(layer.get_config())
 
         gated = keras.models.clone_model(self.model, clone_function=convert)
@@ -244,10 +236,10 @@ class ChannelGraph:
         """
         layers = {name: self.model.get_layer(name) for name in self.units}
         changes = {
-            name: GATED[type(layer)].config(layer, *self.units[name], mask)
+            name: layer_kinds.twin_of(layer).config(layer, *self.units[name], mask)
             for name, layer in layers.items()
         }
-        smaller = _rebuilt(self.model, changes)
+        smaller = rebuilt(self.model, changes)
         for name, axes in self._axes().items():
             old, new = layers[name].weights, smaller.get_layer(name).weights
             full = {v.name: v.numpy() for v in old}
@@ -255,57 +247,6 @@ class ChannelGraph:
             for variable, value in zip(new, sliced.values(), strict=True):
                 variable.assign(value)
         return smaller
-
-
-def resized(model: keras.Model, widths: dict[str, int]) -> keras.Model:
-    """The model with other layer widths; weights of unchanged shape are copied, others fresh.
-
-    Args:
-        widths: {layer name: output channels}; layers without a width of their own (batch norm,
-            depthwise convolutions) are ignored.
-    """
-    return _rebuilt(model, {name: {"filters": n, "units": n} for name, n in widths.items()})
-
-
-def _rebuilt(model: keras.Model, changes: dict[str, dict]) -> keras.Model:
-    """The model with changed configurations, {layer name: {key: value}}, keys it has alone."""
-
-    def convert(layer):
-        config = layer.get_config()
-        new = changes.get(layer.name, {})
-        config |= {key: value for key, value in new.items() if key in config}
-        return type(layer).from_config(config)
-
-    smaller = keras.models.clone_model(model, clone_function=convert)
-    for new, old in zip(smaller.weights, model.weights, strict=True):
-        if new.shape == old.shape:
-            new.assign(old)
-    return smaller
-
-
-def to_policy(model: keras.Model, policy: str) -> keras.Model:
-    """A functional model of the same layers and weights under a dtype policy ("mixed_bfloat16").
-
-    Variables stay float32 and in the same order, so clone and model exchange weights by
-    set_weights; the output layer, and what a concatenation there joins, computes float32.
-
-    Raises:
-        ValueError: nested models.
-    """
-    # not model.output: a Sequential read from a file has none
-    last = [model.outputs[0]._keras_history.operation]
-    if isinstance(last[0], L.Concatenate):
-        last += [one._keras_history.operation for one in last[0].input]
-    if any(isinstance(layer, keras.Model) for layer in model.layers):
-        raise ValueError("a model that contains models cannot change its dtype policy")
-
-    def clone(layer):
-        config = layer.get_config() | {"dtype": "float32" if layer in last else policy}
-        return type(layer).from_config(config)
-
-    converted = keras.models.clone_model(model, clone_function=clone)
-    converted.set_weights(model.get_weights())
-    return converted
 
 
 def _width(tensor) -> int:

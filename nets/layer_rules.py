@@ -1,4 +1,4 @@
-"""What Keras layers do to channels: one rule per layer type, for channels in the last axis.
+"""What Keras layers do to channels: the rules of `nets.layer_kinds`, channels in the last axis.
 
 A rule is a function (ids, site) -> ids of the output's channels. It raises `NoRule` for a
 configuration that it doesn't understand; the caller then freezes what the call touches.
@@ -12,7 +12,7 @@ import numpy as np
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
-from nets.channels import Ids, NoRule, Site
+from .channels import Ids, NoRule, Site
 
 L = keras.layers
 Rule = Callable[[Ids, Site], np.ndarray]
@@ -60,7 +60,7 @@ def kernel_rule(ids: Ids, site: Site) -> np.ndarray:
     return ids.fresh(site.out_shape[-1], site.layer.name)
 
 
-def _convolution_rule(ids: Ids, site: Site) -> np.ndarray:
+def convolution_rule(ids: Ids, site: Site) -> np.ndarray:
     """Groups stay equal: the k-th channels of all groups are tied, in the input and the output.
 
     Two groups on inputs [0, 1, 2, 3] that make [4, 5, 6, 7, 8, 9]: 0-2, 1-3 and 4-7, 5-8, 6-9.
@@ -75,7 +75,7 @@ def _convolution_rule(ids: Ids, site: Site) -> np.ndarray:
     return output
 
 
-def _depthwise_rule(ids: Ids, site: Site) -> np.ndarray:
+def depthwise_rule(ids: Ids, site: Site) -> np.ndarray:
     return np.repeat(site.inputs[0], site.layer.depth_multiplier)
 
 
@@ -90,21 +90,21 @@ def _check_axis(site: Site) -> None:
         raise NoRule(f"works along axis {axis}, not along the channels alone")
 
 
-def _batch_norm_rule(ids: Ids, site: Site) -> np.ndarray:
+def batch_norm_rule(ids: Ids, site: Site) -> np.ndarray:
     _check_axis(site)
     if site.layer.renorm:
         raise NoRule("renormalises")
     return site.inputs[0]
 
 
-def _layer_norm_rule(ids: Ids, site: Site) -> np.ndarray:
+def layer_norm_rule(ids: Ids, site: Site) -> np.ndarray:
     _check_axis(site)
     if site.layer.rms_scaling:
         raise NoRule("has rms_scaling")
     return site.inputs[0]
 
 
-def _group_norm_rule(ids: Ids, site: Site) -> np.ndarray:
+def group_norm_rule(ids: Ids, site: Site) -> np.ndarray:
     _check_axis(site)
     groups, inputs = site.layer.groups, site.inputs[0]
     if 1 < groups < len(inputs):  # groups of equal size, as in a grouped convolution
@@ -112,7 +112,7 @@ def _group_norm_rule(ids: Ids, site: Site) -> np.ndarray:
     return inputs
 
 
-def _scaling_rule(ids: Ids, site: Site) -> np.ndarray:
+def scaling_rule(ids: Ids, site: Site) -> np.ndarray:
     """Rescaling and Normalization, whose constants lie in the configuration."""
     constants = (getattr(site.layer, name, None) for name in ("scale", "offset"))
     if isinstance(site.layer, L.Normalization) or any(np.size(c) > 1 for c in constants):
@@ -159,43 +159,10 @@ def reshape_rule(ids: Ids, site: Site) -> np.ndarray:
     return rows[0]
 
 
-def _permute_rule(ids: Ids, site: Site) -> np.ndarray:
+def permute_rule(ids: Ids, site: Site) -> np.ndarray:
     if site.layer.dims[-1] != len(site.layer.dims):
         raise NoRule("moves the channels to another axis")
     return site.inputs[0]
-
-
-RULES: dict[type, Rule] = {
-    **dict.fromkeys(CONVOLUTIONS, _convolution_rule),
-    **dict.fromkeys((*TRANSPOSED, *SEPARABLE, L.Dense), kernel_rule),
-    **dict.fromkeys(DEPTHWISE, _depthwise_rule),
-    **dict.fromkeys(PER_CHANNEL, same_rule),
-    **dict.fromkeys(MERGES, merge_rule),
-    **dict.fromkeys((L.Flatten, L.Reshape), reshape_rule),
-    **dict.fromkeys((L.Rescaling, L.Normalization), _scaling_rule),
-    L.BatchNormalization: _batch_norm_rule,
-    L.LayerNormalization: _layer_norm_rule,
-    L.GroupNormalization: _group_norm_rule,
-    L.Concatenate: concatenate_rule,
-    L.Permute: _permute_rule,
-}
-
-
-def follow(ids: Ids, site: Site) -> np.ndarray:
-    """Channel ids of a layer call's output.
-
-    Raises:
-        NoRule: the channels can't be followed.
-    """
-    layer = site.layer
-    if type(layer) not in RULES:
-        raise NoRule("has no rule")
-    if getattr(layer, "data_format", "channels_last") != "channels_last":
-        raise NoRule("works on channels_first")
-    output = RULES[type(layer)](ids, site)
-    if mixing := mixing_activation(layer):
-        ids.freeze(output, f"{layer.name} mixes channels by {mixing}")
-    return output
 
 
 def mixing_activation(layer) -> str:

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from nets.channels import Ids, NoRule, Site
-from nets.layer_rules import concatenate_rule, merge_rule, same_rule
+from .channels import Ids, NoRule, Site
+from .layer_rules import concatenate_rule, merge_rule, same_rule
 
 # Operations on every number by itself.
 POINTWISE = frozenset(

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from nets.graph import ChannelGraph
-from utils import stateless
+from . import stateless
+from .graph import ChannelGraph
 
 # float32 sums in another order differ by so much of the largest output, whatever the network.
 TOLERANCE = 1e-4

@@ -7,7 +7,7 @@ effective weights come in two forms that give the same output on the kept channe
   a tensor);
 * `sliced(mask)`: numpy arrays without the removed filters (mask is a numpy array).
 
-Both follow the paper's norm-preserving rule (method.md 1, "Masking") for every kernel:
+Both follow the paper's norm-preserving rule (docs/method.md 1, "Masking") for every kernel:
 W' = W*m_in*m_out * ||W|| / ||W*m_in*m_out||, Frobenius norms over the whole kernel.
 `apply(x, weights)` runs the layer on effective weights of either form. Layout: channels last.
 
@@ -22,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from nets.layer_rules import is_depthwise
+from .layer_rules import is_depthwise
 
 Weights = dict[str, "tf.Tensor | np.ndarray"]
 Axes = dict[str, dict[int, np.ndarray]]  # {weight: {negative axis: int32 [channels] units}}

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.applications import convnext
 
-from nets.tcl import Axes, Gated, Weights
+from .tcl import Axes, Gated, Weights
 
 
 class BatchNorm(Gated, keras.layers.BatchNormalization):

@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 
-from nets.graph import ChannelGraph
-from utils.runfolder import RunFolder
+from ..nets.graph import ChannelGraph
+from ..utils.runfolder import RunFolder
 
 ROWS, LOGITS = "history.jsonl", "search_logits.f32"
 
@@ -53,7 +53,7 @@ class History:
 
     def mask(self, graph: ChannelGraph, step: int) -> np.ndarray:
         """Unit mask of theta_step, float32 [U + 1]."""
-        mask = np.ones(graph.gates.num_units + 1, np.float32)
+        mask = np.ones(graph.num_units + 1, np.float32)
         for row in self.rows[1 : step + 1]:
             mask[row["removed_units"]] = 0
             mask[row.get("restored_units", [])] = 1

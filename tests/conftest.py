@@ -57,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     One for all workers of pytest-xdist: the first that comes makes it, the others wait.
     """
-    from pipeline_runs import ARGUMENTS, command, run
+    from tests.helpers.runs import ARGUMENTS, command, run
 
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
@@ -73,6 +73,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens what only has to be there; the programs themselves measure for 4 seconds."""
-    from utils import latency, measure
+    from ekg_tf.reports import networks as measure
+    from ekg_tf.training import latency
 
     monkeypatch.setattr(measure, "latencies", partial(latency.latencies, seconds=0.0))

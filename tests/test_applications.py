@@ -8,12 +8,14 @@ import sys
 import keras
 import numpy as np
 import pytest
-
-from benchmarks import models
-from nets.graph import ChannelGraph
-from nets.proof import agrees, sentence
-from utils.checkpoint import save_keras
-from utils.inspect import application, application_names, filters
+from ekg_tf.benchmarks import models
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.proof import agrees, sentence
+from ekg_tf.nets.zoo.applications import application_names
+from ekg_tf.nets.zoo.applications import fresh_application as application
+from ekg_tf.pages import models as page
+from ekg_tf.reports.inspection import filters
+from ekg_tf.utils.keras_files import save_keras
 
 FAST = ["MobileNet", "MobileNetV2", "MobileNetV3Small", "ResNet50V2", "EfficientNetB0"]
 WELL_UNDERSTOOD = """ResNet50 ResNet50V2 VGG16 MobileNet MobileNetV2 MobileNetV3Small DenseNet121
@@ -73,5 +75,5 @@ def test_a_pruned_network_opens_without_this_package(tmp_path):
 
 def test_the_page_is_printed_from_the_results():
     results = json.loads(models.RESULTS.read_text())
-    assert models.PAGE.read_text() == models.page(results)
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(results)
     assert all(agrees(one["proof"]) for one in results.values())

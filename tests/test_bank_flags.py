@@ -1,48 +1,50 @@
 """Which flags ask for a memory bank: no run builds one that nothing replays."""
 
 import pytest
-
-from pruning.bank import BankOptions
-from utils import cli, options
-from utils.bank_flags import bank_of
+from ekg_tf.cli import flags as cli_flags
+from ekg_tf.cli import manners
+from ekg_tf.options.bank import Bank
+from ekg_tf.utils.errors import UserError
 
 
 def bank(flags: str, *, fine_tuning: bool):
     """(`bank_of` the flags of search.py or of the whole pipeline, the parsed arguments)."""
-    parser = cli.Parser()
-    options.add_search(parser)
+    parser = manners.Parser()
+    cli_flags.add_search(parser)
     if fine_tuning:
-        options.add_finetune(parser)
+        cli_flags.add_finetune(parser)
     args = parser.parse_args(flags.split())
-    return bank_of(args), args
+    finetuning = cli_flags.finetuning_of(args) if fine_tuning else None
+    return cli_flags.bank_of(args, cli_flags.method_of(args), finetuning), args
 
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ("", BankOptions()),
-        ("--finetune_teacher ensemble --bank topk --bank_k 4", BankOptions("topk", 4)),
+        ("", Bank()),
+        ("--finetune_teacher ensemble --bank topk --bank_k 4", Bank("topk", k=4)),
         ("--finetune_teacher none", None),
         ("--finetune_teacher single", None),
         ("--finetune_method plain", None),
         ("--finetune_method plain --method ffp", None),
         ("--finetune_method kd", None),
-        ("--finetune_method kd --bank full", BankOptions("full")),  # for later fine-tunings
-        ("--finetune_method kd --bank_features on", BankOptions(features=True)),
-        ("--finetune_method ckt --method ffp", BankOptions(features=True)),
+        ("--finetune_method kd --bank full", Bank("full")),  # for later fine-tunings
+        ("--finetune_method kd --bank_features on", Bank(features=True)),
+        ("--finetune_method ckt --method ffp", Bank(features=True)),
     ],
 )
 def test_the_pipeline_builds_the_bank_that_its_fine_tuning_replays(flags, expected):
     found, args = bank(flags, fine_tuning=True)
     assert found == expected
-    assert (args.bank == "none") == (expected is None), "args.json says so"
+    kept = cli_flags.record(args, expected)
+    assert (kept["bank"] == "none") == (expected is None), "args.json says so"
 
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ("", BankOptions()),
-        ("--method ffp", BankOptions(features=True)),
+        ("", Bank()),
+        ("--method ffp", Bank(features=True)),
         ("--method ffp --bank none", None),
         ("--bank none", None),
     ],
@@ -60,5 +62,5 @@ def test_search_builds_it_for_fine_tunings_to_come(flags, expected):
     ],
 )
 def test_contradictions(flags, message):
-    with pytest.raises(cli.UserError, match=message):
+    with pytest.raises(UserError, match=message):
         bank(flags, fine_tuning=True)

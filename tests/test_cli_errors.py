@@ -13,17 +13,19 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from ekg_tf.cli import manners
+from ekg_tf.dataloader import load
+from ekg_tf.nets.zoo.builders import build
+from ekg_tf.nets.zoo.pkl_weights import save_pkl, to_pkl
+from ekg_tf.options.search import SearchOptions
+from ekg_tf.phases import finetuning as finetune
+from ekg_tf.phases import searching as search
+from ekg_tf.pruning.knowledge.bank import ARRAY, MANIFEST
+from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.keras_files import save_keras
+from ekg_tf.utils.runfolder import BASELINE, PRUNED, START
 
-import finetune
-import search
-import train_cifar
-from dataloader import load
-from nets import build
-from pruning.bank import ARRAY, MANIFEST
-from pruning.search import SearchOptions
-from utils import cli
-from utils.checkpoint import save_keras, save_pkl, to_pkl
-from utils.runfolder import BASELINE, PRUNED, START
+from ekg_tf import train_cifar
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = 10, (8, 8, 1)  # classes and image shape
@@ -50,7 +52,7 @@ def refused(capfd):
     def call(program: ModuleType, *argv) -> str:
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
-            cli.run(lambda _: program.main([str(argument) for argument in argv]))
+            manners.run(lambda _: program.main([str(argument) for argument in argv]))
         error = capfd.readouterr().err
         assert stop.value.code == 2
         assert re.fullmatch(r"error: [^\n]+\n", error), error
@@ -157,7 +159,7 @@ def test_unreachable_target_names_the_lowest_one_that_can_be_reached(refused, tm
     assert not run.exists()
     network, data = build("ResNet-20", *DIGITS), load("DIGITS")
     search.check(network, data, SearchOptions(lowest, subset_per_class=64, val_per_class=24))
-    with pytest.raises(cli.UserError, match="can't be reached"):
+    with pytest.raises(UserError, match="can't be reached"):
         search.check(network, data, SearchOptions(lowest - 2e-4, subset_per_class=64))
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from dataloader.augment import adjust_contrast, adjust_saturation, flip_and_crop, random_view
+from ekg_tf.dataloader.augment import adjust_contrast, adjust_saturation, flip_and_crop, random_view
 
 
 def _eager(function, *args):

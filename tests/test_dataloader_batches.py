@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from dataloader import Dataset, Split, eval_batches, per_class_indices, train_batches
-from utils.cli import UserError
+from ekg_tf.dataloader import Dataset, Split, eval_batches, per_class_indices, train_batches
+from ekg_tf.utils.errors import UserError
 
 
 def _dataset(examples: int = 23, channels: int = 3) -> Dataset:
@@ -68,7 +67,7 @@ def test_subsets_of_nothing_and_of_everything():
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ([3, 2], r"class 1 has 4 training images.*3 \+ 2.*--subset_per_class.*--val_per_class"),
+        ([3, 2], r"class 1 has 4 training images.*3 \+ 2.*lower subset_per_class or val_per_class"),
         ([-1, 2], "negative"),
     ],
 )

@@ -11,10 +11,9 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-
-from dataloader import NAMES, load
-from dataloader.sources import CIFAR10_CLASSES, CIFAR100_CLASSES
-from utils.cli import UserError
+from ekg_tf.dataloader import NAMES, load
+from ekg_tf.dataloader.sources import CIFAR10_CLASSES, CIFAR100_CLASSES
+from ekg_tf.utils.errors import UserError
 
 FOLDERS = {
     ("CIFAR10", "binary"): "cifar-10-batches-bin",
@@ -203,7 +202,7 @@ def test_truncated_pickle_and_archives(tmp_path):
 
 def test_what_is_not_there_or_of_another_kind(tmp_path):
     (tmp_path / "notes.txt").write_text("no archive")
-    with pytest.raises(UserError, match=r"nowhere does not exist: --data_path takes .*-py"):
+    with pytest.raises(UserError, match=r"nowhere does not exist: CIFAR1.* comes as .*-py"):
         load("CIFAR10", tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"holds no CIFAR100: .*cifar-100-python\.tar\.gz"):
         load("CIFAR100", tmp_path)

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from ekg_tf.dataloader import eval_batches, load, normalised_images, train_batches, unreadable_named
+from ekg_tf.dataloader.imagenet import centre_crop, random_crop
+from ekg_tf.utils.errors import UserError
 from PIL import Image
-
-from dataloader import eval_batches, load, normalised_images, train_batches, unreadable_named
-from dataloader.imagenet import centre_crop, random_crop
-from utils.cli import UserError
 
 CLASSES = ("n01440764", "n01443537", "n02084071")
 SIDE, SHORT = 24, 28
@@ -68,7 +67,7 @@ def test_flat_val_with_a_label_file(form, copied, tmp_path):
             word = {"class": name, "file class": f"{path.name} {name}"}
             lines.append(word.get(form, f"{path.name} {label}"))
         (copied / "val" / name).rmdir()
-    with pytest.raises(UserError, match=r"val has no folder per class.*--val_labels"):
+    with pytest.raises(UserError, match=r"val has no folder per class.*by val_labels"):
         load("ImageNet", copied)
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(lines if form == "class" else lines[::-1]) + "\n")
@@ -99,7 +98,7 @@ def test_label_files_that_do_not_fit(text, message, copied, tmp_path):
 
 
 def test_a_single_folder_is_split_only_when_asked(tree):
-    with pytest.raises(UserError, match=r"has no folder train.*--hold_out SHARE"):
+    with pytest.raises(UserError, match=r"has no folder train.*say by hold_out"):
         load("ImageNet", tree / "train")
     data = load("ImageNet", tree / "train", hold_out=0.25)
     assert (len(data.train), len(data.test)) == (9, 3)
@@ -107,16 +106,16 @@ def test_a_single_folder_is_split_only_when_asked(tree):
     again = load("ImageNet", tree / "train", hold_out=0.25)
     assert again.test.names == data.test.names and again.fingerprint == data.fingerprint
     assert load("ImageNet", tree / "train", hold_out=0.5).fingerprint != data.fingerprint
-    with pytest.raises(UserError, match=r"--hold_out 0.01 of 12 images leaves one part empty"):
+    with pytest.raises(UserError, match=r"hold_out 0.01 of 12 images leaves one part empty"):
         load("ImageNet", tree / "train", hold_out=0.01)
 
 
 def test_folders_of_another_layout(copied):
-    with pytest.raises(UserError, match=r"no/such does not exist.*--data_path takes a folder with"):
+    with pytest.raises(UserError, match=r"no/such does not exist.*ImageNet comes as a folder with"):
         load("ImageNet", "/no/such")
-    with pytest.raises(UserError, match="leave --hold_out out"):
+    with pytest.raises(UserError, match="leave hold_out out"):
         load("ImageNet", copied, hold_out=0.1)
-    with pytest.raises(UserError, match="leave --val_labels out"):
+    with pytest.raises(UserError, match="leave val_labels out"):
         load("ImageNet", copied, val_labels="labels.txt")
     (copied / "val" / CLASSES[0]).rename(copied / "val" / "n00000001")
     with pytest.raises(

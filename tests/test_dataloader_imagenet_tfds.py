@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from ekg_tf.dataloader import eval_batches, load
+from ekg_tf.utils.errors import UserError
 from PIL import Image
-
-from dataloader import eval_batches, load
-from utils.cli import UserError
 
 WNIDS = {"n01440764": 0, "n01496331": 5, "n01518878": 9}
 
@@ -82,5 +81,5 @@ def test_without_the_archives(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds, "builder", partial(tfds.builder, data_dir=tmp_path))
     with pytest.raises(UserError, match=r"could not provide imagenet2012 .*downloads/manual, or"):
         load("ImageNet")
-    with pytest.raises(UserError, match="belong to a folder: give --data_path"):
+    with pytest.raises(UserError, match="belong to a folder: give data_path"):
         load("ImageNet", hold_out=0.1)

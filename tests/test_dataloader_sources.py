@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from ekg_tf.dataloader import load
+from ekg_tf.dataloader.sources import CIFAR10_CLASSES
+from ekg_tf.utils.errors import UserError
 from PIL import Image
-
-from dataloader import load
-from dataloader.sources import CIFAR10_CLASSES
-from utils.cli import UserError
 
 # ---------------------------------------------------------------- image folders
 
@@ -103,7 +102,7 @@ def test_tfds_without_a_network_names_data_path(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(urllib.request, "urlopen", fail)
     with pytest.raises(
-        UserError, match=r"CIFAR100 .*no route to host.*--data_path takes cifar-100-binary"
+        UserError, match=r"CIFAR100 .*no route to host.*CIFAR100 comes as cifar-100-binary"
     ):
         load("CIFAR100")
 
@@ -121,7 +120,7 @@ def test_digits():
     assert (data.subset_per_class, data.val_per_class) == (64, 24)
     assert np.bincount(data.train.labels).min() >= 64 + 24
     assert data.fingerprint == load("DIGITS").fingerprint
-    with pytest.raises(UserError, match="leave --data_path out"):
+    with pytest.raises(UserError, match="leave data_path out"):
         load("DIGITS", "somewhere")
 
 

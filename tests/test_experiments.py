@@ -14,23 +14,23 @@ import pytest
 import scipy.sparse.linalg
 import scipy.stats
 import tensorflow as tf
-
-from experiments import (
+from ekg_tf.experiments import (
     correlations,
     landscape,
     losses,
     networks,
     potential,
     smoothness,
-    smoothness_page,
     sources,
 )
-from nets.graph import ChannelGraph
-from pruning.candidates import OVERSHOOT
-from pruning.current import Validation
-from utils.checkpoint import save_keras
-from utils.cli import UserError
-from utils.evaluation import evaluate
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.options.methods import EKG, Uniform
+from ekg_tf.pages import smoothness as smoothness_page
+from ekg_tf.pruning.engine.validation import Validation
+from ekg_tf.pruning.space.candidates import OVERSHOOT
+from ekg_tf.training.evaluation import evaluate
+from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.keras_files import save_keras
 
 L = keras.layers
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +146,7 @@ def test_landscape_has_the_networks_loss_at_its_centre(small, val, tmp_path):
     batches = [{"image": val.images[rows], "label": val.labels[rows]} for rows in val.batches()]
     batches = [{key: tf.constant(value) for key, value in one.items()} for one in batches]
     loss = evaluate(small, batches, bn="batch")
-    one = landscape.landscape(small, val, grid=3, span=0.5, seed=4)
+    one = landscape.landscape(small, val, landscape.Plane(grid=3, span=0.5, seed=4))
     assert one["centre"] == pytest.approx(loss["loss"], abs=1e-6)
     assert one["loss"][1][1] == one["centre"] and np.shape(one["loss"]) == (3, 3)
     first, second = landscape.directions(small, 4)
@@ -158,8 +158,8 @@ def test_landscape_has_the_networks_loss_at_its_centre(small, val, tmp_path):
     picture = tmp_path / "landscape.png"
     landscape.draw(picture, {"networks": {"a": one, "b": one}}, 3)
     assert picture.read_bytes()[:4] == b"\x89PNG"
-    with pytest.raises(ValueError, match="no middle"):
-        landscape.landscape(small, val, grid=4)
+    with pytest.raises(UserError, match="no middle"):
+        landscape.Plane(grid=4)
 
 
 def test_correlation_signs_and_constants():
@@ -224,7 +224,11 @@ def test_bad_arguments_of_the_experiments(tmp_path):
         sources.parsed("ekg:l3")
     with pytest.raises(UserError, match="only ekg has a teacher"):
         sources.parsed("uniform:l1:single")
-    assert sources.parsed("ekg:l1") == {"method": "ekg", "score": "l1", "teacher": "none"}
+    settings = {"step": 0.1, "evaluator": "lazy"}
+    assert sources.parsed("ekg:l1", **settings) == EKG(
+        score="l1", teacher="none", step=0.1, evaluator="lazy"
+    )
+    assert sources.parsed("uniform:l1", **settings) == Uniform(score="l1")
     with pytest.raises(UserError, match="holds no search"):
         sources.read(tmp_path, {}, 1, 0.5)
     with pytest.raises(UserError, match="twice"):
@@ -266,7 +270,7 @@ def test_potential_is_resumed_after_a_kill(tmp_path):
     save_keras(tmp_path / "net.keras", small_digits_network())
     arguments = [*ARGUMENTS, "--trained_param", str(tmp_path / "net.keras")]
     potential.main([*arguments, "--train_path", str(tmp_path / "whole")])
-    command = [sys.executable, "-m", "experiments.potential", *arguments]
+    command = [sys.executable, "-m", "ekg_tf.experiments.potential", *arguments]
     killed, rows = tmp_path / "killed", tmp_path / "killed" / "potential.jsonl"
     process = subprocess.Popen(
         [*command, "--train_path", str(killed)], cwd=ROOT, stdout=subprocess.DEVNULL

@@ -9,12 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-
-from experiments import grid
-from experiments.grid import Cell
-from utils.cli import UserError
-from utils.jsonl import read_json
-from utils.provenance import cores
+from ekg_tf.experiments.tables import grid
+from ekg_tf.experiments.tables.grid import Cell
+from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.jsonl import read_json
+from ekg_tf.utils.provenance import cores
 
 # Counts its starts; waits while the file "wait" is there; fails if told so; writes its result.
 PROGRAM = """
@@ -62,7 +61,7 @@ def in_process(root: Path, program: str, name: str) -> subprocess.Popen:
     """A grid of one cell as a process of its own."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path; from experiments import grid\n"
+        "from pathlib import Path; from ekg_tf.experiments.tables import grid\n"
         "root, program, name = Path(sys.argv[2]), sys.argv[3], sys.argv[4]\n"
         "args = f'{grid.ROOT}/{name}/run', name\n"
         "grid.run([grid.Cell(name, (program,), args, ('result.json', 'value'))], root)\n"

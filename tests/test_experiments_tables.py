@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from experiments import grid, outcomes, pages, plans, tables
-from utils import plots
-from utils.cli import UserError
+from ekg_tf import finetune, search
+from ekg_tf.experiments.tables import grid, outcomes, plans, text
+from ekg_tf.experiments.tables import run as tables
+from ekg_tf.pages import tables as page
+from ekg_tf.reports import plots
+from ekg_tf.utils.errors import UserError
 
 SCALE = plans.SCALES["smoke"]
 REQUEST = plans.Request(SCALE, "DIGITS", "ResNet-20")
@@ -134,6 +136,32 @@ def test_further_flags_come_last_and_device_flags_are_no_part_of_the_cell(tmp_pa
     assert flag(row.baseline, "--dataset") == "CIFAR10"
 
 
+def test_flags_go_to_the_cells_whose_method_has_them():
+    request = plans.Request(
+        plans.SCALES["short"],
+        "CIFAR10",
+        "ResNet-20",
+        search=("--search_step=0.3", "--budgets", "0.8", "0.6", "--swp_population", "4"),
+        finetune=("--temperature", "3", "--accum", "2"),
+    )
+    rows = {row.row.name: row for row in planned("methods", request, [0])}
+    given = {
+        "ekg": ["--search_step=0.3", "--budgets", "0.8", "0.6"],
+        "uniform": ["--budgets", "0.8", "0.6"],
+        "autoslim": ["--supernet_epoch", "1", "--budgets", "0.8", "0.6"],
+        "swp": ["--supernet_epoch", "1", "--budgets", "0.8", "0.6", "--swp_population", "4"],
+    }
+    for name, words in given.items():
+        args = rows[name].search[0].args
+        assert list(args[-len(words) - 2 : -2]) == words
+        search.flags.search_of(search.parser().parse_args(args))  # not refused
+    for name in rows:
+        for cell in rows[name].finetune:
+            taken = "--temperature" in cell.args
+            assert taken == (name == "ekg/ekg") and flag(cell, "--accum") == "2"
+            finetune.flags.finetuning_of(finetune.parser().parse_args(cell.args))
+
+
 # ---------------------------------------------------------------- figures
 
 
@@ -201,19 +229,19 @@ def result(root) -> dict:
 
 
 def test_markdown_shows_mean_deviation_and_number_beside_the_published_figure(result):
-    text = pages.markdown(json.loads(json.dumps(result)))
-    lines = {tuple(line.split(" | ")[:2]): line for line in text.splitlines()}
+    written = text.markdown(json.loads(json.dumps(result)))
+    lines = {tuple(line.split(" | ")[:2]): line for line in written.splitlines()}
     row = lines["| none", "none"]
     assert "96.00 ± 1.41 (n = 2) | 93.78 ± 0.07 | 95.00 ± 1.41 (n = 2)" in row
     assert "0.10 ± 0.00 (n = 2) | 0.19 | 0.75 ± 0.35 (n = 2) | 0.50" in row
     assert "97.50 (n = 1) | 94.09 ± 0.07" in lines["| ensemble", "ensemble"]
     assert "not measured | 93.54 ± 0.09" in lines["| single", "none"]
-    assert "ResNet-20 on DIGITS" in text and "Published: ResNet-56 on CIFAR10." in text
-    assert "; on CPU, 2 cores)" in text
+    assert "ResNet-20 on DIGITS" in written and "Published: ResNet-56 on CIFAR10." in written
+    assert "; on CPU, 2 cores)" in written
 
 
 def test_csv_has_every_value(result):
-    rows = list(csv.DictReader(io.StringIO(pages.comma_separated(result))))
+    rows = list(csv.DictReader(io.StringIO(text.comma_separated(result))))
     found = {(row["row"], row["figure"]): row for row in rows}
     one = found["none/none", "top1"]
     assert (one["n"], one["mean"], one["published"], one["published_std"]) == (
@@ -225,25 +253,25 @@ def test_csv_has_every_value(result):
 
 
 def test_written_files_and_page(result, tmp_path):
-    text = pages.write(result, tmp_path)
-    assert (tmp_path / "table2.md").read_text() == text + "\n"
-    assert (tmp_path / "table2.csv").read_text() == pages.comma_separated(result)
-    assert pages.page(tmp_path / "nothing") == "not measured"
+    written = text.write(result, tmp_path)
+    assert (tmp_path / "table2.md").read_text() == written + "\n"
+    assert (tmp_path / "table2.csv").read_text() == text.comma_separated(result)
+    assert page.page(tmp_path / "nothing") == "not measured"
     (tmp_path / "table2.json").write_text(json.dumps(result))
-    assert pages.page(tmp_path) == text + "\n\n![accuracies](results/table2.png)"
+    assert page.page(tmp_path) == written + "\n\n![accuracies](results/table2.png)"
 
 
 def test_docs_page_is_printed_from_files():
-    text = pages.PAGE.read_text(encoding="utf-8")
-    assert text.split(pages.BEGIN)[1].split(pages.END)[0].strip() == pages.page()
+    written = page.PAGE.read_text(encoding="utf-8")
+    assert written.split(page.BEGIN)[1].split(page.END)[0].strip() == page.page()
 
 
 def test_table3_lists_other_methods_published_rows(tmp_path):
     request = plans.Request(plans.SCALES["paper"], "ImageNet", "ResNet-18")
     result = outcomes.collect("3", planned("3", request, [0]), request, tmp_path)
-    text = pages.markdown(result)
-    assert "| TAS |  | 69.15 |  | -1.50 |  | 89.19 |  | -0.68 |  | 33.3 |" in text
-    assert "| EKG | not measured | 69.39 | not measured | -0.99 |" in text
+    written = text.markdown(result)
+    assert "| TAS |  | 69.15 |  | -1.50 |  | 89.19 |  | -0.68 |  | 33.3 |" in written
+    assert "| EKG | not measured | 69.39 | not measured | -0.99 |" in written
 
 
 def test_published_figures_agree_with_their_changes():

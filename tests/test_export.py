@@ -7,11 +7,14 @@ import re
 import keras
 import numpy as np
 import pytest
+from ekg_tf.cli import manners
+from ekg_tf.dataloader import load
+from ekg_tf.deployment import exporting, formats, runtimes
+from ekg_tf.pages import export as export_tables
+from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.keras_files import save_keras
 
-from dataloader import load
-from utils import cli, export, export_formats, export_runtimes, export_tables
-from utils.checkpoint import save_keras
-from utils.cli import UserError
+from ekg_tf.commands import export as command
 
 EXTRAS = ("ai_edge_litert", "onnx", "onnxruntime", "tf2onnx")
 MISSING = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
@@ -60,7 +63,7 @@ def exported(folder, tmp_path_factory):
     argv = [folder / "small.keras", "--format", "savedmodel,litert,onnx", "--int8"]
     argv += ["--reference", folder / "wide.keras", "--out", out, "--dataset", "DIGITS"]
     argv += ["--calibration_images", "100", "--json", out / "export.json"]
-    export.main([str(argument) for argument in argv])
+    command.main([str(argument) for argument in argv])
     return out, json.loads((out / "export.json").read_text())
 
 
@@ -84,7 +87,7 @@ def test_figures_of_every_format(exported, folder):
         assert 0 < rows[name]["max_difference"] < 0.5
         assert rows[name]["agreement"] > 95
     for row in rows.values():
-        assert row["bytes"] == export.size_of(
+        assert row["bytes"] == exporting.size_of(
             (folder if row["format"] == "Keras" else out) / row["file"]
         )
         assert row["latency_ms"] > 0 and row["reference_latency_ms"] > 0
@@ -93,26 +96,26 @@ def test_figures_of_every_format(exported, folder):
     assert results["images"] == len(load("DIGITS").test)
     assert results["calibration_images"] == 100
     assert results["input"] == {"shape": [None, 8, 8, 1], "mean": [78.0], "std": [96.0]}
-    assert all(results["versions"][name] for name in export.VERSIONED)
+    assert all(results["versions"][name] for name in exporting.VERSIONED)
 
 
 def test_batch_size_is_dynamic_and_litert_is_all_integers(exported):
     out, _ = exported
     images = np.random.default_rng(0).normal(size=(5, 8, 8, 1)).astype(np.float32)
-    for kind in export_formats.FORMATS:
+    for kind in formats.FORMATS:
         run = kind.open(out / f"small{kind.suffix}")
         together = run(images)
         one_by_one = np.concatenate([run(images[i : i + 1]) for i in range(5)])
         assert together.shape == (5, 10) and together.dtype == np.float32
         np.testing.assert_allclose(together, one_by_one, atol=1e-6)
         np.testing.assert_allclose(together.sum(1), 1, atol=0.05)  # probabilities, as given
-    assert export_runtimes.float_tensors(out / "small_int8.tflite") == []
-    assert export_runtimes.float_tensors(out / "small.tflite")
+    assert runtimes.float_tensors(out / "small_int8.tflite") == []
+    assert runtimes.float_tensors(out / "small.tflite")
 
 
 def test_table_shows_before_and_after(exported, capsys):
     results = exported[1]
-    export.print_table(results)
+    exporting.print_table(results)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8 and "mean 78 and std 96" in lines[-1]
     row = next(line for line in lines if line.startswith("litert int8"))
@@ -123,7 +126,7 @@ def test_second_export_replaces_the_first(exported, folder):
     out, _ = exported
     argv = [folder / "small.keras", "--format", "savedmodel", "--out", out, "--dataset", "DIGITS"]
     before = (out / "small_savedmodel" / "saved_model.pb").stat().st_ino
-    export.main([str(argument) for argument in argv])
+    command.main([str(argument) for argument in argv])
     assert (out / "small_savedmodel" / "saved_model.pb").stat().st_ino != before
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
@@ -137,7 +140,7 @@ def test_mixed_precision_is_rebuilt_in_float32(folder, tmp_path):
         ),
     )
     save_keras(path, mixed)
-    model = export.load_float32(path)
+    model = exporting.load_float32(path)
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     for one, other in zip(model.get_weights(), mixed.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -164,36 +167,36 @@ def test_litert_refuses_operations_it_lacks(tmp_path):
     inputs = keras.Input((4, 4, 1))
     outputs = keras.layers.Flatten()(keras.ops.erfinv(inputs / 2))
     model = keras.Model(inputs, outputs, name="odd")
-    kind = next(one for one in export_formats.FORMATS if one.title == "litert")
+    kind = next(one for one in formats.FORMATS if one.title == "litert")
     with pytest.raises(UserError, match=r"LiteRT can't take odd: .*Erfinv"):
-        export_formats.write(kind, model, tmp_path / "odd.tflite", np.zeros((1, 4, 4, 1)), None)
+        formats.write(kind, model, tmp_path / "odd.tflite", np.zeros((1, 4, 4, 1)), None)
     assert list(tmp_path.iterdir()) == []
 
 
 @needs_extras
 def test_wrong_numbers_never_take_their_place(folder, tmp_path, monkeypatch):
-    kind = next(one for one in export_formats.FORMATS if one.title == "onnx")
-    broken = export_formats.Format(
+    kind = next(one for one in formats.FORMATS if one.title == "onnx")
+    broken = formats.Format(
         "onnx", False, ".onnx", {}, kind.write, lambda path: lambda x: kind.open(path)(x) + 0.1
     )
     probe = np.zeros((1, 8, 8, 1), np.float32)
-    model = export.load_float32(folder / "small.keras")
+    model = exporting.load_float32(folder / "small.keras")
     with pytest.raises(UserError, match=r"would differ from Keras by 0\.1"):
-        export_formats.write(broken, model, tmp_path / "small.onnx", probe, None)
+        formats.write(broken, model, tmp_path / "small.onnx", probe, None)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_input_is_one_line(folder, tmp_path, monkeypatch, capsys):
     def refused(*argv) -> str:
         with pytest.raises(SystemExit) as stop:
-            cli.run(lambda _: export.main([str(argument) for argument in argv]))
+            manners.run(lambda _: command.main([str(argument) for argument in argv]))
         error = capsys.readouterr().err
         assert stop.value.code == 2 and re.fullmatch(r"error: [^\n]+\n", error), error
         return error
 
     small = folder / "small.keras"
     assert "choose from savedmodel, litert, onnx" in refused(small, "--format", "tflite")
-    assert "--int8 needs" in refused(small, "--format", "savedmodel", "--int8")
+    assert "int8 needs litert or onnx" in refused(small, "--format", "savedmodel", "--int8")
     assert "is no folder" in refused(small, "--format", "savedmodel", "--out", tmp_path / "no")
     missing = refused(tmp_path / "no.keras", "--format", "savedmodel")
     assert "no.keras does not exist" in missing
@@ -204,6 +207,6 @@ def test_bad_input_is_one_line(folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "small_savedmodel").mkdir()
     argv = (small, "--format", "savedmodel", "--dataset", "DIGITS", "--reference", reference)
     assert "holds no saved_model.pb" in refused(*argv, "--out", tmp_path)
-    monkeypatch.setattr(export_formats, "_is_there", lambda module: module != "tf2onnx")
+    monkeypatch.setattr(formats, "_is_there", lambda module: module != "tf2onnx")
     needed = refused(small, "--format", "onnx")
     assert "tf2onnx is not installed: pip install -r requirements-export.txt" in needed

@@ -12,11 +12,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from pipeline_runs import command, read, rows, run, untimed
+from ekg_tf.nets.zoo.builders import build
+from ekg_tf.pruning.methods.by_name import SEARCHES, SUPERNETS
+from ekg_tf.utils.keras_files import save_keras
 
-from nets import build
-from pruning.methods import SEARCHES, SUPERNETS
-from utils.checkpoint import save_keras
+from tests.helpers.runs import command, read, rows, run, untimed
 
 SETTINGS = """--gpu_id cpu --do_log off --val_per_class 8 --subset_per_class 16 --supernet_epoch 2
     --swp_population 6 --swp_generations 3 --width_steps 5 --search_target_rate 0.6""".split()

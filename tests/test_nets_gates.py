@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-
-from nets.gates import Gate, Gates
+from ekg_tf.nets.gates import Gate, Gates
 
 
 def gate_of_five():

@@ -3,7 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from test_nets_zoo import (
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.utils.errors import UserError
+
+from tests.helpers.networks import (
     CLASSES,
     SHAPE,
     ZOO,
@@ -22,9 +25,6 @@ from test_nets_zoo import (
     unknown,
     vgg,
 )
-
-from nets.graph import ChannelGraph
-from utils.cli import UserError
 
 L = keras.layers
 

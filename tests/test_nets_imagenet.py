@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from test_nets_zoo import assert_masked_is_pruned, images_for, random_mask, shaken
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.zoo.imagenet import imagenet_resnet, mobilenet_v2
 
-import nets
-from nets.graph import ChannelGraph
-from nets.imagenet import imagenet_resnet, mobilenet_v2
+from ekg_tf import nets
+from tests.helpers.networks import assert_masked_is_pruned, images_for, random_mask, shaken
 
 SHAPE = (224, 224, 3)
 

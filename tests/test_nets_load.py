@@ -7,7 +7,15 @@ import sys
 import keras
 import numpy as np
 import pytest
-from test_nets_zoo import (
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.rebuild import resized
+from ekg_tf.nets.zoo.load import load_network
+from ekg_tf.nets.zoo.pkl_weights import load_pkl, save_pkl, to_pkl
+from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.keras_files import load_keras, save_keras
+
+from ekg_tf import nets
+from tests.helpers.networks import (
     dense_block,
     images_for,
     mobile,
@@ -18,12 +26,6 @@ from test_nets_zoo import (
     unknown,
     vgg,
 )
-
-import nets
-from nets.graph import ChannelGraph, resized
-from nets.load import load_network
-from utils.checkpoint import load_keras, load_pkl, save_keras, save_pkl, to_pkl
-from utils.cli import UserError
 
 IMAGE = (8, 8, 3)
 READER = """
@@ -119,7 +121,7 @@ def test_weights_of_another_network(tmp_path, resnet20):
         load_network(whole, "ResNet-20", 10, (9, 9, 3))
     with pytest.raises(UserError, match=r"conv/kernel:0 3x3x3x16 instead of 3x3x1x16"):
         load_network(pkl, "ResNet-20", 10, (8, 8, 1))
-    with pytest.raises(UserError, match="unknown --arch 'VGG-3'"):
+    with pytest.raises(UserError, match="unknown architecture 'VGG-3'"):
         load_network(pkl, "VGG-3", 10, IMAGE)
 
 

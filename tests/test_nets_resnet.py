@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from test_nets_zoo import assert_masked_is_pruned, images_for, random_mask, shaken
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.zoo.resnet import cifar_resnet
+from ekg_tf.utils.errors import UserError
 
-import nets
-from nets.graph import ChannelGraph
-from nets.resnet import cifar_resnet
-from utils.cli import UserError
+from ekg_tf import nets
+from tests.helpers.networks import assert_masked_is_pruned, images_for, random_mask, shaken
 
 CIFAR = (32, 32, 3)
 
@@ -63,7 +63,7 @@ def test_names_of_networks():
     assert list(nets.BUILDERS) == [*resnets, "MobileNet-v2"]
     model = nets.build("ResNet-20", 7, (8, 8, 1))
     assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 7))
-    with pytest.raises(UserError, match=r"unknown --arch 'ResNet-21': choose one of ResNet-20, "):
+    with pytest.raises(UserError, match=r"unknown architecture 'ResNet-21': choose one of ResNet-20, "):
         nets.build("ResNet-21", 10, CIFAR)
 
 

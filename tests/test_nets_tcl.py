@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from nets import tcl, tcl_norm
+from ekg_tf.nets import tcl, tcl_norm
 
 
 def bound(layer, shape, weights, in_units, out_units):

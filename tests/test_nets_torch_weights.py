@@ -3,13 +3,13 @@
 import keras
 import numpy as np
 import pytest
+from ekg_tf.nets.zoo.applications import MEAN, STD, application
+from ekg_tf.nets.zoo.load import load_network
+from ekg_tf.utils.errors import UserError
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.numpy import save_file
 
-import nets
-from nets.applications import MEAN, STD, application
-from nets.load import load_network
-from utils.cli import UserError
+from ekg_tf import nets
 
 IMAGE, CLASSES = (72, 66, 3), 5  # not square, and with sides that strides do not divide
 

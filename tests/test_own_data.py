@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from ekg_tf.dataloader import eval_batches, own, train_batches
+from ekg_tf.options.data import Data
+from ekg_tf.utils.errors import UserError
 from PIL import Image
-
-from dataloader import eval_batches, own, train_batches
-from utils.cli import UserError
 
 SHAPE = (6, 8, 3)
 
@@ -46,12 +46,12 @@ def test_folder_in_order_and_untouched(folder):
 
 def test_images_are_resized_as_keras_does(folder):
     path, pixels = folder
-    data = own.load(str(path), (3, 4, 3), mean=(10.0,), std=(2.0, 4.0, 8.0), flip=False)
+    data = own.load(str(path), (3, 4, 3), Data((10.0,), (2.0, 4.0, 8.0), flip=False))
     expected = tf.image.resize(pixels[:6], (3, 4)).numpy()
     np.testing.assert_allclose(data.train.images, np.round(expected), atol=0)
     assert data.mean.tolist() == [10, 10, 10] and data.std.tolist() == [2, 4, 8]
     assert not data.flip
-    assert [own.load(str(path), SHAPE, crop=crop).pad for crop in (None, 0, 5)] == [1, 0, 5]
+    assert [own.load(str(path), SHAPE, Data(crop=crop)).pad for crop in (None, 0, 5)] == [1, 0, 5]
     grey = own.load(str(path), (3, 4, 1))
     assert grey.train.images.shape == (6, 3, 4, 1) and grey.mean.tolist() == [0]
 
@@ -61,16 +61,16 @@ def test_folder_errors(folder, tmp_path):
 
     def refused(source, **options) -> str:
         with pytest.raises(UserError) as error:
-            own.load(str(source), SHAPE, **options)
+            own.load(str(source), SHAPE, Data(**options))
         return str(error.value)
 
-    assert "does not exist: --data takes a folder" in refused(tmp_path / "no")
+    assert "does not exist: data is a folder" in refused(tmp_path / "no")
     assert "has no folder train" in refused(path / "train")
     assert "is a file" in refused(path / "val" / "ant" / "0.png")
-    assert "--data_std has 2 numbers: give one, or one per channel (3)" in refused(
+    assert "the std of the data has 2 numbers: give one, or one per channel (3)" in refused(
         path, std=(1.0, 2.0)
     )
-    assert "--data_std holds 0" in refused(path, std=(0.0,))
+    assert "the std of the data holds 0" in refused(path, std=(0.0,))
     (path / "train" / "cat").mkdir()
     assert "differ in the class folders cat" in refused(path)
     (path / "val" / "cat").mkdir()
@@ -250,7 +250,7 @@ def test_grey_images_without_channels(module):
     [("vectors", (5,)), ("series", (6, 5)), ("volumes", (2, 4, 4, 3)), ("bands", (1, 8, 5))],
 )
 def test_functions_return_what_the_network_takes(module, function, shape):
-    data = own.load(f"{module}:{function}", shape, mean=(1.0,) * shape[-1])
+    data = own.load(f"{module}:{function}", shape, Data(mean=(1.0,) * shape[-1]))
     assert data.image_shape == shape and len(data.train) == len(data.test) == 20
     assert (data.pad, data.jitter, data.flip) == (0, 0.0, len(shape) == 3)
     batches = train_batches(data, None, 4, seed=0, epoch=0, views=2, augment=True, jitter=True)

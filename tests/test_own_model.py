@@ -8,17 +8,17 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from ekg_tf.cli import inputs
+from ekg_tf.dataloader import load
+from ekg_tf.nets.given import ending_as, ends_in_softmax, without_softmax
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.zoo.load import load_own
+from ekg_tf.phases import finetuning as finetune
+from ekg_tf.phases import searching as search
+from ekg_tf.reports import networks as measure
+from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.keras_files import load_keras, save_keras
 from PIL import Image
-
-import finetune
-import search
-from dataloader import load
-from nets.graph import ChannelGraph
-from nets.head import ending_as, ends_in_softmax, without_softmax
-from nets.load import load_own
-from utils import inputs, measure
-from utils.checkpoint import load_keras, save_keras
-from utils.cli import UserError
 
 L = keras.layers
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from pipeline_runs import (
+from ekg_tf.dataloader import load
+from ekg_tf.nets.zoo.resnet import cifar_resnet
+from ekg_tf.options.search import SearchOptions
+from ekg_tf.options.training import TrainOptions
+from ekg_tf.phases import finetuning as finetune
+from ekg_tf.phases import searching as search
+from ekg_tf.utils.devices import Device
+from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.keras_files import load_keras
+from ekg_tf.utils.runfolder import RunFolder
+
+from ekg_tf import train_cifar
+from tests.helpers.runs import (
     ARGUMENTS,
     SEARCH,
     TARGET,
@@ -23,17 +35,6 @@ from pipeline_runs import (
     state,
     untimed,
 )
-
-import finetune
-import search
-import train_cifar
-from dataloader import load
-from nets.resnet import cifar_resnet
-from pruning.search import SearchOptions
-from utils.checkpoint import load_keras
-from utils.cli import UserError
-from utils.phases import Device, TrainOptions
-from utils.runfolder import RunFolder
 
 # ---------------------------------------------------------------- the same folder again
 

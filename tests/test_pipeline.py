@@ -19,8 +19,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ekg_tf.dataloader import load
+from ekg_tf.nets.zoo.load import load_network
 from PIL import Image
-from pipeline_runs import (
+
+from tests.helpers.runs import (
     ARGUMENTS,
     ROOT,
     TARGET,
@@ -34,9 +37,6 @@ from pipeline_runs import (
     state,
     untimed,
 )
-
-from dataloader import load
-from nets.load import load_network
 
 # ---------------------------------------------------------------- the undisturbed run
 

@@ -6,15 +6,14 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-
-import finetune
-from dataloader import load
-from nets.graph import ChannelGraph
-from utils import measure
-from utils.checkpoint import load_keras
-from utils.cli import UserError
-from utils.prune import prune
-from utils.runfolder import RunFolder
+from ekg_tf.dataloader import load
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.phases import finetuning as finetune
+from ekg_tf.phases.pipeline import prune
+from ekg_tf.reports import networks as measure
+from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.keras_files import load_keras
+from ekg_tf.utils.runfolder import RunFolder
 
 L = keras.layers
 

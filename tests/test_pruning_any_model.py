@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_nets_rules import CASES, NORMS, batch_of, between, shake
-from test_nets_zoo import CLASSES, random_mask
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.pruning.engine.importance import ImportancePass
+from ekg_tf.pruning.engine.segments import Segments
+from ekg_tf.pruning.worth.scores import weight_scores
+from ekg_tf.training.evaluation import make_forward
 
-from nets.graph import ChannelGraph
-from pruning.importance import ImportancePass
-from pruning.scores import weight_scores
-from pruning.segments import Segments
-from utils.evaluation import make_forward
+from tests.helpers.networks import CLASSES, random_mask
+from tests.helpers.rule_networks import CASES, NORMS, batch_of, between, shake
 
 
 def check(model):

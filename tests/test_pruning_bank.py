@@ -1,33 +1,30 @@
 """The memory bank: which teachers, which rows, and resuming."""
 
-import itertools
 import shutil
 from collections import namedtuple
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_nets_zoo import shaken
+from ekg_tf.options.bank import Bank
+from ekg_tf.pruning.knowledge import bank as bank_module
+from ekg_tf.pruning.knowledge.bank import build_bank, choose_teachers, compressed, layout
+from ekg_tf.pruning.knowledge.bank_reader import open_bank
+from ekg_tf.pruning.knowledge.distill import expanded
+from ekg_tf.utils.errors import UserError
 
-from nets.graph import ChannelGraph
-from pruning import bank as bank_module
-from pruning.bank import (
-    BankOptions,
-    build_bank,
-    choose_teachers,
-    compressed,
-    layout,
+from tests.helpers.banks import (
+    CLASSES,
+    EXAMPLES,
+    FULL,
+    TOP2,
+    TOP3,
+    K,
+    batches,
+    images,
+    searched,
+    small,
 )
-from pruning.bank_reader import open_bank
-from pruning.distill import expanded
-from pruning.history import History
-from utils.cli import UserError
-from utils.runfolder import RunFolder
-
-L = keras.layers
-EXAMPLES, CLASSES, K = 10, 3, 2
-LOSSES = [1.0, 2.0, 3.0, 4.0, 5.0]  # of theta_0 .. theta*
 
 
 @pytest.mark.parametrize(
@@ -52,45 +49,9 @@ def test_too_few_networks_for_the_teachers():
         choose_teachers([1.0, 2, 3], 3)
 
 
-def small():
-    """A network without batch norm: an example's logits depend on nothing but the example."""
-    image = L.Input((4, 4, 2))
-    x = L.Conv2D(6, 3, activation="relu", name="conv")(image)
-    return ChannelGraph(shaken(keras.Model(image, L.Dense(CLASSES)(L.Flatten()(x)))))
-
-
 @pytest.fixture(scope="module")
 def graph():
     return small()
-
-
-def images():
-    return np.random.default_rng(0).normal(size=(EXAMPLES, 4, 4, 2)).astype(np.float32)
-
-
-def batches(order, sizes=(4, 4, 2)):
-    edges = np.cumsum((0, *sizes))
-    rows = [np.array(order)[a:b] for a, b in itertools.pairwise(edges)]
-    return [
-        {"image": tf.constant(images()[one]), "index": tf.constant(one, tf.int32)} for one in rows
-    ]
-
-
-def searched(path, graph):
-    """A run folder with a history of five networks, each a filter smaller than the last."""
-    folder = RunFolder.open(path, {"seed": 0})
-    history = History(folder, (2, CLASSES))
-    for step, loss in enumerate(LOSSES):
-        row = {"step": step, "val_loss": loss, "flops": 100 - step}
-        row["removed_units"] = [step] if step else []
-        history.add(row, np.zeros((2, CLASSES)))
-    return folder, history
-
-
-FULL, TOP2, TOP3 = (
-    layout(options, EXAMPLES, CLASSES, K)
-    for options in (BankOptions(), BankOptions("topk", 2), BankOptions("topk", 3))
-)
 
 
 def build(folder, graph, history, batches, layout=FULL):
@@ -173,7 +134,7 @@ def test_a_bank_that_was_stopped_half_way_ends_the_same(
     with pytest.raises(Killed):
         build(folder, graph, history, DyingBatches(batches(order), last), kind)
     assert folder.read_json("bank.json")["batches_done"] == kept
-    with pytest.raises(UserError, match=r"bank\.npy is unfinished: run search\.py"):
+    with pytest.raises(UserError, match=r"bank\.npy is unfinished: run the search on its"):
         open_bank(folder, folder.read_json("bank.json"), "abc")
     # The finished blocks are not read again.
     rest = batches(order)
@@ -193,10 +154,10 @@ def test_a_bank_that_was_stopped_half_way_ends_the_same(
 @pytest.mark.parametrize(
     ("options", "classes", "kind", "shape", "bytes_"),
     [
-        (BankOptions(), 999, "full", (7, 999, 5), 7 * 999 * 5 * 2),
-        (BankOptions(), 1000, "topk", (7, 5), 7 * 5 * (16 * 4 + 2)),
-        (BankOptions("full"), 1000, "full", (7, 1000, 5), 7 * 1000 * 5 * 2),
-        (BankOptions("topk", 4), 10, "topk", (7, 5), 7 * 5 * (4 * 4 + 2)),
+        (Bank(), 999, "full", (7, 999, 5), 7 * 999 * 5 * 2),
+        (Bank(), 1000, "topk", (7, 5), 7 * 5 * (16 * 4 + 2)),
+        (Bank("full"), 1000, "full", (7, 1000, 5), 7 * 1000 * 5 * 2),
+        (Bank("topk", k=4), 10, "topk", (7, 5), 7 * 5 * (4 * 4 + 2)),
     ],
 )
 def test_layouts(options, classes, kind, shape, bytes_):
@@ -205,10 +166,12 @@ def test_layouts(options, classes, kind, shape, bytes_):
 
 
 def test_layouts_that_cannot_be():
-    with pytest.raises(UserError, match="--bank_k 11 is more than the 10 classes"):
-        layout(BankOptions("topk", 11), 7, 10, 5)
-    with pytest.raises(UserError, match="40000 classes are too many for --bank topk"):
-        layout(BankOptions(), 7, 40_000, 5)
+    with pytest.raises(UserError, match="k 11 of the bank is more than the 10 classes"):
+        layout(Bank("topk", k=11), 7, 10, 5)
+    with pytest.raises(
+        UserError, match="40000 classes are too many for a topk bank: use a full one"
+    ):
+        layout(Bank(), 7, 40_000, 5)
 
 
 def numpy_distribution(logits, k):
@@ -225,7 +188,7 @@ def numpy_distribution(logits, k):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_expanded_rows_are_the_distribution(k, compiled):
     logits = np.random.default_rng(0).normal(0, 3, (6, 30)).astype(np.float32)
-    dtype = layout(BankOptions("topk", k), 6, 30, 2).dtype
+    dtype = layout(Bank("topk", k=k), 6, 30, 2).dtype
     rows = np.stack([compressed(logits, dtype), compressed(-logits, dtype)], axis=1)
     parts = (rows[name].astype(np.float32) for name in dtype.names)
     full = tf.function(expanded, jit_compile=compiled)(*parts, 30).numpy()
@@ -257,7 +220,7 @@ def test_a_disk_too_small_for_the_bank(tmp_path, graph, monkeypatch):
     folder, history = searched(tmp_path, graph)
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(FULL.bytes - 1))
-    with pytest.raises(UserError, match=r"needs 0\.0 GB, .* has 0\.0 GB free: use --bank topk"):
+    with pytest.raises(UserError, match=r"needs 0\.0 GB, .* has 0\.0 GB free: use a topk bank"):
         build(folder, graph, history, batches(range(EXAMPLES)))
     assert not folder.file("bank.npy").exists()
     folder.close()

@@ -2,21 +2,22 @@
 
 import numpy as np
 import pytest
-from test_nets_zoo import random_mask, residual, shaken
-from test_pruning_evaluator import searched
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.options.budgets import Flops, Parameters
+from ekg_tf.pruning.space import budgets
+from ekg_tf.pruning.space.budgets import LatencyBudget, make_budget
+from ekg_tf.reports.search import front
+from ekg_tf.utils.errors import UserError
 
-from nets.graph import ChannelGraph
-from pruning import budgets
-from pruning.budgets import LatencyBudget, make_budget
-from utils.cli import UserError
-from utils.search_report import front
+from tests.helpers.networks import random_mask, residual, shaken
+from tests.helpers.searches import searched
 
 
 def test_sizes_are_those_of_the_pruned_network():
     graph = ChannelGraph(shaken(residual()))
     mask = random_mask(graph)
     pruned = graph.pruned(mask)
-    flops, params = make_budget("flops", graph), make_budget("params", graph)
+    flops, params = make_budget(Flops(), graph), make_budget(Parameters(), graph)
     assert flops.size(mask) == ChannelGraph(pruned).flops()
     assert params.size(mask) == pruned.count_params()
     assert params.rate(mask, 0.5) == pruned.count_params() / graph.model.count_params() < 1
@@ -67,7 +68,7 @@ def test_the_front_is_the_first_network_at_or_below_each_rate(tmp_path):
 def test_a_latency_that_no_pruning_reaches_ends_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(budgets, "latencies", lambda *args, **options: (1.0, 0.9))
     with pytest.raises(UserError, match=r"0\.1 can't be reached: no filter is left"):
-        searched(tmp_path, "lazy", budget="latency", target=0.1, step=1.0, score="l1")
+        searched(tmp_path, "lazy", budget="latency", target=0.1, step=0.9, score="l1")
 
 
 def test_the_latency_of_a_real_network_is_a_share(tmp_path):

@@ -5,11 +5,9 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from test_nets_zoo import residual
-
-from nets.gates import Gate
-from nets.graph import ChannelGraph
-from pruning.candidates import (
+from ekg_tf.nets.gates import Gate
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.pruning.space.candidates import (
     OVERSHOOT,
     Candidates,
     Proposal,
@@ -18,6 +16,8 @@ from pruning.candidates import (
     quota,
     removable,
 )
+
+from tests.helpers.networks import residual
 
 L = keras.layers
 

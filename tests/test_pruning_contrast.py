@@ -7,17 +7,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_nets_zoo import CLASSES, images_for, mobile, random_mask, residual, shaken, vgg
-from test_pruning_bank import EXAMPLES, FULL, batches, searched, small
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.rebuild import to_policy
+from ekg_tf.pruning.engine import features
+from ekg_tf.pruning.engine.segments import Segments
+from ekg_tf.pruning.knowledge.bank import build_bank
+from ekg_tf.pruning.knowledge.bank_reader import open_features
+from ekg_tf.pruning.knowledge.contrast import ckt_loss, info_nce, pull, with_projection
+from ekg_tf.pruning.knowledge.distill import kd_loss
+from ekg_tf.utils.errors import UserError
 
-from nets.graph import ChannelGraph, to_policy
-from pruning import features
-from pruning.bank import build_bank
-from pruning.bank_reader import open_features
-from pruning.contrast import ckt_loss, info_nce, pull, with_projection
-from pruning.distill import kd_loss
-from pruning.segments import Segments
-from utils.cli import UserError
+from tests.helpers.banks import EXAMPLES, FULL, batches, searched, small
+from tests.helpers.networks import CLASSES, images_for, mobile, random_mask, residual, shaken, vgg
 
 # Two views of three images, unit vectors of the plane; the bank's features.
 Z = np.array([[[1, 0], [0, 1], [0.6, 0.8]], [[0, 1], [0, 1], [1, 0]]], np.float32)
@@ -136,5 +137,7 @@ def test_a_bank_without_features_says_what_to_do(tmp_path):
     with folder:
         manifest = build(folder, graph, history, batches(np.arange(EXAMPLES)), 0)
     assert manifest["features"] == 0
-    with pytest.raises(UserError, match=r"--finetune_method ckt needs .* --bank_features on"):
+    with pytest.raises(
+        UserError, match="needs a search whose bank keeps features"
+    ):
         open_features(tmp_path / "run", manifest, "digits")

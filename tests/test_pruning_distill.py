@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from pruning.distill import (
+from ekg_tf.pruning.knowledge.distill import (
     distillation,
     ensemble_loss,
     label_losses,

@@ -6,7 +6,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_nets_zoo import (
+from ekg_tf.nets import tcl, tcl_norm
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.zoo.resnet import cifar_resnet
+from ekg_tf.pruning.engine.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator
+from ekg_tf.pruning.engine.validation import Validation
+from ekg_tf.pruning.space.candidates import Candidates
+from ekg_tf.pruning.worth.rewards import Reward
+from ekg_tf.utils.runfolder import RunFolder
+
+from tests.helpers.networks import (
     dense_block,
     images_for,
     mobile,
@@ -18,23 +27,7 @@ from test_nets_zoo import (
     unknown,
     vgg,
 )
-
-from nets import tcl, tcl_norm
-from nets.graph import ChannelGraph
-from nets.resnet import cifar_resnet
-from pruning.candidates import Candidates
-from pruning.current import Validation
-from pruning.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator
-from pruning.greedy import GreedySearch
-from pruning.history import History
-from pruning.rewards import Reward
-from pruning.search import SearchOptions
-from utils.runfolder import RunFolder
-
-
-def validation(model, count=24, batch_images=10, seed=5):
-    labels = np.random.default_rng(seed).integers(0, model.output_shape[-1], count)
-    return Validation(images_for(model, count), labels.astype(np.int32), batch_images)
+from tests.helpers.searches import searched, validation
 
 
 def reward_for(model, val, seed=6):
@@ -223,18 +216,6 @@ def test_networks_of_several_outputs_are_refused():
     val = Validation(images_for(residual()), np.zeros(8, np.int32), 8)
     with pytest.raises(ValueError, match="one input and one output"):
         ExactEvaluator(ChannelGraph(model), val)
-
-
-def searched(path, evaluator, *, target=0.72, batch_images=16, **options):
-    """The history of a real search on a small ResNet-8, and its channel graph."""
-    keras.utils.set_random_seed(0)
-    graph = ChannelGraph(shaken(cifar_resnet(8, 5, (8, 8, 3))))
-    val = validation(graph.model, count=40, batch_images=batch_images)
-    settings = SearchOptions(target_rate=target, evaluator=evaluator, **options)
-    with RunFolder.open(path, {}) as folder:
-        history = History(folder, (40, 5))
-        GreedySearch(graph, val, history, settings).run()
-    return graph, val, history
 
 
 @pytest.mark.parametrize(

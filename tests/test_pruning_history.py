@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from test_nets_zoo import residual
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.pruning.history import History
+from ekg_tf.utils.runfolder import RunFolder
 
-from nets.graph import ChannelGraph
-from pruning.history import History
-from utils.runfolder import RunFolder
+from tests.helpers.networks import residual
 
 SHAPE = (4, 3)
 RECORD = 4 * 4 * 3

@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_nets_zoo import CLASSES, SHAPE, conv_bn, images_for, random_mask, shaken
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.pruning.engine.evaluator import ExactEvaluator
+from ekg_tf.pruning.engine.validation import Validation
+from ekg_tf.pruning.worth.rewards import Reward
 
-from nets.graph import ChannelGraph
-from pruning.current import Validation
-from pruning.evaluator import ExactEvaluator
-from pruning.rewards import Reward
+from tests.helpers.networks import CLASSES, SHAPE, conv_bn, images_for, random_mask, shaken
 
 L = keras.layers
 EXAMPLES = 25  # in batches of at most 9: 8, 8 and 9

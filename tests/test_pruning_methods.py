@@ -3,18 +3,18 @@
 import keras
 import numpy as np
 import pytest
-from test_nets_zoo import residual, shaken
-from test_pruning_evaluator import validation
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.zoo.resnet import cifar_resnet
+from ekg_tf.pruning.history import History
+from ekg_tf.pruning.methods.by_name import SEARCHES
+from ekg_tf.pruning.space.candidates import OVERSHOOT
+from ekg_tf.pruning.space.widths import relative_scores, smallest, without
+from ekg_tf.training.evaluation import make_forward
+from ekg_tf.utils.runfolder import RunFolder
 
-from nets.graph import ChannelGraph
-from nets.resnet import cifar_resnet
-from pruning.candidates import OVERSHOOT
-from pruning.history import History
-from pruning.methods import SEARCHES
-from pruning.search import SearchOptions
-from pruning.widths import relative_scores, smallest, without
-from utils.evaluation import make_forward
-from utils.runfolder import RunFolder
+from tests.helpers.networks import residual, shaken
+from tests.helpers.options import search_options
+from tests.helpers.searches import validation
 
 EXAMPLES = 40
 
@@ -24,7 +24,7 @@ def searched(path, method, *, target=0.5, **options):
     keras.utils.set_random_seed(0)
     graph = ChannelGraph(shaken(cifar_resnet(8, 5, (8, 8, 3))))
     val = validation(graph.model, count=EXAMPLES, batch_images=EXAMPLES)
-    settings = SearchOptions(target_rate=target, method=method, teacher="none", **options)
+    settings = search_options(target, method=method, **options)
     with RunFolder.open(path, {}) as folder:
         history = History(folder, (EXAMPLES, 5))
         SEARCHES[method](graph, val, history, settings).run()

@@ -1,8 +1,7 @@
 """Which activations stay in a bounded prefix cache, on typed-in sizes."""
 
 import pytest
-
-from pruning.prefix import PrefixCuts
+from ekg_tf.pruning.engine.prefix import PrefixCuts
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from pruning.rewards import Knowledge, Reward, label_loss_and_accuracy
+from ekg_tf.pruning.worth.rewards import Knowledge, Reward, label_loss_and_accuracy
 
 LN2, LN3 = math.log(2), math.log(3)
 

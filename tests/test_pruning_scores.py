@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from test_nets_zoo import random_mask, residual, shared
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.pruning.worth.scores import fpgm, l1, weight_scores
 
-from nets.graph import ChannelGraph
-from pruning.scores import fpgm, l1, weight_scores
+from tests.helpers.networks import random_mask, residual, shared
 
 
 def test_literals():

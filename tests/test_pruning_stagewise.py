@@ -7,21 +7,27 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_nets_zoo import images_for, shaken
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.zoo.resnet import cifar_resnet
+from ekg_tf.options.search import SearchOptions, SupernetOptions
+from ekg_tf.pruning.engine.validation import Validation
+from ekg_tf.pruning.history import History
+from ekg_tf.pruning.methods.combine import combine, pareto
+from ekg_tf.pruning.methods.evolution import (
+    Archive,
+    elite,
+    evolve,
+    first_generation,
+    next_generation,
+)
+from ekg_tf.pruning.methods.slimming import AccuracyReward, SlimmingSearch
+from ekg_tf.pruning.methods.stagewise import StageWiseSearch
+from ekg_tf.pruning.space.candidates import OVERSHOOT
+from ekg_tf.pruning.supernet.network import feature_loss, softmax_loss
+from ekg_tf.pruning.supernet.ratings import StageRater
+from ekg_tf.utils.runfolder import RunFolder
 
-from nets.graph import ChannelGraph
-from nets.resnet import cifar_resnet
-from pruning.candidates import OVERSHOOT
-from pruning.combine import combine, pareto
-from pruning.current import Validation
-from pruning.evolution import Archive, elite, evolve, first_generation, next_generation
-from pruning.history import History
-from pruning.ratings import StageRater
-from pruning.search import SearchOptions
-from pruning.slimming import AccuracyReward, SlimmingSearch
-from pruning.stagewise import StageWiseSearch
-from pruning.supernet import SupernetOptions, feature_loss, softmax_loss
-from utils.runfolder import RunFolder
+from tests.helpers.networks import images_for, shaken
 
 SUPERNET = SupernetOptions(width_steps=5, population=6, generations=3)
 

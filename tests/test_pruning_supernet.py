@@ -4,24 +4,24 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_nets_zoo import CLASSES, L, conv_bn, head, images_for, mobile, residual, shaken
-from test_op_utils import one_replica, two_replicas
-
-from nets import build
-from nets.graph import ChannelGraph
-from op_utils import make_train_step
-from pruning.stages import frozen_gates
-from pruning.supernet import (
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.zoo.builders import build
+from ekg_tf.op_utils import make_train_step
+from ekg_tf.options.search import SupernetOptions
+from ekg_tf.pruning.space.stages import frozen_gates
+from ekg_tf.pruning.space.width_grid import WidthGrid, grid
+from ekg_tf.pruning.supernet.network import (
     Supernet,
-    SupernetOptions,
     feature_loss,
     order_of,
     set_order,
     softmax_loss,
     stages_of,
 )
-from pruning.width_grid import WidthGrid, grid
-from utils.cli import UserError
+from ekg_tf.utils.errors import UserError
+
+from tests.helpers.networks import CLASSES, L, conv_bn, head, images_for, mobile, residual, shaken
+from tests.helpers.replicas import one_replica, two_replicas
 
 
 def random_order(graph, seed=3):

@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-from utils import results
+from ekg_tf.pages import readme as results
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -5,11 +5,11 @@ import tarfile
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from dataloader import load
-from nets.graph import ChannelGraph
-from nets.load import load_network
-from utils.phases import Device, both_modes
+from ekg_tf.dataloader import load
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.zoo.load import load_network
+from ekg_tf.training.trainer import both_modes
+from ekg_tf.utils.devices import Device
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,21 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_nets_zoo import L, conv_bn
+from ekg_tf.dataloader import load, normalised_images
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.options.search import SearchOptions, SupernetOptions
+from ekg_tf.pruning.engine.validation import Validation
+from ekg_tf.pruning.supernet.network import order_of
+from ekg_tf.pruning.supernet.training import (
+    micro_batches,
+    seconds_before,
+    take_order,
+    train_supernet,
+)
+from ekg_tf.utils.devices import Device
+from ekg_tf.utils.runfolder import START, SUPERNET_ORDER, RunFolder
 
-from dataloader import load, normalised_images
-from nets.graph import ChannelGraph
-from pruning.current import Validation
-from pruning.search import SearchOptions
-from pruning.supernet import SupernetOptions, order_of
-from utils.phases import Device
-from utils.runfolder import START, SUPERNET_ORDER, RunFolder
-from utils.supernet_training import micro_batches, seconds_before, take_order, train_supernet
+from tests.helpers.networks import L, conv_bn
 
 OPTIONS = SearchOptions(
     target_rate=0.5,

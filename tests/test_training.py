@@ -4,12 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_op_utils import two_replicas
+from ekg_tf.op_utils import NonFiniteLoss, make_train_step
+from ekg_tf.training import epochs as training
+from ekg_tf.training import schedules
+from ekg_tf.utils.arrays import load_state
+from ekg_tf.utils.errors import UserError
 
-from op_utils import NonFiniteLoss, make_train_step
-from utils import schedules, training
-from utils.checkpoint import load_state
-from utils.cli import UserError
+from tests.helpers.replicas import two_replicas
 
 STEPS = 7
 

@@ -1,4 +1,4 @@
-"""utils/runfolder.py, utils/jsonl.py and utils/provenance.py."""
+"""utils/runfolder.py, utils/locks.py, utils/jsonl.py and utils/provenance.py."""
 
 import json
 import os
@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from utils import provenance
-from utils.cli import UserError
-from utils.runfolder import RunFolder
+from ekg_tf.utils import provenance
+from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.runfolder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 ARGS = {"arch": "resnet56", "lr": 0.1, "train_path": "a", "do_log": False}
@@ -55,7 +54,7 @@ def test_different_arguments_are_named(tmp_path):
         RunFolder.open(tmp_path / "run", {**ARGS, "lr": 0.2, "seed": None})
     message = str(error.value)
     assert "(lr: 0.1 -> 0.2; seed: 1 -> None)" in message
-    assert "--overwrite" in message and "arch" not in message
+    assert "set overwrite" in message and "arch" not in message
     RunFolder.open(tmp_path / "run", {**ARGS, "seed": 1}).close()  # the lock was given back
 
 
@@ -120,7 +119,7 @@ def test_two_opens_of_one_folder(folder):
 def test_a_killed_process_frees_the_folder_and_its_leftovers_go(tmp_path):
     path = tmp_path / "run"
     script = (
-        "import sys, time\nfrom utils.runfolder import RunFolder\n"
+        "import sys, time\nfrom ekg_tf.utils.runfolder import RunFolder\n"
         f"f = RunFolder.open({str(path)!r}, {{}})\n"
         "(f.path / '.state.77.tmp.npz').write_text('half')\n"
         "print('open', flush=True)\ntime.sleep(60)\n"

@@ -1,4 +1,1 @@
-"""Files, folders, devices, plots and reports shared by the entry scripts.
-
-Nothing here imports nets/, pruning/ or dataloader/.
-"""
+"""The ground floor: files, folders, locks, devices, provenance. Nothing of ours lies below it."""

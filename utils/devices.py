@@ -10,15 +10,17 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.cli import UserError
-from utils.provenance import cpu_count, in_cores
+from .errors import UserError
+from .provenance import cpu_count, in_cores
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
+VAL_BATCH_IMAGES = 256
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -134,7 +136,29 @@ def _warn_of_missing_kernels(gpus: list[tf.config.PhysicalDevice]) -> None:
             print(
                 f"warning: {details.get('device_name', 'the GPU')} has compute capability "
                 f"{major}.{minor}, for which the TensorFlow 2.21 wheels hold no kernels: use "
-                "NVIDIA's TensorFlow container, or try --compile off",
+                "NVIDIA's TensorFlow container, or switch XLA off (compile)",
                 flush=True,
             )
             return
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how steps run: the strategy, XLA or not, and examples per evaluation batch."""
+
+    strategy: tf.distribute.Strategy
+    compile: bool
+    val_batch_images: int = VAL_BATCH_IMAGES
+
+
+def make(
+    strategy: tf.distribute.Strategy,
+    compile: bool | None = None,
+    *,
+    val_batch_images: int = VAL_BATCH_IMAGES,
+) -> Device:
+    """A `Device` of a strategy; `compile` None: XLA where there is a visible GPU."""
+    import tensorflow as tf
+
+    on_gpu = bool(tf.config.get_visible_devices("GPU"))
+    return Device(strategy, on_gpu if compile is None else compile, val_batch_images)

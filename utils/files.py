@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from utils.cli import UserError
+from .errors import UserError
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[Path], Any]) -> None:

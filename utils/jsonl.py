@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.cli import UserError
-from utils.files import atomic_write, read_bytes
+from .errors import UserError
+from .files import atomic_write, read_bytes
 
 Row = dict[str, Any]
 
@@ -30,6 +30,12 @@ def read_json(path: Path) -> Any:
         return json.loads(read_bytes(path))
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from None
+
+
+def write_json(path: str | os.PathLike, obj: Any) -> None:
+    """Writes a JSON file atomically, keys sorted; NaN and infinities become null."""
+    text = dumps(obj, indent=2) + "\n"
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def append_row(path: Path, row: Row) -> None:
@@ -59,7 +65,7 @@ def read_rows(path: Path) -> list[Row]:
         if row is not None:
             rows.append(row)
         elif number < len(lines):
-            raise UserError(f"{path} is damaged in line {number}: give another --train_path")
+            raise UserError(f"{path} is damaged in line {number}: give another folder")
     if len(rows) < len(lines) or (data and not data.endswith(b"\n")):
         write_rows(path, rows)
     return rows

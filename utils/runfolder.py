@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -11,10 +10,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from utils import jsonl, provenance
-from utils.cli import UserError
-from utils.files import atomic_write
-from utils.jsonl import Row
+from . import jsonl, provenance
+from .errors import UserError
+from .jsonl import Row
+from .locks import LOCK, Lock
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\..+)?")  # the names that files.atomic_write gives
 _PHASES = ("baseline", "supernet", "search", "bank", "finetune")
@@ -23,11 +22,12 @@ _SUFFIXES = (".json", ".npy", ".keras", "_*.npy", "_*.npz", "_*.f32", "_*.keras"
 BASELINE = "baseline.keras"  # the network as given or trained, before everything
 START = "search_start.keras"  # theta_0, with which the search begins
 SUPERNET_ORDER = "supernet_order.npz"  # the channels' order, with which a supernet begins
+EXPORTED = "pruned.keras"  # the result
 PRUNED = "search_pruned.keras"  # theta*, before its fine-tuning
 
 
 def front_file(rate: float) -> str:
-    """Name of the network that a search keeps on its way at a rate of --budgets."""
+    """Name of the network that a search keeps on its way at a rate that was asked for."""
     return f"search_pruned_{rate:g}.keras"
 
 
@@ -35,7 +35,7 @@ class RunFolder:
     """A folder that belongs to one command and is locked while that command runs.
 
     Every file of a run is named by file() and matches KNOWN, which is therefore all that
-    `--overwrite` may delete. Open it by RunFolder.open.
+    `overwrite` may delete. Open it by RunFolder.open.
     """
 
     KNOWN = (
@@ -58,10 +58,10 @@ class RunFolder:
     )
     IGNORED_ARGS = ("train_path", "gpu_id", "overwrite", "resume", "do_log", "until")
 
-    def __init__(self, path: Path, lock: int, do_log: bool):
+    def __init__(self, path: Path, lock: Lock | None, do_log: bool):
         self.path = path
         self.do_log = do_log
-        self._lock: int | None = lock
+        self._lock = lock
         self._writers: dict[str, Any] = {}
         self._repaired: set[str] = set()
 
@@ -84,21 +84,12 @@ class RunFolder:
         process uses the folder, it holds other files than ours, or an argument differs.
         """
         path = Path(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            locked_before = (path / ".lock").exists()
-            lock = _take_lock(path)
-        except FileExistsError:
-            raise UserError(f"{path} is a file: give a folder as --train_path") from None
-        except OSError as error:
-            raise UserError(f"cannot write in {path}: {error.strerror or error}") from error
+        lock = Lock(path)
         folder = cls(path, lock, bool(args.get("do_log", False)))
         try:
             folder._claim(args, overwrite, set(ignore))
         except BaseException:
-            if not locked_before:
-                (path / ".lock").unlink(missing_ok=True)
-            folder.close()
+            lock.close(forget=True)
             raise
         return folder
 
@@ -128,17 +119,17 @@ class RunFolder:
         return program == provenance.PROGRAM and self.file("args.json").exists()
 
     def _refuse_foreign(self, overwrite: bool) -> None:
-        entries = [e for e in self.path.iterdir() if e.name not in (".lock", "versions.json")]
+        entries = [e for e in self.path.iterdir() if e.name not in (LOCK, "versions.json")]
         if entries and not overwrite:
             raise UserError(
-                f"{self.path} is not empty and holds no run of ours: give another "
-                "--train_path, or --overwrite to use it and leave the other files alone"
+                f"{self.path} is not empty and holds no run of ours: give another folder, "
+                "or set overwrite, which leaves the other files alone"
             )
         in_the_way = [str(p.relative_to(self.path)) for p in self._known() if p in entries]
         if in_the_way:
             raise UserError(
                 f"{self.path} holds no run, but files with the names of ours "
-                f"({', '.join(in_the_way[:3])}): move them or give another --train_path"
+                f"({', '.join(in_the_way[:3])}): move them or give another folder"
             )
 
     def _compare(self, old: Row, new: Row, ignore: set[str]) -> None:
@@ -150,7 +141,7 @@ class RunFolder:
         if differing:
             raise UserError(
                 f"{self.path} holds a run with other arguments ({'; '.join(differing)}): give "
-                "another --train_path, or --overwrite to delete that run"
+                "another folder, or set overwrite, which deletes that run"
             )
 
     def _known(self) -> list[Path]:
@@ -164,7 +155,7 @@ class RunFolder:
         for phase in self.path.glob("tensorboard/*"):
             if phase.is_dir() and not any(phase.iterdir()):
                 phase.rmdir()
-        marks[0].unlink()  # last: until here a killed --overwrite can be repeated
+        marks[0].unlink()  # last: until here a killed overwriting can be repeated
 
     # ------------------------------------------------------------ files
 
@@ -176,13 +167,12 @@ class RunFolder:
     def file(self, name: str) -> Path:
         """The path of one of the run's files; raises ValueError for a name not in KNOWN."""
         if not any(fnmatch(name, pattern) for pattern in self.KNOWN):
-            raise ValueError(f"{name!r} is not in RunFolder.KNOWN: --overwrite would miss it")
+            raise ValueError(f"{name!r} is not in RunFolder.KNOWN: overwriting would miss it")
         return self.path / name
 
     def write_json(self, name: str, obj: Any) -> None:
         """Writes a JSON file atomically, keys sorted; NaN and infinities become null."""
-        text = jsonl.dumps(obj, indent=2) + "\n"
-        atomic_write(self.file(name), lambda path: path.write_text(text, encoding="utf-8"))
+        jsonl.write_json(self.file(name), obj)
 
     def read_json(self, name: str) -> Any:
         """The content of a JSON file; raises UserError when it is missing or damaged."""
@@ -238,27 +228,10 @@ class RunFolder:
             writer.close()
         self._writers.clear()
         if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+            self._lock.close()
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _take_lock(path: Path) -> int:
-    """The descriptor of the locked .lock file; the system frees it when the process ends."""
-    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(
-            f"another process is using {path} (it holds {path / '.lock'}): wait for it or give "
-            "another --train_path"
-        ) from None
-    except OSError:
-        print(f"warning: {path} has no file locks, do not use it from two processes at once")
-    return descriptor

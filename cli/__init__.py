@@ -1,0 +1,1 @@
+"""The command line: manners, flags, and what flags name."""

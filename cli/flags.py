@@ -1,0 +1,451 @@
+"""Flags, derived from the settings of `options`, and the settings that given flags make.
+
+No TensorFlow here: a mistake is answered before it is imported. A flag that isn't given is None in
+the parsed arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar
+
+from ..options import recipes
+from ..options.bank import KINDS, NO_BANK, Bank
+from ..options.budgets import BUDGETS, Budget
+from ..options.data import Data, Sampling
+from ..options.fields import Options, Setting, settings_of
+from ..options.finetuning import (
+    FINETUNE_METHODS,
+    FINETUNINGS,
+    Contrastive,
+    Ensemble,
+    FineTuning,
+    Plain,
+    Single,
+)
+from ..options.kinds import ARCHITECTURES, DATASETS, WEIGHTS
+from ..options.methods import METHODS, TEACHERS, Method
+from ..options.search import SearchOptions
+from ..options.training import Baseline, Training
+from ..utils import devices
+from ..utils.devices import Device
+from ..utils.errors import UserError
+from ..utils.runfolder import RunFolder
+
+Group = TypeVar("Group", bound=Options)
+ARCH, DATASET = "ResNet-20", "DIGITS"
+NAMED_DATA = ("dataset", "data_path", "val_labels", "hold_out")
+OWN_DATA = ("data", "data_mean", "data_std", "data_flip", "data_crop")
+
+# ---------------------------------------------------------------- from settings to flags
+
+
+def typed(one: Setting) -> Callable[[str], Any]:
+    """The argparse type of a setting."""
+
+    def parse(text: str) -> Any:
+        try:
+            return one.parsed(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
+
+
+def add_settings(group: argparse._ActionsContainer, *kinds: type[Options]) -> None:
+    """A flag for every setting of these groups of options; what they share comes once."""
+    known: dict[str, Setting] = {}
+    for kind in kinds:
+        for one in settings_of(kind):
+            if one.flag:
+                known.setdefault(one.flag, one)
+    for flag, one in known.items():
+        more: dict[str, Any] = {"type": typed(one)}
+        if one.choices:
+            kind = one.kind
+            more = {"type": kind, "choices": one.choices}
+        if one.spaced:
+            more = {"type": typed(_element(one)), "nargs": "+"}
+        group.add_argument(f"--{flag}", help=f"{one.help}; {_default(one)}", **more)
+
+
+def _element(one: Setting) -> Setting:
+    return Setting(**{**vars(one), "many": False})
+
+
+def _default(one: Setting) -> str:
+    if one.shown:
+        return f"default: {one.shown}"
+    by_data = recipes.shown(one.flag or "")
+    if by_data:
+        return f"default: {by_data}"
+    value = one.default
+    if isinstance(value, bool):
+        value = "on" if value else "off"
+    if isinstance(value, tuple):
+        value = ",".join(f"{part:g}" for part in value) or "none"
+    return f"default: {'by data set' if value is None else value}"
+
+
+def made(kind: type[Group], args: argparse.Namespace) -> Group:
+    """The settings of one group from the flags that were given.
+
+    Raises:
+        UserError: as `kind`.
+    """
+    values = {}
+    for one in settings_of(kind):
+        value = getattr(args, one.flag, None) if one.flag else None
+        if value is not None:
+            values[one.name] = tuple(value) if one.many else value
+    return kind(**values)
+
+
+class Flagged(Protocol):
+    """Settings that know their flags."""
+
+    def flags(self) -> dict[str, Any]: ...
+
+
+def record(args: argparse.Namespace, *options: Flagged | None) -> dict[str, Any]:
+    """What a run folder keeps of a command: its flags, those of the resolved options filled in."""
+    kept = dict(vars(args))
+    for one in options:
+        kept |= one.flags() if one else {}
+    return kept
+
+
+# ---------------------------------------------------------------- groups of flags
+
+
+def add_data(
+    parser: argparse.ArgumentParser, *, arch: str | None = ARCH, dataset: str | None = DATASET
+) -> None:
+    group = parser.add_argument_group("data and network")
+    group.add_argument(
+        "--arch",
+        default=arch,
+        help=f"{', '.join(ARCHITECTURES)}; default: {arch or ARCH}",
+    )
+    group.add_argument("--trained_param", help="trained network: " + ", ".join(WEIGHTS))
+    add_dataset(group, dataset)
+
+
+def add_dataset(group: argparse._ActionsContainer, default: str | None = DATASET) -> None:
+    """Flags of the data that `dataloader.load` knows by name."""
+    group.add_argument(
+        "--dataset", default=default, help=f"{', '.join(DATASETS)}; default: {default or DATASET}"
+    )
+    group.add_argument("--data_path", help="folder or archive of the data; default: TFDS")
+    group.add_argument("--val_labels", help="ImageNet: labels of a flat folder val")
+    group.add_argument(
+        "--hold_out",
+        type=typed(_SHARE),
+        help="ImageNet: share of a single folder of classes to test on",
+    )
+
+
+_SHARE = Setting("share", float, False, False, None, "", None, above=0, below=1)
+_COUNT = Setting("count", int, False, False, None, "", None, least=1)
+_ON_OFF = Setting("switch", bool, False, False, None, "", None)
+_SEED = Setting("seed", int, False, False, None, "", None, least=0)
+
+
+def count(text: str) -> int:
+    """argparse type: a whole number of at least 1."""
+    return typed(_COUNT)(text)
+
+
+def fraction(text: str) -> float:
+    """argparse type: a number strictly between 0 and 1."""
+    return typed(_SHARE)(text)
+
+
+def add_own(parser: argparse.ArgumentParser) -> None:
+    """Flags, after add_data: a network and data of the user's own."""
+    parser.add_argument("--model", help="trained functional .keras network of your own")
+    add_own_data(parser)
+    parser.set_defaults(arch=None)  # so that --arch beside --model is noticed
+
+
+def add_own_data(parser: argparse.ArgumentParser) -> None:
+    """Flags, after add_dataset: data of the user's own, read by `dataloader.own`."""
+    group = parser.add_argument_group("your own data")
+    group.add_argument(
+        "--data", help="folder {train,test}/<class>/*, or module:function that returns both splits"
+    )
+    add_settings(group, Data)
+    parser.set_defaults(dataset=None)  # so that --dataset beside --data is noticed
+
+
+def add_augmentation(parser: argparse.ArgumentParser) -> None:
+    """Flags of the training images of the user's own, for a fine-tuning of a search."""
+    for one in settings_of(Data):
+        if one.name in ("flip", "crop"):
+            parser.add_argument(
+                f"--{one.flag}", type=typed(one), help=f"{one.help}; default: that of the search"
+            )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("device")
+    group.add_argument(
+        "--gpu_id",
+        type=devices.gpu_ids,
+        default=[0],
+        help='GPU numbers, "0,1", or "cpu"; default: 0',
+    )
+    group.add_argument(
+        "--compile", type=typed(_ON_OFF), help="XLA; default: on with a GPU, off on the CPU"
+    )
+    add_val_batch_size(group)
+
+
+def add_val_batch_size(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--val_batch_size",
+        type=count,
+        default=devices.VAL_BATCH_IMAGES,
+        help=f"images per evaluation batch; default: {devices.VAL_BATCH_IMAGES}",
+    )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run folder")
+    group.add_argument("--train_path", required=True, help="folder that the run writes to")
+    group.add_argument(
+        "--resume",
+        type=typed(_ON_OFF),
+        default=True,
+        help="go on with an unfinished run; default: on",
+    )
+    group.add_argument(
+        "--overwrite", action="store_true", help="delete a former run in the folder; default: off"
+    )
+    group.add_argument(
+        "--do_log", type=typed(_ON_OFF), default=True, help="write TensorBoard events; default: on"
+    )
+    group.add_argument(
+        "--seed",
+        type=typed(_SEED),
+        default=0,
+        help="of initial weights and augmentation; default: 0",
+    )
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("search")
+    group.add_argument(
+        "--method",
+        choices=tuple(METHODS),
+        default="ekg",
+        help="ekg: greedy; ffp: coarse to fine; swp, autoslim: supernets; uniform widths; "
+        "global threshold; default: ekg",
+    )
+    group.add_argument(
+        "--budget",
+        choices=tuple(BUDGETS),
+        default="flops",
+        help="what is to be saved; default: flops",
+    )
+    add_settings(group, *BUDGETS.values())
+    plain = [kind for kind in METHODS.values() if not kind.supernet]
+    add_settings(group, *plain)
+    add_settings(group, Sampling)
+    add_bank(parser)
+    group = parser.add_argument_group("supernet (--method swp and autoslim)")
+    seen = {one.flag for kind in plain for one in settings_of(kind)}
+    add_some(group, seen, *[kind for kind in METHODS.values() if kind.supernet])
+
+
+def add_some(
+    group: argparse._ActionsContainer, without: Iterable[str | None], *kinds: type[Options]
+) -> None:
+    """As `add_settings`, without flags that are there already."""
+    holder = argparse.ArgumentParser(add_help=False)
+    add_settings(holder, *kinds)
+    for action in holder._actions:
+        if action.dest not in without:
+            group._add_action(action)
+
+
+def add_bank(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("memory bank")
+    for one in settings_of(Bank):
+        text = f"{one.help}; {_default(one)}"
+        if one.name == "kind":
+            group.add_argument("--bank", choices=(*KINDS, NO_BANK), help=text)
+        else:
+            group.add_argument(f"--{one.flag}", type=typed(one), help=text)
+
+
+def add_baseline(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser.add_argument_group("baseline (without --trained_param)"), Baseline)
+
+
+def add_finetune(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("fine-tuning")
+    group.add_argument(
+        "--finetune_method",
+        choices=FINETUNE_METHODS,
+        default="ekg",
+        help="ekg; ckt: FFP's contrastive transfer; kd: Hinton's distillation; plain; default: ekg",
+    )
+    group.add_argument(
+        "--finetune_teacher", choices=TEACHERS, help="of ekg; default: ensemble, the memory bank"
+    )
+    add_settings(group, *FINETUNINGS)
+    add_settings(parser.add_argument_group("training (baseline and fine-tuning)"), Training)
+
+
+# ---------------------------------------------------------------- from flags to settings
+
+
+def device_of(args: argparse.Namespace) -> Device:
+    """The `Device` that the flags ask for; chooses the GPUs, so call it before anything runs."""
+    return devices.make(
+        devices.choose(args.gpu_id), args.compile, val_batch_images=args.val_batch_size
+    )
+
+
+def budget_of(args: argparse.Namespace) -> Budget:
+    """The `Budget` of the flags.
+
+    Raises:
+        UserError: a rate on the way lies below the search's end, or a flag of another budget.
+    """
+    if args.search_target_rate is None and args.budgets:
+        args.search_target_rate = min(args.budgets)
+    if args.budgets and min(args.budgets) < args.search_target_rate:
+        raise UserError(
+            f"--budgets {min(args.budgets):g} lies below --search_target_rate "
+            f"{args.search_target_rate:g}, where the search ends"
+        )
+    kind = BUDGETS[args.budget]
+    _refuse_others(args, kind, BUDGETS, "budget")
+    return made(kind, args)
+
+
+def method_of(args: argparse.Namespace) -> Method:
+    """The search `Method` of the flags.
+
+    Raises:
+        UserError: a flag that the method lacks.
+    """
+    kind = METHODS[args.method]
+    _refuse_others(args, kind, METHODS, "method")
+    return made(kind, args)
+
+
+def _refuse_others(
+    args: argparse.Namespace,
+    kind: type[Options],
+    kinds: dict[str, Any],
+    selector: str,
+) -> None:
+    own = {one.flag for one in settings_of(kind)}
+    for flag in dict.fromkeys(one.flag for each in kinds.values() for one in settings_of(each)):
+        if flag in own or flag is None or getattr(args, flag) in (None, "none"):
+            continue
+        having = [
+            name for name, each in kinds.items() if flag in {one.flag for one in settings_of(each)}
+        ]
+        raise UserError(
+            f"--{flag} is for --{selector} {' or '.join(having)}, "
+            f"{getattr(args, selector)} has none"
+        )
+
+
+def search_of(args: argparse.Namespace) -> SearchOptions:
+    """The `SearchOptions` of the flags; those that depend on the data set are still open.
+
+    Raises:
+        UserError: as `budget_of` and `method_of`.
+    """
+    return SearchOptions(budget_of(args), method_of(args), made(Sampling, args))
+
+
+def finetuning_of(args: argparse.Namespace) -> FineTuning:
+    """The `FineTuning` of the flags.
+
+    Raises:
+        UserError: a flag that belongs to another method.
+    """
+    method, teacher = args.finetune_method, args.finetune_teacher
+    if teacher not in (None, "none") and method != "ekg":
+        raise UserError(f"--finetune_teacher belongs to --finetune_method ekg, not {method}")
+    if method == "ekg":
+        kinds = {None: Ensemble, "ensemble": Ensemble, "single": Single, "none": Plain}
+        kind: type[FineTuning] = kinds[teacher]
+    else:
+        kind = next(one for one in FINETUNINGS if one.method == method)
+    own = {one.flag for one in settings_of(kind)}
+    for other in FINETUNINGS:
+        for one in settings_of(other):
+            if one.flag and one.flag not in own and getattr(args, one.flag) is not None:
+                having = list(
+                    dict.fromkeys(
+                        each.method
+                        for each in FINETUNINGS
+                        if one.flag in {its.flag for its in settings_of(each)}
+                    )
+                )
+                raise UserError(
+                    f"--{one.flag} belongs to --finetune_method {' or '.join(having)}, not "
+                    f"{method}{' without a teacher' if kind is Plain and method == 'ekg' else ''}"
+                )
+    return made(kind, args)
+
+
+def bank_of(
+    args: argparse.Namespace, method: Method, finetuning: FineTuning | None = None
+) -> Bank | None:
+    """The `Bank` of the flags, None for no bank.
+
+    Args:
+        finetuning: that of the same command; None: it may yet come.
+
+    Raises:
+        UserError: no bank, but its features, or a fine-tuning that replays it.
+    """
+    replays = finetuning is None or finetuning.replays
+    if args.bank is None and not (args.bank_features or replays):
+        args.bank = NO_BANK
+    if args.bank_features is None:
+        args.bank_features = method.name == "ffp" and args.bank != NO_BANK
+    if args.bank == NO_BANK:
+        if args.bank_features:
+            raise UserError("--bank none keeps no features: leave one of the two out")
+        if finetuning is not None and replays:
+            raise UserError(
+                "the fine-tuning replays the memory bank: leave out --bank none, or choose "
+                "--finetune_teacher none or single, or --finetune_method kd or plain"
+            )
+        return None
+    bank = made(Bank, args)
+    if isinstance(finetuning, Contrastive) and not bank.features:
+        raise UserError("--finetune_method ckt needs --bank_features on")
+    return bank
+
+
+def open_folder(args: argparse.Namespace, kept: dict[str, Any], *begun: str) -> RunFolder:
+    """The run folder of --train_path; refuses an unfinished run with --resume off.
+
+    Args:
+        kept: what `record` gives.
+        begun: files of which the command writes the first one early: one there means a run to
+            resume.
+
+    Raises:
+        UserError: as `RunFolder.open`, or an unfinished run that must not be resumed.
+    """
+    folder = RunFolder.open(args.train_path, kept, overwrite=args.overwrite)
+    unfinished = not folder.finished and any(folder.file(name).exists() for name in begun)
+    if unfinished and not args.resume:
+        folder.close()
+        raise UserError(
+            f"{args.train_path} holds an unfinished run: leave out --resume off to go on with it, "
+            "or give --overwrite to delete it"
+        )
+    return folder

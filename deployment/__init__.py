@@ -1,0 +1,1 @@
+"""Networks out to deployment: formats and their runtimes."""

@@ -1,0 +1,1 @@
+"""The commands of `ekg-tf` that have no script at the top."""

@@ -1,0 +1,52 @@
+"""`ekg-tf inspect`: what can be pruned in a network, before any search.
+
+ekg-tf inspect my.keras --search_target_rate 0.5
+ekg-tf inspect applications:ResNet50 --json resnet50.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ekg_tf.cli import flags, manners
+from ekg_tf.utils import devices
+from ekg_tf.utils.jsonl import write_json
+
+APPLICATIONS = "applications:"
+
+
+def parser() -> manners.Parser:
+    """The flags of the command."""
+    parser = manners.Parser(prog="ekg-tf inspect", description="What can be pruned in a network.")
+    parser.add_argument("network", help=".keras file, or applications:NAME of keras.applications")
+    parser.add_argument(
+        "--search_target_rate", type=flags.fraction, help="FLOPs that shall remain, as a share"
+    )
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    args = parser().parse_args(argv)
+    devices.import_tensorflow()
+    from ekg_tf.nets.graph import ChannelGraph
+    from ekg_tf.nets.zoo.applications import fresh_application
+    from ekg_tf.pruning.space.budgets import check_reachable
+    from ekg_tf.reports.inspection import inspection, text
+    from ekg_tf.utils.keras_files import load_keras
+
+    if args.network.startswith(APPLICATIONS):
+        model = fresh_application(args.network.removeprefix(APPLICATIONS))
+    else:
+        model = load_keras(args.network)
+    graph = ChannelGraph(model)
+    result = inspection(graph)
+    print(text(result))
+    if args.json:
+        write_json(args.json, result)
+    if args.search_target_rate is not None:
+        smallest = f"one filter in each of {len(graph.groups)} groups"
+        check_reachable(args.search_target_rate, graph.lowest_rate(), smallest)
+        print(f"a rate of {args.search_target_rate} can be reached")

@@ -1,0 +1,59 @@
+"""`ekg-tf prune`: search, fine-tuning and test of a network of one's own.
+
+ekg-tf prune --model my.keras --data photos --search_target_rate 0.5 --train_path run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ekg_tf.cli import flags, manners
+from ekg_tf.options.training import Training
+from ekg_tf.utils import devices
+from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.runfolder import START, SUPERNET_ORDER
+
+
+def parser() -> manners.Parser:
+    """The flags of the command."""
+    parser = manners.Parser(prog="ekg-tf prune", description="Prunes and fine-tunes a network.")
+    flags.add_run(parser)
+    flags.add_data(parser)
+    flags.add_own(parser)
+    flags.add_device(parser)
+    flags.add_search(parser)
+    flags.add_finetune(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    args = parser().parse_args(argv)
+    if not (args.trained_param or args.model):
+        raise UserError("--model (or --trained_param) is missing: which network shall be pruned?")
+    finetuning, search = flags.finetuning_of(args), flags.search_of(args)
+    bank = flags.bank_of(args, search.method, finetuning)
+    training = replace(flags.made(Training, args), seed=args.seed)
+    devices.import_tensorflow()
+    import keras
+
+    from ekg_tf.cli import inputs
+    from ekg_tf.dataloader import unreadable_named
+    from ekg_tf.phases import pipeline
+    from ekg_tf.reports.networks import print_report
+
+    device = flags.device_of(args)
+    keras.utils.set_random_seed(args.seed)
+    with unreadable_named():
+        data, network = inputs.data_and_network(args)
+        plan = pipeline.Plan(search, bank, finetuning, training).resolved(data)
+        pipeline.check_plan(network, data, plan, device)
+        kept = flags.record(args, plan)
+        with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
+            if folder.finished:
+                print(f"{folder.path} holds the finished run of this command:")
+                print_report(folder.read_json("result.json"))
+                return
+            pipeline.search_phase(folder, network, data, plan, device)
+            pipeline.finetune_phase(folder, network, data, plan, device)

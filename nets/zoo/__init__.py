@@ -1,0 +1,1 @@
+"""Networks that this project builds or knows, and weights for them."""

@@ -1,0 +1,132 @@
+"""Networks from files: weights of an architecture that we build, or .keras of any network."""
+
+import os
+
+import keras
+
+from ...utils.errors import UserError
+from ...utils.keras_files import load_keras
+from ..keras_graph import calls_of
+from ..rebuild import resized
+from .applications import PREFIX, application
+from .builders import build
+from .pkl_weights import from_pkl, load_pkl
+from .torch_weights import load_torch
+
+WEIGHTS = (".pkl", ".keras", ".weights.h5", ".safetensors", f"{PREFIX}NAME")
+
+
+def load_network(
+    path: str | os.PathLike, arch: str, num_classes: int, input_shape: tuple[int, ...]
+) -> keras.Model:
+    """Reads a network of stock layers with its weights.
+
+    Args:
+        path: `.keras`; `.pkl` in the layout of `nets.zoo.pkl_weights` whose filter counts may be
+            smaller than the architecture's (a pruned network); Keras's `.weights.h5`;
+            `.safetensors` of torchvision or timm; or `keras.applications:ResNet50` and the like.
+        arch: name of the architecture; `.keras` and keras.applications need none.
+        num_classes, input_shape: of the data that the network is for.
+
+    Raises:
+        UserError: missing or corrupt file, weights of another architecture, number of classes or
+            image shape.
+    """
+    path = os.fspath(path)
+    suffix = os.path.splitext(path)[1]
+    if path.startswith(PREFIX):
+        model = application(path.removeprefix(PREFIX), input_shape)
+    elif suffix == ".keras":
+        model = load_keras(path)
+    elif suffix == ".pkl":
+        model = _from_pkl(path, arch, num_classes, input_shape)
+    elif suffix == ".safetensors":
+        model = build(arch, num_classes, input_shape)
+        load_torch(model, path)
+    elif path.endswith(".weights.h5"):
+        model = _from_h5(path, arch, num_classes, input_shape)
+    else:
+        raise UserError(
+            f"{path}: weights come as {', '.join(WEIGHTS)}, not {suffix or 'without a suffix'}"
+        )
+    check_fits(path, model, num_classes, input_shape)
+    return model
+
+
+def load_own(path: str | os.PathLike) -> keras.Model:
+    """Reads a functional network of the user's own, one example in and one row of outputs out.
+
+    Raises:
+        UserError: missing or corrupt file, another suffix, not functional, several inputs or
+            outputs, or an input without a fixed size.
+    """
+    if os.path.splitext(path)[1] != ".keras":
+        raise UserError(f"{path}: a network of your own comes as .keras: save it by model.save()")
+    model = load_keras(path)
+    check_own(model, str(path))
+    return model
+
+
+def check_own(model: keras.Model, path: str) -> None:
+    """Refuses networks that can't be searched; raises as `load_own`, with `path` in the message."""
+    if not model.built:
+        raise UserError(f"{path} was saved before it was built: call it on data, save it again")
+    calls_of(model)
+    if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.output_shape) != 2:
+        raise UserError(
+            f"{path} maps {model.input_shape} to {model.output_shape}: a classifier has one input "
+            "and one output (None, classes)"
+        )
+    shape = model.input_shape
+    if len(shape) < 2 or None in shape[1:]:
+        raise UserError(
+            f"{path} takes inputs of shape {shape}: a fixed size is needed, of images (None, "
+            "height, width, channels)"
+        )
+
+
+def check_fits(
+    path: str | os.PathLike, model: keras.Model, num_classes: int, input_shape: tuple[int, ...]
+) -> None:
+    """Raises UserError unless the network of `path` has these classes and takes such examples."""
+    if model.output_shape != (None, num_classes):
+        raise UserError(
+            f"{path} gives outputs of shape {model.output_shape}, "
+            f"the data has {num_classes} classes"
+        )
+    if model.input_shape[1:] != tuple(input_shape):
+        raise UserError(
+            f"{path} takes inputs of shape {model.input_shape[1:]}, the data has {input_shape}"
+        )
+
+
+def _from_pkl(path, arch: str, num_classes: int, input_shape) -> keras.Model:
+    arrays = load_pkl(path)
+    model = build(arch, num_classes, input_shape)
+    widths = {
+        layer.name: arrays[key].shape[-1]
+        for layer in model.layers
+        if (key := f"{layer.name.replace('_', '/')}/kernel:0") in arrays and arrays[key].ndim
+    }
+    try:
+        resized_model = resized(model, widths)
+    except ValueError as error:
+        raise UserError(
+            f"{path} holds filter counts that do not fit {arch}: {str(error).splitlines()[0]}"
+        ) from None
+    from_pkl(resized_model, arrays, path)
+    return resized_model
+
+
+def _from_h5(path: str, arch: str, num_classes: int, input_shape) -> keras.Model:
+    model = build(arch, num_classes, input_shape)
+    if not os.path.isfile(path):
+        raise UserError(f"{path} does not exist")
+    try:
+        model.load_weights(path)
+    except Exception as error:  # h5py and keras each raise their own
+        raise UserError(
+            f"{path} holds no weights of {arch} with {num_classes} classes: "
+            f"{(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from error
+    return model

@@ -1,0 +1,96 @@
+"""How the pruned network learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .fields import Options, setting, share
+
+CONTRASTS = ("infonce", "pull")
+_TEMPERATURE: dict[str, Any] = {
+    "flag": "temperature",
+    "above": 0,
+    "help": "of the distillation",
+    "shown": "4, from 1000 classes up 10",
+}
+
+
+@dataclass(frozen=True)
+class FineTuning(Options):
+    """Base of all fine-tunings.
+
+    Attributes:
+        method, teacher: what --finetune_method and --finetune_teacher call it.
+        replays: whether it needs the memory bank.
+    """
+
+    method: ClassVar[str]
+    teacher: ClassVar[str] = "none"
+    replays: ClassVar[bool] = False
+
+    from_scratch: bool = setting(
+        False, flag="from_scratch", help="begin the fine-tuning with fresh weights"
+    )
+
+    def flags(self) -> dict[str, Any]:
+        """As `Options.flags`, with --finetune_method and --finetune_teacher."""
+        kind = {"finetune_method": self.method, "finetune_teacher": self.teacher}
+        return super().flags() | kind
+
+
+@dataclass(frozen=True)
+class Ensemble(FineTuning):
+    """Two views and those teachers of the bank that are at least as good (docs/method.md 3)."""
+
+    method: ClassVar[str] = "ekg"
+    teacher: ClassVar[str] = "ensemble"
+    replays: ClassVar[bool] = True
+
+    temperature: float | None = setting(None, **_TEMPERATURE)
+
+
+@dataclass(frozen=True)
+class Single(FineTuning):
+    """Two views and the unpruned network, run online, as the only teacher (docs/method.md 3)."""
+
+    method: ClassVar[str] = "ekg"
+    teacher: ClassVar[str] = "single"
+
+    temperature: float | None = setting(None, **_TEMPERATURE)
+
+
+@dataclass(frozen=True)
+class Contrastive(FineTuning):
+    """Two views and contrast with the bank's features (docs/method.md 5)."""
+
+    method: ClassVar[str] = "ckt"
+    replays: ClassVar[bool] = True
+
+    loss: str = setting(
+        "infonce",
+        flag="ckt",
+        choices=CONTRASTS,
+        help="loss of the contrastive transfer; pull: without negatives",
+    )
+
+
+@dataclass(frozen=True)
+class Hinton(FineTuning):
+    """One view and the unpruned network, run online, as the teacher (Hinton et al. 2015)."""
+
+    method: ClassVar[str] = "kd"
+
+    temperature: float | None = setting(None, **_TEMPERATURE)
+    alpha: float = share(0.9, flag="kd_alpha", help="weight of the distillation in kd")
+
+
+@dataclass(frozen=True)
+class Plain(FineTuning):
+    """Cross-entropy alone, one view."""
+
+    method: ClassVar[str] = "plain"
+
+
+FINETUNINGS: tuple[type[FineTuning], ...] = (Ensemble, Single, Contrastive, Hinton, Plain)
+FINETUNE_METHODS = tuple(dict.fromkeys(one.method for one in FINETUNINGS))

@@ -1,0 +1,1 @@
+"""The README and the pages of docs, written from docs/results; for us, not shipped."""

@@ -1,0 +1,1 @@
+"""Baseline, search and fine-tuning in a run folder."""

@@ -1,0 +1,62 @@
+"""The network to prune: given, or trained here and kept as baseline.keras."""
+
+from __future__ import annotations
+
+import keras
+
+from ..dataloader import Dataset
+from ..nets.given import without_softmax
+from ..nets.graph import ChannelGraph
+from ..options.training import Training
+from ..pruning.knowledge.distill import plain_loss
+from ..training.trainer import METRICS, Objective, both_modes, train
+from ..utils.devices import Device
+from ..utils.keras_files import load_keras, save_keras
+from ..utils.runfolder import BASELINE, RunFolder
+
+
+def kept(folder: RunFolder, model: keras.Model) -> keras.Model:
+    """The network that the folder has kept, else `model`."""
+    path = folder.file(BASELINE)
+    return load_keras(path) if path.exists() else model
+
+
+def trained(
+    folder: RunFolder, model: keras.Model, data: Dataset, options: Training, device: Device
+) -> keras.Model:
+    """A fresh network after its training, which an earlier process may have begun or ended.
+
+    Raises:
+        UserError: as `training.trainer.train`.
+    """
+    path = folder.file(BASELINE)
+    if not path.exists():
+        model = train(folder, "baseline", model, data, Objective(plain_loss()), options, device)
+        save_keras(path, model)
+    return load_keras(path)
+
+
+def measure(
+    folder: RunFolder, model: keras.Model, data: Dataset, device: Device, *, given: bool
+) -> None:
+    """Keeps the network to prune as baseline.keras; writes baseline.json and prints its figures.
+
+    Args:
+        given: it wasn't trained here: `epochs` and `seconds` of its training are null.
+    """
+    if not folder.file(BASELINE).exists():
+        save_keras(folder.file(BASELINE), model)
+    rows = [row for row in folder.rows(METRICS) if row["phase"] == "baseline"]
+    results = {
+        "epochs": None if given else len(rows),
+        "seconds": None if given else sum(row["seconds"] for row in rows),
+        "parameters": model.count_params(),
+        "flops": ChannelGraph(model).flops(),
+        "test": both_modes(without_softmax(model), data, "test", device),
+    }
+    folder.write_json("baseline.json", results)
+    test = results["test"]
+    print(
+        f"{folder.file(BASELINE)}: {results['parameters']:,} parameters, {results['flops']:,} FLOPs"
+        f", test top-1 {test['top1']:.2f} % (batch statistics {test['batch_top1']:.2f} %)"
+    )

@@ -1,0 +1,140 @@
+"""Phase 2 in a run folder: fine-tuning of the network that a search has found.
+
+The test split is read after every epoch for the curves; it chooses nothing, the network of the last
+epoch is kept.
+"""
+
+from pathlib import Path
+
+import keras
+
+from ..dataloader import Dataset
+from ..nets.given import ending_as, load_logits
+from ..nets.zoo.pkl_weights import save_pkl, to_pkl
+from ..options.fields import settings_of
+from ..options.finetuning import Contrastive, Ensemble, FineTuning, Hinton, Single
+from ..options.training import Training
+from ..pruning.knowledge.bank_reader import open_bank, open_features, read_manifest
+from ..pruning.knowledge.contrast import ckt_loss, with_projection
+from ..pruning.knowledge.distill import ensemble_loss, kd_loss, plain_loss, single_loss
+from ..reports.finetuning import draw
+from ..training.trainer import METRICS, Objective, train
+from ..utils.devices import Device
+from ..utils.errors import UserError
+from ..utils.jsonl import read_json
+from ..utils.keras_files import load_keras, save_keras
+from ..utils.runfolder import BASELINE, EXPORTED, PRUNED, START, RunFolder, front_file
+
+WEIGHTS = "trained_param.pkl"
+
+
+def run_finetuning(
+    folder: RunFolder,
+    search_path: Path,
+    data: Dataset,
+    training: Training,
+    device: Device,
+    finetuning: FineTuning,
+    rate: float | None = None,
+) -> keras.Model:
+    """Fine-tunes the pruned network of a finished search; resumes what an earlier process began.
+
+    Writes pruned.keras, trained_param.pkl, finetune.json and training_curves.png to the folder.
+
+    Args:
+        search_path: run folder with the finished search, its start network and its bank.
+        training, finetuning: resolved (`options.recipes`).
+        rate: fine-tune the network that the search kept at this rate on its way; None = its last.
+
+    Returns:
+        The fine-tuned network of stock layers, moving statistics re-estimated; it gives logits.
+        pruned.keras ends in a softmax where the network that was pruned does.
+
+    Raises:
+        UserError: the search isn't finished, or its bank belongs to other data or lacks what the
+            method needs.
+    """
+    if folder.file(EXPORTED).exists():
+        return load_logits(folder.file(EXPORTED))
+    student = load_logits(search_path / pruned_file(search_path, rate))
+    if finetuning.from_scratch:
+        keras.utils.set_random_seed(training.seed)
+        student = keras.models.clone_model(student)
+    trained, objective = objective_of(search_path, student, data, finetuning, training.seed, device)
+    train(folder, "finetune", trained, data, objective, training, device)  # shares student's layers
+    rows = [row for row in folder.rows(METRICS) if row["phase"] == "finetune"]
+    seconds = {"epochs": len(rows), "seconds": sum(row["seconds"] for row in rows)}
+    folder.write_json("finetune.json", _described(finetuning) | {"rate": rate} | seconds)
+    _save_weights(folder, student)
+    draw(folder)
+    save_keras(folder.file(EXPORTED), ending_as(load_keras(search_path / BASELINE), student))
+    return student
+
+
+def pruned_file(search_path: Path, rate: float | None) -> str:
+    """Name of the network to fine-tune in a search's folder.
+
+    Raises:
+        UserError: the search isn't finished, or kept no network at this rate.
+    """
+    if not (search_path / PRUNED).exists():
+        raise UserError(f"{search_path} holds no finished search: run the search on it first")
+    name = PRUNED if rate is None else front_file(rate)
+    if not (search_path / name).exists():
+        kept = [f"{one['wanted']:g}" for one in read_json(search_path / "search.json")["front"]]
+        raise UserError(
+            f"{search_path} has no network at the rate {rate:g}: its search kept "
+            f"{' '.join(kept) or 'none'} on the way"
+        )
+    return name
+
+
+def _described(finetuning: FineTuning) -> dict:
+    """What finetune.json says of how the student learned."""
+    values = {one.name: getattr(finetuning, one.name) for one in settings_of(type(finetuning))}
+    return {"method": finetuning.method, "teacher": finetuning.teacher} | values
+
+
+def _save_weights(folder: RunFolder, model: keras.Model) -> None:
+    try:
+        arrays = to_pkl(model)
+    except UserError as error:  # the layout has names for our own architectures' weights alone
+        print(f"{WEIGHTS} is not written: {error}")
+        return
+    save_pkl(folder.file(WEIGHTS), arrays)
+
+
+def objective_of(
+    search_path: Path,
+    student: keras.Model,
+    data: Dataset,
+    finetuning: FineTuning,
+    seed: int,
+    device: Device,
+) -> tuple[keras.Model, Objective]:
+    """What is trained, which has the student's layers, and how.
+
+    Raises:
+        UserError: the search's bank belongs to other data or lacks what the method needs.
+    """
+    if isinstance(finetuning, Hinton | Single):
+        with device.strategy.scope():
+            start = load_keras(search_path / START)
+        if isinstance(finetuning, Hinton):
+            loss = kd_loss(finetuning.temperature, finetuning.alpha)
+            return student, Objective(loss, teacher=start)
+        loss = single_loss(finetuning.temperature)
+        return student, Objective(loss, views=2, jitter=True, teacher=start)
+    if not isinstance(finetuning, Ensemble | Contrastive):
+        return student, Objective(plain_loss())
+    manifest = read_manifest(search_path)
+    if isinstance(finetuning, Contrastive):
+        rows = open_features(search_path, manifest, data.fingerprint)
+        student = with_projection(student, manifest["features"], seed)
+        loss = ckt_loss(finetuning.loss, data.num_classes)
+        two_views = Objective(loss, views=2, jitter=True, rows=rows, num_classes=data.num_classes)
+        return student, two_views
+    bank = open_bank(search_path, manifest, data.fingerprint)
+    return student, Objective(
+        ensemble_loss(finetuning.temperature), views=2, jitter=True, rows=bank
+    )

@@ -1,0 +1,75 @@
+"""Both phases in one run folder: search and bank, then fine-tuning and report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+
+from ..dataloader import Dataset
+from ..nets.given import without_softmax
+from ..options import recipes
+from ..options.bank import NO_BANK, Bank
+from ..options.finetuning import FineTuning
+from ..options.search import SearchOptions
+from ..options.training import Training
+from ..reports.finetuning import report, tested
+from ..reports.search import print_summary
+from ..training.trainer import check_batch
+from ..utils.devices import Device
+from ..utils.runfolder import EXPORTED, RunFolder
+from .finetuning import run_finetuning
+from .searching import check, run_search
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings of both phases; `bank` None: none is built."""
+
+    search: SearchOptions
+    bank: Bank | None
+    finetuning: FineTuning
+    training: Training
+
+    def resolved(self, facts: recipes.Facts) -> Plan:
+        """The plan with the defaults of a data set."""
+        return replace(
+            self,
+            search=recipes.search(self.search, facts),
+            finetuning=recipes.finetuning(self.finetuning, facts),
+            training=recipes.training(self.training, facts),
+        )
+
+    def flags(self) -> dict[str, Any]:
+        """{flag: value}: what a run folder keeps of it."""
+        bank = self.bank.flags() if self.bank else {"bank": NO_BANK}
+        return self.search.flags() | bank | self.finetuning.flags() | self.training.flags()
+
+
+def check_plan(network: keras.Model, data: Dataset, plan: Plan, device: Device) -> None:
+    """Raises UserError for what would stop either phase later, before there is a folder."""
+    check(network, data, plan.search, plan.bank)
+    check_batch(plan.training, data, device)
+
+
+def search_phase(
+    folder: RunFolder, network: keras.Model, data: Dataset, plan: Plan, device: Device
+) -> None:
+    """The search of a plan; prints what it found."""
+    budget = plan.search.budget
+    print(f"search: to {budget.rate:.0%} of the {budget.label}", flush=True)
+    run_search(folder, network, data, plan.search, device, plan.bank)
+    print_summary(folder.read_json("search.json"))
+
+
+def finetune_phase(
+    folder: RunFolder, network: keras.Model, data: Dataset, plan: Plan, device: Device
+) -> None:
+    """The fine-tuning of a plan after its search in the same folder; ends with result.json."""
+    print(f"fine-tuning: {plan.training.epochs} epochs", flush=True)
+    pruned = run_finetuning(folder, folder.path, data, plan.training, device, plan.finetuning)
+    more = {name: folder.read_json(f"{name}.json") for name in ("search", "finetune")}
+    untuned = tested(folder.path)
+    report(folder, without_softmax(network), pruned, data, device, more, untuned)
+    print(f"the pruned network is {folder.file(EXPORTED)}")

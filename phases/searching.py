@@ -1,0 +1,273 @@
+"""Phase 1 in a run folder: the search for a sub-network and its memory bank.
+
+Filters are ranked and removed by what D_val says, a part of the *training* set; the test split
+is only read for the figures printed at the end and chooses nothing.
+"""
+
+import time
+from functools import partial
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ..dataloader import (
+    Dataset,
+    eval_batches,
+    normalised_images,
+    per_class_indices,
+    train_batches,
+)
+from ..nets.given import ending_as, ends_in_softmax, load_logits, without_softmax
+from ..nets.graph import ChannelGraph
+from ..nets.proof import agreement
+from ..op_utils import check_finite, make_train_step
+from ..options.bank import Bank
+from ..options.budgets import Latency
+from ..options.methods import SWP
+from ..options.search import SearchOptions
+from ..pruning.engine.features import width
+from ..pruning.engine.validation import Validation
+from ..pruning.history import History
+from ..pruning.knowledge.bank import build_bank, layout
+from ..pruning.knowledge.distill import plain_loss
+from ..pruning.methods.by_name import SEARCHES, smallest_mask
+from ..pruning.space.budgets import check_reachable, make_budget
+from ..pruning.supernet.training import micro_batches, order_in, seconds_before, train_supernet
+from ..reports import plots
+from ..reports.search import draw, seconds_of, summary
+from ..training.latency import latencies, latency_batches
+from ..training.trainer import both_modes, recalibrate
+from ..utils import devices
+from ..utils.devices import Device
+from ..utils.errors import UserError
+from ..utils.keras_files import load_keras, save_keras
+from ..utils.runfolder import BASELINE, PRUNED, START, RunFolder, front_file
+
+ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
+DEFAULT_BANK = Bank()
+
+
+def run_search(
+    folder: RunFolder,
+    model: keras.Model,
+    data: Dataset,
+    options: SearchOptions,
+    device: Device,
+    bank: Bank | None = DEFAULT_BANK,
+) -> keras.Model:
+    """Runs the search from wherever an earlier process stopped, then builds the bank.
+
+    Args:
+        model: the trained network, functional, of stock layers; it isn't changed. A final softmax
+            is left out while searching.
+        bank: kind and size of the memory bank; None for no bank.
+
+    Returns:
+        theta* as a smaller network of stock layers, before any fine-tuning; it ends in a softmax if
+        `model` does.
+
+    Raises:
+        UserError: as `check`.
+    """
+    check(model, data, options, bank)
+    if not folder.file(BASELINE).exists():
+        save_keras(folder.file(BASELINE), model)
+    if not folder.file(PRUNED).exists():
+        graph, val, history, seconds = _searched(folder, model, data, options, device)
+        teachers = []
+        if bank:
+            begin = time.perf_counter()
+            teachers = _bank(folder, graph, history, data, options, bank, device)["teachers"]
+            seconds |= {"bank": time.perf_counter() - begin}
+        mask = history.mask(graph, len(history.rows) - 1)
+        pruned = graph.pruned(mask)
+        proof = {"masked_and_pruned": agreement(graph, mask, pruned, val.images)}
+        results = summary(graph, history, options, teachers, seconds) | proof
+        folder.write_json("search.json", results)
+        draw(folder, history, options.budget.rate, options.budget.label)
+        for one in results["front"]:
+            network = graph.pruned(history.mask(graph, one["step"]))
+            save_keras(folder.file(front_file(one["wanted"])), ending_as(model, network))
+        save_keras(folder.file(PRUNED), ending_as(model, pruned))
+    results = folder.read_json("search.json")
+    if "test" not in results:
+        test = {"before": load_keras(folder.file(START)), "after": load_logits(folder.file(PRUNED))}
+        for side, network in test.items():
+            recalibrate(network, data, device)
+            test[side] = both_modes(network, data, "test", device)
+        _test_front(folder, results["front"], data, device)
+        folder.write_json("search.json", results | {"test": test})
+    return load_keras(folder.file(PRUNED))
+
+
+def _searched(
+    folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
+) -> tuple[ChannelGraph, Validation, History, dict]:
+    """The search itself: the channel graph of theta_0, D_val, the history, seconds by part."""
+    graph, val = prepare(folder, model, data, options, device)
+    history = History(folder, (len(val.labels), data.num_classes))
+    replicas = devices.replicas(device.strategy)
+    method = SEARCHES[options.method.name]
+    order = order_in(folder) if options.method.supernet else None
+    running = method(
+        graph, val, history, options, order=order, compile=device.compile, devices=replicas
+    )
+    running.run(log=partial(folder.scalars, "search"))
+    seconds = seconds_of(history)
+    if options.method.supernet:
+        seconds |= seconds_before(folder)
+    return graph, val, history, seconds
+
+
+def _bank(folder, graph, history, data, options: SearchOptions, bank, device: Device) -> dict:
+    """Builds the memory bank; returns its manifest."""
+    teachers = min(bank.teachers, len(history.rows) - 1)
+    if teachers < bank.teachers:
+        print(
+            f"{options.method.name} made {teachers} networks before the last one: so many teachers"
+        )
+    kept = width(graph.model) if bank.features else 0
+    planned = layout(bank, len(data.train), data.num_classes, teachers, kept)
+    size = " x ".join(f"{size:,}" for size in planned.shape)
+    if planned.features:
+        size += f" and {planned.features} features"
+    print(f"memory bank: {planned.kind}, {size}, {planned.bytes / 1e6:,.1f} MB", flush=True)
+    batches = partial(
+        eval_batches, data, "train", options.sampling.batch_size, shuffle_seed=options.sampling.seed
+    )
+    return build_bank(
+        folder,
+        graph,
+        history,
+        lambda first: batches(first_batch=first),
+        layout=planned,
+        fingerprint=data.fingerprint,
+        compile=device.compile,
+    )
+
+
+def _test_front(folder: RunFolder, front: list[dict], data: Dataset, device: Device) -> None:
+    """Adds accuracies and latencies (ms per image) to the entries of a front, and draws them."""
+    if not front:
+        return
+    models = [load_logits(folder.file(front_file(one["wanted"]))) for one in front]
+    for one, network in zip(front, models, strict=True):
+        recalibrate(network, data, device)
+        one["test"] = both_modes(network, data, "test", device)
+        one["latency_ms"] = {}
+    for batch in latency_batches(data):
+        times = latencies(models, batch, compile=device.compile)
+        for one, milliseconds in zip(front, times, strict=True):
+            one["latency_ms"][str(batch)] = milliseconds
+    plots.front(folder.file("search_front.png"), front)
+
+
+def prepare(
+    folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
+) -> tuple[ChannelGraph, Validation]:
+    """What a search works on: theta_0, kept in the folder, and D_val.
+
+    theta_0 is the given network adapted to D_subset or, for the supernet methods, the supernet
+    that was trained from it on everything but D_val.
+
+    Raises:
+        UserError: the training set is too small for D_subset and D_val, or a loss isn't finite.
+    """
+    subset, validation = _parts(data, options)
+    val = Validation(*normalised_images(data, validation), options.sampling.batch_size)
+    model = without_softmax(model)
+    if not options.method.supernet:
+        return ChannelGraph(_adapted(folder, model, data, subset, options, device)), val
+    rest = np.setdiff1d(np.arange(len(data.train)), validation)
+    graph = ChannelGraph(train_supernet(folder, START, model, data, val, rest, options, device))
+    return graph, val
+
+
+def check(
+    model: keras.Model,
+    data: Dataset,
+    options: SearchOptions,
+    bank: Bank | None = DEFAULT_BANK,
+) -> None:
+    """Refuses at once what would stop the search later; changes nothing.
+
+    Raises:
+        UserError: several inputs or outputs, neither logits nor softmax probabilities, a graph that
+            can't be read, a target that can't be reached, a training set that is too small for
+            D_subset and D_val, a bank that can't hold its classes, or a method that can't aim at
+            the budget.
+    """
+    measured = isinstance(options.budget, Latency)
+    if measured and options.method.one_shot:
+        raise UserError(
+            f"{options.method.name} prunes in one step and can't aim at a measured latency: use a "
+            "budget of FLOPs or parameters"
+        )
+    if measured and isinstance(options.method, SWP):
+        raise UserError(
+            "swp combines stages by sizes that add up, which latencies don't: use a budget of "
+            "FLOPs or parameters"
+        )
+    _parts(data, options)
+    if bank:
+        layout(bank, len(data.train), data.num_classes, bank.teachers)
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise UserError(
+            f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: the "
+            "search takes networks with one of each"
+        )
+    ends_in_softmax(model)
+    graph = ChannelGraph(model)
+    budget = make_budget(options.budget, graph)
+    smallest = smallest_mask(graph, options)
+    left = f"{options.budget.round_to} filter(s) in each of {len(graph.groups)} groups"
+    if options.method.supernet:
+        left = "the narrowest widths of the supernet"
+    # How low a latency can get is known only once it is measured.
+    if not measured:
+        lowest = budget.size(smallest) / budget.full
+        check_reachable(options.budget.rate, lowest, left, options.budget.label)
+
+
+def _parts(data: Dataset, options: SearchOptions) -> list[np.ndarray]:
+    """Indices of D_subset and D_val."""
+    sizes = options.sampling.subset_per_class, options.sampling.val_per_class
+    return per_class_indices(data.train.labels, sizes, options.sampling.seed)
+
+
+def _adapted(folder, model, data, subset, options: SearchOptions, device: Device) -> keras.Model:
+    """theta_0: the given network after one epoch of SGD on D_subset (docs/method.md 1, step 1)."""
+    path = folder.file(START)
+    if path.exists():
+        return load_keras(path)
+    batch = min(ADAPT_BATCH, len(subset))
+    batches = train_batches(
+        data,
+        subset,
+        batch,
+        seed=options.sampling.seed,
+        epoch=0,
+        views=1,
+        augment=False,
+        jitter=False,
+    )
+    with device.strategy.scope():
+        start = keras.models.clone_model(model)
+        start.set_weights(model.get_weights())
+        optimizer = keras.optimizers.SGD(ADAPT_LEARNING_RATE)
+    steps = make_train_step(
+        start,
+        optimizer,
+        plain_loss(),
+        device.strategy,
+        accum=micro_batches(
+            batch, device.strategy.num_replicas_in_sync, options.sampling.batch_size
+        ),
+        compile=device.compile,
+    )
+    count = len(subset) // batch
+    distributed = iter(device.strategy.experimental_distribute_dataset(batches))
+    check_finite(steps(distributed, tf.constant(count))["loss"], 1)
+    save_keras(path, start)
+    return load_keras(path)

@@ -1,0 +1,1 @@
+"""Cached, segment-wise evaluation of sub-networks on D_val."""

@@ -1,0 +1,1 @@
+"""The ensemble's knowledge: memory bank, distillation, contrast."""

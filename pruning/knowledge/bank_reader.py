@@ -1,0 +1,87 @@
+"""A finished memory bank, read back for fine-tuning; `bank.py` says what its files hold."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ...utils.errors import UserError
+from ...utils.jsonl import read_json
+from ...utils.runfolder import RunFolder
+from .bank import ARRAY, FEATURES, MANIFEST
+
+
+def read_manifest(folder: Path) -> dict:
+    """bank.json of a finished search; raises UserError where there is none."""
+    if not (folder / MANIFEST).exists():
+        raise UserError(
+            f"{folder} has no memory bank, as after a search without one: fine-tune without it "
+            "(plain, kd, or the teacher single), or search with a bank in another folder"
+        )
+    return read_json(folder / MANIFEST)
+
+
+def open_bank(
+    folder: RunFolder | os.PathLike, manifest: dict, fingerprint: str
+) -> dict[str, np.ndarray]:
+    """The finished bank, memory-mapped read-only, as arrays whose row n is of example n.
+
+    Returns:
+        A full bank: {"teacher": float16 [examples, classes, K]}. A top-k bank: {"teacher_logits":
+        float16 [examples, K, k], "teacher_classes": int16 [examples, K, k], "teacher_rest":
+        float16 [examples, K]}.
+
+    Raises:
+        UserError: unfinished, of another training set, or not the array that the manifest
+            describes.
+    """
+    path = _checked(folder, manifest, fingerprint, ARRAY)
+    bank = _mapped(path)
+    if list(bank.shape) != manifest["shape"] or (bank.dtype.names is None) != (
+        manifest["kind"] == "full"
+    ):
+        raise UserError(
+            f"{path} has shape {bank.shape}, its manifest says {manifest['kind']} "
+            f"{manifest['shape']}"
+        )
+    if manifest["kind"] == "full":
+        return {"teacher": bank}
+    return {f"teacher_{name}": bank[name] for name in bank.dtype.names}
+
+
+def open_features(
+    folder: RunFolder | os.PathLike, manifest: dict, fingerprint: str
+) -> dict[str, np.ndarray]:
+    """The bank's features, memory-mapped read-only: {"features": float16 [examples, width]}.
+
+    Raises:
+        UserError: as `open_bank`, or the bank was built without features.
+    """
+    path = _checked(folder, manifest, fingerprint, FEATURES)
+    if not manifest.get("features"):
+        raise UserError(
+            f"{path} is not there: contrastive fine-tuning needs a search whose bank keeps features"
+        )
+    features, shape = _mapped(path), (manifest["shape"][0], manifest["features"])
+    if features.shape != shape:
+        raise UserError(f"{path} has shape {features.shape}, its manifest says {shape}")
+    return {"features": features}
+
+
+def _checked(folder, manifest: dict, fingerprint: str, name: str) -> Path:
+    """Path of one of the bank's arrays, once it is known to be finished and of this data."""
+    path = Path(getattr(folder, "path", folder)) / name
+    if not manifest["complete"]:
+        raise UserError(f"{path} is unfinished: run the search on its folder again")
+    if manifest["dataset_fingerprint"] != fingerprint:
+        raise UserError(f"{path} belongs to another training set than the one given")
+    return path
+
+
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path}: {error}; run the search on its folder again"
+        ) from None

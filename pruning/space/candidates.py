@@ -1,0 +1,160 @@
+"""Proposals: what each gate offers and which are worth an evaluation (docs/method.md 1, b to d)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...nets.gates import Gate, Gates
+from ...nets.graph import ChannelGraph
+
+# A proposal may end the search at most this share of the network's size below the target.
+OVERSHOOT = 0.005
+TRIM = 0.2  # share of the sorted costs left out at each end before Otsu's threshold is computed
+# Fewer proposals than this are all evaluated: the trimming would leave out none of them, and a
+# network of a few layers loses nothing by a look at each (the paper's have dozens of gates).
+LEAST_SCREENED = 5
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Removal of `channels` of gate number `gate`; `cost` is the sum of their scores."""
+
+    gate: int
+    channels: np.ndarray  # int64, weakest first
+    cost: float
+    mask: np.ndarray  # float32 [U + 1], the unit mask after the removal
+    size: float  # of the network after the removal, in the budget's unit
+
+
+def quota(channels: int, sharing_layers: int, step: float) -> int:
+    """Filters a gate offers at a time: `step` of its width, split over its layers, at least 1."""
+    return max(1, int(step * channels / sharing_layers + 1e-9))
+
+
+def removable(gate: Gate, count: int, round_to: int) -> list[int]:
+    """How many filters may leave a gate at once: up to `count`, one after the other; with
+    `round_to`, up to the multiple of it that lies nearest to width - count.
+
+    Args:
+        count: filters to remove if widths were free, at least 1.
+        round_to: every width but the original one is a multiple of this; 1 = any width.
+
+    Returns:
+        Rising numbers; empty if the gate has nothing to give: `round_to` filters always stay.
+    """
+    multiples = np.arange(round_to, gate.width, round_to)[::-1]
+    if not len(multiples):
+        return []
+    # width 16, count 3, round_to 8: 8 is the only smaller multiple -> [8]
+    # width 64, count 12, round_to 4: 52 is nearest -> down to 60, 56, 52 -> [4, 8, 12]
+    lowest = multiples[np.argmin(np.abs(multiples - (gate.width - count)))]
+    return [int(gate.width - width) for width in multiples if width >= lowest]
+
+
+def lowest_mask(graph: ChannelGraph, round_to: int = 1) -> np.ndarray:
+    """The mask, float32 [U + 1], of the smallest network: `round_to` filters in every gate."""
+    mask = np.zeros(graph.num_units + 1, np.float32)
+    for group in graph.groups:
+        mask[group.start : group.start + min(group.channels, round_to)] = 1
+    mask[-1] = 1
+    return mask
+
+
+def otsu_threshold(costs: np.ndarray, trim: float = TRIM) -> float:
+    """Otsu's threshold of a list of costs: the largest cost of the lower class.
+
+    Args:
+        costs: float [n], n >= 1.
+        trim: share of the sorted costs left out at each end before the threshold is computed.
+    """
+    costs = np.sort(np.asarray(costs, np.float64))
+    cut = int(trim * len(costs))
+    kept = costs[cut : len(costs) - cut] if len(costs) > 2 * cut else costs
+    if len(kept) < 2 or kept[0] == kept[-1]:
+        return float(kept[-1])
+    sizes = np.arange(1, len(kept))
+    sums = np.cumsum(kept)
+    low = sums[:-1] / sizes
+    high = (sums[-1] - sums[:-1]) / (len(kept) - sizes)
+    between = sizes * (len(kept) - sizes) * (high - low) ** 2
+    return float(kept[np.argmax(between)])
+
+
+Size = Callable[[np.ndarray | None], float]  # of the network under a unit mask; None: the whole
+
+
+class Candidates:
+    """Makes the proposals of a step.
+
+    Args:
+        gates: of the current network.
+        target: the search ends at or below this size; 0 = proposals are never reduced to it.
+        step: share of a gate's original width that it offers (r in the paper).
+        round_to: widths become multiples of this; a gate that has no smaller multiple of it stays.
+        size: unit mask or None (the whole network) -> size.
+    """
+
+    def __init__(
+        self,
+        gates: Gates,
+        size: Size,
+        target: float,
+        step: float,
+        *,
+        round_to: int = 1,
+    ):
+        self._size = size
+        self._gates = gates
+        self._target = target
+        self._floor = target - OVERSHOOT * self._size(None)
+        self._step = step
+        self._round_to = round_to
+
+    def propose(self, scores: np.ndarray) -> list[Proposal]:
+        """One proposal for every gate that still has a filter to give, in the order of the gates.
+
+        Args:
+            scores: float [U + 1], larger = more important; the gates must be ranked by it.
+        """
+        gates = self._gates
+        proposals = []
+        for number in range(len(gates)):
+            if counts := self.removals(number):
+                proposals.append(self._clipped(gates, number, counts, scores))
+        # Near the target a wide gate's single filter can fall far below it: such a proposal waits.
+        close = [proposal for proposal in proposals if proposal.size >= self._floor]
+        return close or proposals
+
+    def removals(self, number: int) -> list[int]:
+        """How many filters gate `number` may offer at once, rising; none if it has nothing to give.
+
+        A proposal takes the largest number, or a smaller one that meets the target.
+        """
+        gate = self._gates[number]
+        return removable(gate, quota(gate.channels, len(gate.layers), self._step), self._round_to)
+
+    def screened(self, proposals: list[Proposal]) -> list[Proposal]:
+        """The proposals whose cost is at or below Otsu's threshold, or all if they are few."""
+        if len(proposals) < LEAST_SCREENED:
+            return proposals
+        costs = np.array([proposal.cost for proposal in proposals])
+        return [proposals[i] for i in np.flatnonzero(costs <= otsu_threshold(costs))]
+
+    def _clipped(
+        self, gates: Gates, number: int, counts: list[int], scores: np.ndarray
+    ) -> Proposal:
+        """The removal of the last of `counts` filters, or of the fewest that reach the target."""
+        whole = self._proposal(gates, number, counts[-1], scores)
+        if whole.size >= self._target:
+            return whole
+        fewer = (self._proposal(gates, number, count, scores) for count in counts[:-1])
+        return next((one for one in fewer if one.size <= self._target), whole)
+
+    def _proposal(self, gates: Gates, number: int, count: int, scores: np.ndarray) -> Proposal:
+        gate = gates[number]
+        channels = gate.weakest(count)
+        mask = gates.mask()
+        mask[gate.start + channels] = 0
+        cost = float(scores[gate.start + channels].sum())
+        return Proposal(number, channels, cost, mask, self._size(mask))

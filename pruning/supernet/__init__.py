@@ -1,0 +1,1 @@
+"""Supernets: training and ratings."""

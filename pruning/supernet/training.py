@@ -1,0 +1,138 @@
+"""The supernet of a run folder: its channel order, its training, and the search's start network."""
+
+import time
+
+import keras
+import numpy as np
+
+from ...dataloader import Dataset
+from ...nets.gates import Gates
+from ...nets.graph import ChannelGraph
+from ...nets.keras_graph import without_nesting
+from ...options.methods import SWP
+from ...options.search import SearchOptions
+from ...options.training import Training
+from ...training.trainer import METRICS, Objective, train
+from ...utils import devices
+from ...utils.arrays import load_state, save_state
+from ...utils.devices import Device
+from ...utils.keras_files import load_keras, save_keras
+from ...utils.runfolder import SUPERNET_ORDER as ORDER
+from ...utils.runfolder import RunFolder
+from ..engine.current import CurrentNetwork
+from ..engine.validation import Validation
+from ..worth.rewards import Reward
+from ..worth.scores import weight_scores
+from .network import SANDWICH_RANDOM, Supernet
+
+PHASE = "supernet"
+WEIGHT_DECAY = 1e-4  # less than a baseline's: a supernet goes on from trained weights
+
+
+def train_supernet(
+    folder: RunFolder,
+    path: str,
+    model: keras.Model,
+    data: Dataset,
+    val: Validation,
+    indices: np.ndarray,
+    options: SearchOptions,
+    device: Device,
+) -> keras.Model:
+    """Trains a supernet from a trained network, resuming what an earlier process began.
+
+    Args:
+        path: name of the file that the whole network is saved to as a stock model, its moving
+            statistics re-estimated.
+        val: D_val, which the Taylor score is taken on.
+        indices: the training examples to use, int [n]: all but D_val.
+
+    Returns:
+        The network of that file.
+
+    Raises:
+        UserError: a network that can't be cut into stages as wanted, fewer examples than a batch,
+            or a loss that isn't finite.
+    """
+    file = folder.file(path)
+    if file.exists():
+        return load_keras(file)
+    wanted, given = options.method, without_nesting(model)
+    flat = keras.models.clone_model(given)
+    flat.set_weights(given.get_weights())
+    order = _order(folder, flat, val, options, device)
+    stagewise = isinstance(options.method, SWP)
+    random_widths = wanted.random_widths if stagewise else SANDWICH_RANDOM
+
+    def forward_of(trained: keras.Model):
+        supernet = Supernet(
+            trained, order, wanted, round_to=options.budget.round_to, stagewise=stagewise
+        )
+        return supernet.make_forward(options.sampling.seed, random_widths)
+
+    parts = micro_batches(
+        wanted.batch_size, device.strategy.num_replicas_in_sync, options.sampling.batch_size
+    )
+    training = Training(
+        epochs=wanted.epochs,
+        learning_rate=wanted.learning_rate,
+        batch_size=wanted.batch_size,
+        weight_decay=WEIGHT_DECAY,
+        seed=options.sampling.seed,
+        schedule="cosine",
+        accum=parts,
+    )
+    objective = Objective(None, forward_of=forward_of, indices=indices)
+    trained = train(folder, PHASE, flat, data, objective, training, device)
+    save_keras(file, trained)
+    return load_keras(file)
+
+
+def micro_batches(batch_images: int, replicas: int, most_images: int) -> int:
+    """The fewest equal parts of a replica's batch that hold `most_images` at most."""
+    of_replica = max(1, batch_images // replicas)
+    parts = range(1, of_replica + 1)
+    return next(n for n in parts if of_replica % n == 0 and of_replica // n <= most_images)
+
+
+def _order(folder, model, val: Validation, options: SearchOptions, device: Device) -> np.ndarray:
+    """Ranks of the channels of the given network by the score; kept, so that a resumed run goes on
+    with the same ones."""
+    path = folder.file(ORDER)
+    if not path.exists():
+        begin, graph = time.perf_counter(), ChannelGraph(model)
+        scores = _scores(graph, val, options, device)
+        gates = Gates(graph.groups)
+        for gate in gates:
+            gate.rank(scores[gate.units])
+        seconds = time.perf_counter() - begin
+        save_state(path, {"order": gates.order(), "seconds": np.float64(seconds)})
+    return load_state(path)["order"]
+
+
+def _scores(graph: ChannelGraph, val: Validation, options: SearchOptions, device: Device):
+    mask = graph.open_mask()
+    if options.method.score != "taylor":
+        kernels = {} if options.method.score == "random" else graph.kernels()
+        return weight_scores(options.method.score, kernels, mask, [options.sampling.seed, 0])
+    network = CurrentNetwork(
+        graph,
+        val,
+        compile=device.compile,
+        devices=devices.replicas(device.strategy),
+        cache_bytes=0,
+    )
+    reward = Reward(val.labels, None, graph.model.output_shape[-1])
+    return network.set_with_importance(mask, reward)[1]
+
+
+def order_in(folder: RunFolder) -> np.ndarray:
+    """The channels' order that the supernet was trained with, int32 [U]: ranks in their gates."""
+    return load_state(folder.file(ORDER))["order"]
+
+
+def seconds_before(folder: RunFolder) -> dict[str, float]:
+    """Seconds spent on the order and on the training, over all the processes that took part."""
+    rows = [row for row in folder.rows(METRICS) if row["phase"] == PHASE]
+    order = float(load_state(folder.file(ORDER))["seconds"])
+    return {"order": order, PHASE: sum(row["seconds"] for row in rows)}

@@ -1,0 +1,1 @@
+"""What filters and networks are worth: scores and rewards."""

@@ -1,0 +1,1 @@
+"""What is said of searches, fine-tunings and networks: text, figures, pictures."""

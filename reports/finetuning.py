@@ -1,0 +1,72 @@
+"""The outcome of a fine-tuning: pictures, result.json, before -> after."""
+
+import math
+from pathlib import Path
+
+import keras
+
+from ..dataloader import Dataset, own
+from ..training.trainer import METRICS
+from ..utils.devices import Device
+from ..utils.jsonl import read_json
+from ..utils.runfolder import RunFolder, front_file
+from . import plots
+from .networks import describe, peak_memory_mb, print_report
+
+
+def draw(folder: RunFolder) -> None:
+    """training_curves.png of the folder's baseline and fine-tuning, as far as they are there."""
+    series: dict[str, dict[str, list]] = {}
+    for row in folder.rows(METRICS):
+        run = series.setdefault(row["phase"], {"epoch": [], "train loss": [], "test loss": []})
+        run.setdefault("train accuracy", []).append(row["accuracy"] / 100)
+        run.setdefault("test accuracy", []).append(row["test_top1"] / 100)
+        run["epoch"].append(row["epoch"])
+        run["train loss"].append(row["loss"])
+        run["test loss"].append(row["test_loss"])
+    if series:
+        plots.training_curves(folder.file("training_curves.png"), series)
+
+
+def tested(search_path: Path, rate: float | None = None) -> dict | None:
+    """What a search measured on the test split of the network that is fine-tuned, if it did."""
+    results = read_json(search_path / "search.json")
+    if rate is None:
+        return results.get("test", {}).get("after")
+    name = front_file(rate)
+    return next(one.get("test") for one in results["front"] if front_file(one["wanted"]) == name)
+
+
+def report(
+    folder: RunFolder,
+    before: keras.Model,
+    after: keras.Model,
+    data: Dataset,
+    device: Device,
+    more: dict,
+    untuned: dict | None,
+) -> None:
+    """Writes result.json, which marks the run as finished, and prints before -> after.
+
+    Args:
+        untuned: of `tested`, to say when the fine-tuning has done harm.
+    """
+    memory = {"peak_memory_mb": peak_memory_mb()}
+    results = describe(before, after, data, device) | more | memory
+    folder.write_json("result.json", results)
+    print_report(results)
+    tuned = results["after"]["test"]
+    if untuned and _worse(tuned, untuned):
+        augmentation = "no crops and no mirroring, " if data.name == own.NAME else ""
+        print(
+            f"the fine-tuning did harm: top-1 {untuned['top1']:.2f} % before it, "
+            f"{tuned['top1']:.2f} % after it; try {augmentation}a lower learning rate or more "
+            "epochs"
+        )
+
+
+def _worse(tuned: dict, untuned: dict) -> bool:
+    """Whether top-1 fell by more than the standard error of such a difference."""
+    before, after = untuned["top1"] / 100, tuned["top1"] / 100
+    variance = before * (1 - before) + after * (1 - after)
+    return before - after > math.sqrt(variance / tuned["examples"])

@@ -1,0 +1,85 @@
+"""The figures of two networks side by side: size, FLOPs, accuracy, latency."""
+
+import resource
+
+import keras
+import tensorflow as tf
+
+from ..dataloader import Dataset
+from ..nets.graph import ChannelGraph
+from ..training.latency import latencies, latency_batches
+from ..training.trainer import both_modes
+from ..utils.devices import Device
+from .tables import before_after
+
+
+def describe(
+    before: keras.Model | None,
+    after: keras.Model,
+    data: Dataset,
+    device: Device,
+    *,
+    accuracy=True,
+) -> dict:
+    """Figures of two networks.
+
+    Args:
+        before, after: they give logits; no `before`: its figures are null.
+        accuracy: False leaves the accuracy of `before` unmeasured (fresh weights).
+
+    Returns:
+        {"before": {...}, "after": {...}}: parameters, flops (multiply-accumulates per image),
+        latency in ms per image by batch size, and on the test split loss, top1, top5 in percent in
+        both batch-norm modes.
+    """
+    models = {"after": after} if before is None else {"before": before, "after": after}
+    times = {
+        batch: latencies(list(models.values()), batch, compile=device.compile)
+        for batch in latency_batches(data)
+    }
+    results: dict = {"before": None}
+    for number, (name, model) in enumerate(models.items()):
+        results[name] = {
+            "parameters": model.count_params(),
+            "flops": ChannelGraph(model).flops(),
+            "latency_ms": {str(batch): times[batch][number] for batch in times},
+        }
+        if accuracy or name == "after":
+            results[name]["test"] = both_modes(model, data, "test", device)
+    return results
+
+
+def peak_memory_mb() -> dict[str, float]:
+    """The most memory of this process so far, in MiB: resident, and on each GPU."""
+    peaks = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    for number in range(len(tf.config.list_logical_devices("GPU"))):
+        name = f"GPU:{number}"
+        peaks[name] = tf.config.experimental.get_memory_info(name)["peak"] / 2**20
+    return peaks
+
+
+def print_report(results: dict) -> None:
+    """Prints the before -> after block of `describe`'s figures."""
+
+    def pair(*keys):
+        values = []
+        for side in ("before", "after"):
+            value = results[side]
+            for key in keys:
+                value = value.get(key) if value is not None else None
+            values.append(value)
+        return values
+
+    rows = [
+        ("parameters", *pair("parameters"), ",.0f"),
+        ("FLOPs (multiply-accumulates)", *pair("flops"), ",.0f"),
+        ("top-1 %, moving statistics", *pair("test", "top1"), ".2f"),
+        ("top-5 %, moving statistics", *pair("test", "top5"), ".2f"),
+        ("top-1 %, batch statistics", *pair("test", "batch_top1"), ".2f"),
+        ("top-5 %, batch statistics", *pair("test", "batch_top5"), ".2f"),
+        ("test loss, moving statistics", *pair("test", "loss"), ".4f"),
+    ]
+    for batch in results["after"]["latency_ms"]:
+        name = f"latency, ms per image, batch {batch}"
+        rows.append((name, *pair("latency_ms", batch), ".3f"))
+    print(before_after(rows))

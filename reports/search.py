@@ -1,0 +1,133 @@
+"""The outcome of a search in figures, pictures and on the screen."""
+
+import numpy as np
+
+from ..nets.graph import ChannelGraph
+from ..nets.proof import sentence
+from ..options.budgets import LABELS
+from ..options.search import SearchOptions
+from ..pruning.history import History
+from ..utils.runfolder import RunFolder
+from . import plots
+from .tables import before_after, table
+
+
+def seconds_of(history: History) -> dict[str, float]:
+    """Seconds of the whole search by part, over all the processes that worked on it."""
+    total: dict[str, float] = {}
+    for row in history.rows:
+        for part, seconds in row["seconds"].items():
+            total[part] = total.get(part, 0.0) + seconds
+    return total
+
+
+def summary(
+    graph: ChannelGraph,
+    history: History,
+    options: SearchOptions,
+    teachers: list[dict],
+    seconds: dict[str, float],
+) -> dict:
+    """What search.json holds: the outcome of the search in figures.
+
+    `teachers`: those of the memory bank, as in its manifest; none without a bank.
+    """
+    first, last = history.rows[0], history.rows[-1]
+    mask = history.mask(graph, len(history.rows) - 1)
+    return {
+        "method": options.method.name,
+        "steps": len(history.rows) - 1,
+        "evaluations": sum(row["evaluations"] for row in history.rows),
+        "images": sum(row["images"] for row in history.rows),
+        "flops": {"before": first["flops"], "after": last["flops"]},
+        "flops_rate": last["flops_rate"],
+        "parameters": {"before": graph.parameters(), "after": graph.parameters(mask)},
+        "val_loss": {"before": first["val_loss"], "after": last["val_loss"]},
+        "val_accuracy": {"before": first["val_accuracy"], "after": last["val_accuracy"]},
+        "gates": [group.name for group in graph.groups],
+        "widths": {"before": first["widths"], "after": last["widths"]},
+        "layers": {
+            name: [len(out_units), int(np.count_nonzero(mask[out_units]))]
+            for name, (_, out_units) in graph.units.items()
+        },
+        "budget": options.budget.name,
+        "rate": last["rate"],
+        "front": front(history, options.budget.keep),
+        "teachers": teachers,
+        "seconds": seconds,
+    }
+
+
+def front(history: History, rates: tuple[float, ...]) -> list[dict]:
+    """The largest network at or below each rate: figures of its history row, by rising step."""
+    rows = []
+    for wanted in sorted(rates, reverse=True):
+        row = next(row for row in history.rows if row["rate"] <= wanted)
+        keys = ("step", "rate", "flops", "flops_rate", "parameters", "val_loss", "val_accuracy")
+        rows.append({"wanted": wanted, **{key: row[key] for key in keys}})
+    return rows
+
+
+def draw(folder: RunFolder, history: History, target_rate: float, label: str = "FLOPs") -> None:
+    """widths.png and search_curve.png of a finished search."""
+    results = folder.read_json("search.json")
+    widths = results["widths"]
+    plots.widths(
+        folder.file("widths.png"),
+        results["gates"],
+        widths["before"],
+        widths["after"],
+        title="Filters kept in each channel group",
+    )
+    plots.search_curve(
+        folder.file("search_curve.png"),
+        [row["rate"] for row in history.rows],
+        [row["val_loss"] for row in history.rows],
+        val_accuracy=[row["val_accuracy"] / 100 for row in history.rows],
+        target=target_rate,
+        budget=label,
+    )
+
+
+def print_summary(results: dict) -> None:
+    """Prints the before -> after block and the seconds of a search's search.json."""
+    rows = [
+        (title, results[key]["before"], results[key]["after"], spec)
+        for title, key, spec in (
+            ("parameters", "parameters", ",.0f"),
+            ("FLOPs (multiply-accumulates)", "flops", ",.0f"),
+            ("D_val loss", "val_loss", ".4f"),
+            ("D_val top-1 %", "val_accuracy", ".2f"),
+        )
+    ]
+    for mode, key in (("moving statistics", "top1"), ("batch statistics", "batch_top1")):
+        sides = (results["test"][side][key] for side in ("before", "after"))
+        rows.append((f"test top-1 %, {mode}, not fine-tuned", *sides, ".2f"))
+    print(before_after(rows))
+    seconds = ", ".join(f"{part} {value:.1f}" for part, value in results["seconds"].items())
+    counts = f"{results['evaluations']} evaluations, {results['images']:,} images"
+    print(f"{results['method']}: {results['steps']} steps, {counts}; seconds: {seconds}")
+    if proof := results.get("masked_and_pruned"):  # searches before there was a proof lack it
+        print(sentence(proof))
+    if results["front"]:
+        print(front_table(results))
+
+
+def front_table(results: dict) -> str:
+    """Markdown table of the networks that a search wrote on its way."""
+    rows = [
+        [
+            f"{one['wanted']:g}",
+            f"{one['rate']:.3f}",
+            f"{one['flops']:,}",
+            f"{one['parameters']:,}",
+            f"{one['val_loss']:.4f}",
+            f"{one['test']['top1']:.2f} / {one['test']['batch_top1']:.2f}",
+            " / ".join(f"{value:.3f}" for value in one["latency_ms"].values()),
+        ]
+        for one in results["front"]
+    ]
+    header = ["rate wanted", f"{LABELS[results['budget']]} left", "FLOPs", "parameters"]
+    header += ["D_val loss", "test top-1 %, moving / batch statistics, not fine-tuned"]
+    batches = " / ".join(results["front"][0]["latency_ms"])
+    return table([*header, f"ms per image, batch {batches}"], rows)

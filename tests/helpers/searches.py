@@ -1,0 +1,30 @@
+"""A validation set, and whole greedy searches on a small network."""
+
+import keras
+import numpy as np
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.zoo.resnet import cifar_resnet
+from ekg_tf.pruning.engine.validation import Validation
+from ekg_tf.pruning.history import History
+from ekg_tf.pruning.methods.greedy import GreedySearch
+from ekg_tf.utils.runfolder import RunFolder
+
+from tests.helpers.networks import images_for, shaken
+from tests.helpers.options import search_options
+
+
+def validation(model, count=24, batch_images=10, seed=5):
+    labels = np.random.default_rng(seed).integers(0, model.output_shape[-1], count)
+    return Validation(images_for(model, count), labels.astype(np.int32), batch_images)
+
+
+def searched(path, evaluator, *, target=0.72, batch_images=16, **options):
+    """The history of a real search on a small ResNet-8, and its channel graph."""
+    keras.utils.set_random_seed(0)
+    graph = ChannelGraph(shaken(cifar_resnet(8, 5, (8, 8, 3))))
+    val = validation(graph.model, count=40, batch_images=batch_images)
+    settings = search_options(target, evaluator=evaluator, **options)
+    with RunFolder.open(path, {}) as folder:
+        history = History(folder, (40, 5))
+        GreedySearch(graph, val, history, settings).run()
+    return graph, val, history

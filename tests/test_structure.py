@@ -1,0 +1,103 @@
+"""The floors of the house: no room imports one above it, and no import goes round in a circle."""
+
+import ast
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# From the ground floor up. Rooms of one line may not import each other.
+FLOORS = (
+    ("utils",),
+    ("options",),
+    ("dataloader",),
+    ("nets",),
+    ("op_utils",),
+    ("training",),
+    ("pruning",),
+    ("cli",),
+    ("deployment",),
+    ("reports",),
+    ("phases",),
+    ("search", "finetune", "test"),
+    ("ekg_tf",),
+    ("train_cifar",),
+    ("train_imagenet", "experiments", "benchmarks"),
+    ("pages",),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def modules() -> list[Path]:
+    rooms = [path for path in ROOT.iterdir() if path.is_dir() and path.name in FLOOR]
+    files = [path for room in rooms for path in room.rglob("*.py")]
+    return sorted(files + [path for path in ROOT.glob("*.py") if path.stem in FLOOR])
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Modules of ours that these nodes of a file import, as names from the checkout's root."""
+    package = path.relative_to(ROOT).parts[:-1]
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            outside = [alias.name for alias in node.names if alias.name.split(".")[0] in FLOOR]
+            assert outside in ([], ["ekg_tf"]), f"{path} imports {outside} by a plain import"
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        names = (node.module or "").split(".") if node.module else []
+        if node.level:
+            names = [*package[: len(package) - node.level + 1], *names]
+        elif names[0] == "ekg_tf":
+            names = names[1:]
+        else:
+            assert names[0] not in FLOOR, f"{path}: {node.module} must be imported from ekg_tf"
+            continue
+        for alias in node.names:
+            place = ROOT.joinpath(*names, alias.name)
+            inside = place.with_suffix(".py").exists() or place.is_dir()
+            found = ".".join([*names, alias.name] if inside else names)
+            yield "ekg_tf" if found in ("", "_version") else found
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_a_room_imports_only_rooms_below_it(path):
+    own = name_of(path).split(".")[0]
+    for module in imports(path, ast.walk(ast.parse(path.read_text(encoding="utf-8")))):
+        room = module.split(".")[0]
+        below = room == own or FLOOR[room] < FLOOR[own]
+        assert below, f"{name_of(path)} imports {module}, which lies above it"
+
+
+def outside_functions(tree: ast.Module) -> Iterator[ast.AST]:
+    """The nodes that run when the module is imported."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            continue
+        if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            yield from ast.walk(node)
+
+
+def test_no_import_goes_round_in_a_circle():
+    graph = {
+        name_of(path): set(
+            imports(path, outside_functions(ast.parse(path.read_text(encoding="utf-8"))))
+        )
+        for path in modules()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join([*trail, name])
+        if name not in done:
+            for other in sorted(graph.get(name, set()) - {name}):
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+    assert done >= graph.keys()

@@ -1,0 +1,188 @@
+"""utils/files.py, utils/arrays.py and utils/keras_files.py."""
+
+import collections
+import io
+import os
+import pickle
+
+import keras
+import numpy as np
+import pytest
+from ekg_tf.utils import arrays
+from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.files import atomic_write
+from ekg_tf.utils.keras_files import load_keras, save_keras
+
+# ---------------------------------------------------------------- atomic files
+
+
+def test_atomic_write_keeps_the_suffix_and_leaves_only_the_file(tmp_path):
+    seen = []
+
+    def write(path):
+        seen.append(path)
+        path.write_text("new")
+
+    atomic_write(tmp_path / "net.keras", write)
+    assert seen[0].suffix == ".keras" and seen[0].parent == tmp_path
+    assert [p.name for p in tmp_path.iterdir()] == ["net.keras"]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_a_failed_write_leaves_the_old_file(tmp_path, failure):
+    (tmp_path / "a.txt").write_text("old")
+
+    def write(path):
+        path.write_text("half")
+        raise failure
+
+    with pytest.raises(failure):
+        atomic_write(tmp_path / "a.txt", write)
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_writing_into_a_missing_folder_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="cannot write"):
+        arrays.save_state(tmp_path / "none" / "a.npz", {"x": np.zeros(2)})
+
+
+# ---------------------------------------------------------------- restricted pickles
+
+
+class Payload:
+    """A pickle of this runs a shell command when it is loaded by pickle.load."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("wrap", [lambda p: p, lambda p: {"w": np.array([p, 1], dtype=object)}])
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_a_payload_is_refused_and_not_run(tmp_path, wrap, protocol):
+    path, mark = tmp_path / "evil.pkl", tmp_path / "mark"
+    path.write_bytes(pickle.dumps(wrap(Payload(mark)), protocol=protocol))
+    with pytest.raises(UserError, match=r"evil\.pkl was refused: it asks for posix\.system"):
+        arrays.restricted_load(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "asked", [b"cbuiltins\neval\n", b"c__builtin__\ngetattr\n", b"cnumpy\nload\n"]
+)
+def test_other_functions_of_admitted_modules_are_refused(asked):
+    with pytest.raises(UserError, match="was refused"):
+        arrays.restricted_load(io.BytesIO(asked + b"(S'1'\ntR."))
+
+
+def test_a_dotted_name_does_not_get_around_the_list():
+    dotted = b"\x80\x04\x8c\x05numpy\x8c\x12ndarray.__class__\x93."
+    dotted = dotted.replace(b"\x12", bytes([len("ndarray.__class__")]))
+    with pytest.raises(UserError, match="was refused"):
+        arrays.restricted_load(io.BytesIO(dotted))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_data_and_arrays_load(protocol):
+    data = {
+        "array": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        "objects": np.array([None, "text", 2.5], dtype=object),
+        "scalar": np.float64(1.5),
+        "plain": [(1, b"\xff"), {2}, 1j, None, collections.OrderedDict(a=1)],
+    }
+    loaded = arrays.restricted_load(io.BytesIO(pickle.dumps(data, protocol=protocol)))
+    np.testing.assert_array_equal(loaded["array"], data["array"])
+    assert loaded["objects"].tolist() == [None, "text", 2.5]
+    assert loaded["scalar"] == 1.5 and loaded["plain"] == data["plain"]
+
+
+def test_numpy_1_and_python_2_pickles_load():
+    new = pickle.dumps(np.arange(3, dtype=np.float32), protocol=2)
+    old = new.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    assert old != new
+    assert arrays.restricted_load(io.BytesIO(old)).tolist() == [0, 1, 2]
+    # what Python 2 writes for {"data": array([200, 1], uint8)}: byte strings in U opcodes
+    python2 = (
+        b"\x80\x02}U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+        b"K\x00\x85U\x01b\x87R(K\x01K\x02\x85cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
+        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x02\xc8\x01tbs."
+    )
+    assert arrays.restricted_load(io.BytesIO(python2))["data"].tolist() == [200, 1]
+    by_bytes = arrays.restricted_load(io.BytesIO(python2), encoding="bytes")
+    assert by_bytes[b"data"].tolist() == [200, 1]
+
+
+def test_damaged_and_missing_pickles(tmp_path):
+    whole = pickle.dumps({"a": np.zeros(100, np.float32)}, protocol=4)
+    path = tmp_path / "a.pkl"
+    for content in (whole[:50], whole[:-1], b"", b"no pickle at all", whole[:200] + b"\x00" * 9):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"a\.pkl"):
+            arrays.restricted_load(path)
+    with pytest.raises(UserError, match="does not exist"):
+        arrays.restricted_load(tmp_path / "none.pkl")
+    with pytest.raises(UserError, match="cannot read"):
+        arrays.restricted_load(tmp_path)
+
+
+# ---------------------------------------------------------------- states and networks
+
+
+def test_state_round_trip(tmp_path):
+    state = {
+        "file": np.arange(4, dtype=np.int64),
+        "opt/m/kernel:0": np.ones((2, 3), np.float32),
+        "step": np.int64(7),
+        "rng": np.frombuffer(b"abc", np.uint8),
+        "name": np.array("text"),
+    }
+    arrays.save_state(tmp_path / "s.npz", state)
+    loaded = arrays.load_state(tmp_path / "s.npz")
+    assert list(loaded) == list(state)
+    for key, array in state.items():
+        np.testing.assert_array_equal(loaded[key], array)
+        assert loaded[key].dtype == np.asarray(array).dtype
+    with pytest.raises(TypeError, match="bad"):
+        arrays.save_state(tmp_path / "s.npz", {"bad": np.array([None])})
+    assert list(arrays.load_state(tmp_path / "s.npz")) == list(state)
+
+
+def test_damaged_states(tmp_path):
+    path = tmp_path / "s.npz"
+    arrays.save_state(path, {"x": np.arange(1000)})
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[3000] ^= 255
+    for content in (whole[:500], b"", b"text", bytes(flipped)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="damaged"):
+            arrays.load_state(path)
+    with path.open("wb") as file:
+        np.savez(file, x=np.array([Payload(tmp_path / "mark")], dtype=object))
+    with pytest.raises(UserError, match="damaged"):
+        arrays.load_state(path)
+    assert not (tmp_path / "mark").exists()
+    with pytest.raises(UserError, match="does not exist"):
+        arrays.load_state(tmp_path / "none.npz")
+
+
+def test_keras_round_trip_and_damage(tmp_path):
+    image = keras.Input((8, 8, 2))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(image))
+    model, path = keras.Model(image, keras.layers.Flatten()(x)), tmp_path / "net.keras"
+    save_keras(path, model)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.keras"]
+    image = np.ones((1, 8, 8, 2), np.float32)
+    np.testing.assert_array_equal(load_keras(path)(image), model(image))
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"text"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="not a network that can be loaded"):
+            load_keras(path)
+    with pytest.raises(UserError, match="does not exist"):
+        load_keras(tmp_path / "none.keras")
+    with pytest.raises(UserError, match="suffix"):
+        save_keras(tmp_path / "net.h5", model)

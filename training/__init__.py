@@ -1,0 +1,1 @@
+"""Training a network in a run folder, evaluation, latency."""

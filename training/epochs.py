@@ -1,0 +1,160 @@
+"""The epoch loop: every training in this project, resumable after each epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from ..op_utils import check_finite
+from ..utils.arrays import load_state, save_state
+from ..utils.errors import UserError
+
+# Python wakes after so many steps or, if that is earlier, about so many seconds: to show progress
+# and to look for NaN
+INTERVAL_STEPS = 50
+INTERVAL_SECONDS = 5
+
+Series = dict[str, np.ndarray]
+
+
+def fit(
+    *,
+    train_steps: Callable,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    epoch_batches: Callable[[int], tf.data.Dataset],
+    strategy: tf.distribute.Strategy,
+    epochs: int,
+    steps_per_epoch: int,
+    log: Callable[[dict], None],
+    log_keep: Callable[[int], None],
+    evaluate: Callable[[], dict] | None,
+    checkpoint: Path,
+    progress: str,
+) -> None:
+    """Trains until `epochs` epochs are done, from `checkpoint` on if that file exists.
+
+    A run that was killed at any moment and is called again with the same arguments ends with the
+    same weights and the same log as one that was not: the row of an epoch is logged before its
+    checkpoint is written, and log_keep(n), called first of all, must drop every row past the n
+    finished epochs.
+
+    Args:
+        train_steps: as made by op_utils.make_train_step for this model and optimizer.
+        epoch_batches: the batches of an epoch (counted from 0), a pure function of its number; at
+            least `steps_per_epoch` of them. More are ignored.
+        log: takes the row of an epoch: "epoch" (counted from 1), "loss" and the other training
+            metrics (means over steps), "lr" (at the first step), "seconds" (training alone),
+            "images_per_second" (without the first step, which may trace, if there is another) and
+            what `evaluate` returned, which takes precedence.
+        checkpoint: an .npz; the next epoch is only begun when it is complete on disk.
+        progress: what the progress bar says is being trained.
+    Raises:
+        NonFiniteLoss: a loss is NaN or infinite; the checkpoint stays that of the last good epoch.
+        UserError: the checkpoint belongs to another network or optimizer.
+        ValueError: an epoch has fewer than `steps_per_epoch` batches.
+    """
+    with strategy.scope():
+        optimizer.build(model.trainable_variables)
+    done = restore(checkpoint, model, optimizer) if Path(checkpoint).exists() else 0
+    log_keep(done)
+    bar = tqdm(
+        total=epochs * steps_per_epoch,
+        initial=min(done, epochs) * steps_per_epoch,
+        desc=progress,
+        unit="step",
+        disable=None,
+        dynamic_ncols=True,
+    )
+    with bar:
+        for epoch in range(done, epochs):
+            row = {"epoch": epoch + 1, "lr": float(optimizer.learning_rate)}
+            batches = iter(strategy.experimental_distribute_dataset(epoch_batches(epoch)))
+            intervals = _intervals(train_steps, batches, steps_per_epoch)
+            row |= _epoch(intervals, epoch * steps_per_epoch + 1, bar)
+            if evaluate is not None:
+                row |= evaluate()
+            log(row)
+            save(checkpoint, model, optimizer, epoch + 1)
+
+
+def _intervals(train_steps: Callable, batches, steps: int) -> Iterator[tuple[Series, float]]:
+    """The metrics of the next steps and the seconds they took, until the epoch is over."""
+    done, size = 0, 1
+    while done < steps:
+        size = min(size, INTERVAL_STEPS, steps - done)
+        start = time.perf_counter()
+        try:
+            series = train_steps(batches, tf.constant(size))
+        except (tf.errors.OutOfRangeError, StopIteration):
+            raise ValueError(f"the epoch has fewer than {steps} batches") from None
+        series = {name: values.numpy() for name, values in series.items()}
+        taken = time.perf_counter() - start
+        yield series, taken
+        done, size = done + size, max(1, int(size * INTERVAL_SECONDS / taken))
+
+
+def _epoch(intervals: Iterator[tuple[Series, float]], first_step: int, bar: tqdm) -> dict:
+    """Runs an epoch; its means, seconds and speed."""
+    parts, seconds, images = [], [], []
+    for series, taken in intervals:
+        check_finite(series["loss"], first_step + sum(len(part["loss"]) for part in parts))
+        images.append(float(series.pop("examples").sum()))
+        seconds.append(taken)
+        parts.append(series)
+        bar.set_postfix_str(
+            f"loss {series['loss'].mean():.4f}, {images[-1] / taken:.0f} images/s", refresh=False
+        )
+        bar.update(len(series["loss"]))
+    means = {
+        name: float(np.concatenate([part[name] for part in parts]).mean(dtype=np.float64))
+        for name in parts[0]
+    }
+    timed = slice(1 if len(seconds) > 1 else 0, None)
+    speed = sum(images[timed]) / sum(seconds[timed])
+    return means | {"seconds": sum(seconds), "images_per_second": speed}
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def _variables(model, optimizer) -> dict[str, keras.Variable]:
+    """Numbered, because the names of layers differ between two networks made by the same code."""
+    return {
+        f"{kind}/{i}": variable
+        for kind, owner in (("model", model), ("optimizer", optimizer))
+        for i, variable in enumerate(owner.variables)
+    }
+
+
+def save(path: Path, model, optimizer, epochs_done: int) -> None:
+    """Writes all variables of model and optimizer and the number of finished epochs, atomically."""
+    state = {key: variable.numpy() for key, variable in _variables(model, optimizer).items()}
+    save_state(path, state | {"epochs_done": np.int64(epochs_done)})
+
+
+def restore(path: Path, model, optimizer) -> int:
+    """Sets the variables that `save` wrote and returns the number of finished epochs.
+
+    Raises UserError, with nothing changed, when the file belongs to another network or optimizer.
+    """
+    state = load_state(path)
+    variables = _variables(model, optimizer)
+    for key in sorted((variables.keys() | {"epochs_done"}) ^ state.keys()):
+        problem = "lacks" if key not in state else "has, but the training lacks,"
+        raise UserError(f"{path} {problem} {key}: it is the checkpoint of another run; delete it")
+    for key, variable in variables.items():
+        if state[key].shape != tuple(variable.shape):
+            raise UserError(
+                f"{path}: {variable.path} has shape {state[key].shape} there and "
+                f"{tuple(variable.shape)} here: it is the checkpoint of another run; delete it"
+            )
+    for key, variable in variables.items():
+        variable.assign(state[key])
+    return int(state["epochs_done"])

@@ -1,0 +1,67 @@
+"""Latency of forward passes, measured alternately so that noise hits all models alike."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ..dataloader import Dataset
+from .evaluation import make_forward
+
+WARM_UP = 3
+LEAST_RUNS = 15
+
+
+def latencies(
+    models: list[keras.Model], batch_images: int, *, compile: bool = False, seconds: float = 4.0
+) -> list[float]:
+    """Median milliseconds per image of an inference-mode forward pass of every model.
+
+    Args:
+        models: they take images of one shape.
+        batch_images: images per pass.
+        seconds: time to spend on all models together, after the warm-up; at least 15 passes each.
+    """
+    forwards = [make_forward(model, bn="inference", compile=compile) for model in models]
+    shape = (batch_images, *models[0].input_shape[1:])
+    images = tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32)
+    # .numpy() waits for the result
+    medians = alternately([partial(_passed, forward, images) for forward in forwards], seconds)
+    return [milliseconds / batch_images for milliseconds in medians]
+
+
+def _passed(forward: Callable, images: tf.Tensor) -> np.ndarray:
+    return forward(images).numpy()
+
+
+def alternately(calls: Sequence[Callable[[], object]], seconds: float = 4.0) -> list[float]:
+    """Median milliseconds of every call, each returning when its work is done.
+
+    The calls take turns for `seconds` in all after a warm-up of 3 rounds, at least 15 rounds.
+    """
+    for call in [*calls] * WARM_UP:
+        call()
+    times: list[list[float]] = [[] for _ in calls]
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(times[0]) < LEAST_RUNS:
+        for call, series in zip(calls, times, strict=True):
+            begin = time.perf_counter()
+            call()
+            series.append(time.perf_counter() - begin)
+    return [1000 * float(np.median(series)) for series in times]
+
+
+LARGE_BATCH, LARGE_BATCH_PIXELS = 128, 128 * 128 * 128  # images of 224 come in batches of 32
+
+
+def latency_batches(data: Dataset) -> tuple[int, int]:
+    """Images per pass that latencies are measured at: 1, and 128 of small images or fewer."""
+    pixels = math.prod(data.image_shape[:-1])
+    large = LARGE_BATCH
+    while large > 1 and large * pixels > LARGE_BATCH_PIXELS:
+        large //= 2
+    return 1, large

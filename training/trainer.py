@@ -1,0 +1,181 @@
+"""What the phases share: training in a run folder, batch-norm statistics, accuracies."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ..dataloader import Dataset, eval_batches, train_batches
+from ..nets.rebuild import to_policy
+from ..op_utils import make_train_step
+from ..options.training import Training
+from ..utils.devices import Device
+from ..utils.errors import UserError
+from ..utils.runfolder import RunFolder
+from . import schedules
+from .epochs import fit
+from .evaluation import evaluate, make_evaluate, reestimate_bn
+
+METRICS = "metrics.jsonl"
+BN_IMAGES = 10_240  # training images that batch-norm statistics are re-estimated on, at most
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a training minimises and what it feeds on.
+
+    With `forward_of` there is no loss_fn: it is called with the network that is trained and gives
+    the `forward` of op_utils.make_train_step; batches then hold "step", int32 [batch], the number
+    of the training step (from 0). `indices` are the training examples to use, by default all.
+    """
+
+    loss_fn: Callable | None
+    views: int = 1
+    jitter: bool = False
+    rows: Mapping[str, np.ndarray] | None = None  # per-example arrays that join the batches
+    teacher: keras.Model | None = None
+    forward_of: Callable[[keras.Model], Callable] | None = None
+    indices: np.ndarray | None = None
+    num_classes: int | None = None  # where the model's output has more behind its logits
+
+
+def check_batch(options: Training, data: Dataset, device: Device) -> None:
+    """Raises UserError for a batch too large or not divisible over devices and micro-batches."""
+    replicas, size = device.strategy.num_replicas_in_sync, options.batch_size
+    if size % (replicas * options.accum):
+        raise UserError(
+            f"a batch size of {size} is not divisible by {replicas} devices x "
+            f"{options.accum} micro-batches (accum)"
+        )
+    if size > len(data.train):
+        raise UserError(
+            f"a batch size of {size} is more than the {len(data.train)} training images"
+        )
+
+
+def train(
+    folder: RunFolder,
+    phase: str,
+    model: keras.Model,
+    data: Dataset,
+    objective: Objective,
+    options: Training,
+    device: Device,
+) -> keras.Model:
+    """Trains `model` on the training split, resuming from `<phase>_state.npz` in the folder.
+
+    One row an epoch goes to metrics.jsonl; its `test_` columns are for the curves and choose
+    nothing: the network of the last epoch is returned, its moving statistics re-estimated.
+
+    Raises:
+        UserError: as `check_batch`; non-finite loss.
+    """
+    check_batch(options, data, device)
+    count = len(data.train) if objective.indices is None else len(objective.indices)
+    steps_per_epoch = schedules.steps_in(1, count, options.batch_size)
+    with device.strategy.scope():
+        # Cloned in any case: under MirroredStrategy variables must be made in its scope.
+        policy = "mixed_bfloat16" if options.mixed_precision else "float32"
+        trained = to_policy(model, policy)
+        optimizer = keras.optimizers.SGD(_schedule(options, steps_per_epoch), 0.9, nesterov=True)
+    train_steps = make_train_step(
+        trained,
+        optimizer,
+        objective.loss_fn,
+        device.strategy,
+        accum=options.accum,
+        weight_decay=options.weight_decay,
+        compile=device.compile,
+        teacher=objective.teacher,
+        forward=objective.forward_of and objective.forward_of(trained),
+    )
+    test_batches = eval_batches(data, "test", device.val_batch_images)
+    tested = make_evaluate(_logits_of(trained, objective), compile=device.compile)
+
+    def log(row: dict) -> None:
+        folder.append(METRICS, {"phase": phase, **row})
+        numbers = {key: value for key, value in row.items() if isinstance(value, (int, float))}
+        folder.scalars(phase, row["epoch"], numbers)
+
+    fit(
+        train_steps=train_steps,
+        model=trained,
+        optimizer=optimizer,
+        epoch_batches=partial(_epoch_batches, data, objective, options, steps_per_epoch),
+        strategy=device.strategy,
+        epochs=options.epochs,
+        steps_per_epoch=steps_per_epoch,
+        log=log,
+        log_keep=lambda done: folder.truncate(
+            METRICS, lambda row: row["phase"] != phase or row["epoch"] <= done
+        ),
+        evaluate=lambda: {f"test_{key}": value for key, value in tested(test_batches).items()},
+        checkpoint=folder.file(f"{phase}_state.npz"),
+        progress=phase,
+    )
+    model.set_weights(trained.get_weights())
+    recalibrate(model, data, device)
+    return model
+
+
+def _epoch_batches(
+    data: Dataset, objective: Objective, options: Training, steps_per_epoch: int, epoch: int
+) -> tf.data.Dataset:
+    """The training batches of an epoch, counted from 0."""
+    batches = train_batches(
+        data,
+        objective.indices,
+        options.batch_size,
+        seed=options.seed,
+        epoch=epoch,
+        views=objective.views,
+        augment=True,
+        jitter=objective.jitter,
+        rows=objective.rows,
+    )
+    return _numbered(batches, epoch * steps_per_epoch) if objective.forward_of else batches
+
+
+def _numbered(batches: tf.data.Dataset, first: int) -> tf.data.Dataset:
+    """Adds "step", int32 [batch], to every batch: its number, counted from `first`."""
+
+    def add(number, batch):
+        step = tf.fill(tf.shape(batch["label"]), tf.cast(number, tf.int32))
+        return batch | {"step": tf.ensure_shape(step, batch["label"].shape)}
+
+    return batches.enumerate(first).map(add)
+
+
+def _logits_of(model: keras.Model, objective: Objective) -> keras.Model:
+    """The model without what its output has behind the logits."""
+    if objective.num_classes is None:
+        return model
+    return keras.Model(model.inputs[0], model.outputs[0][:, : objective.num_classes])
+
+
+def _schedule(options: Training, steps_per_epoch: int):
+    total_steps = max(1, options.epochs * steps_per_epoch)
+    if options.schedule == "cosine":
+        return schedules.cosine(options.learning_rate, total_steps)
+    return schedules.step_decay(
+        options.learning_rate, options.decay_points, options.decay_rate, total_steps
+    )
+
+
+def recalibrate(model: keras.Model, data: Dataset, device: Device) -> None:
+    """Re-estimates the moving statistics in place on (at most BN_IMAGES) training images."""
+    count = len(data.train.labels)
+    indices = np.random.default_rng(0).permutation(count)[:BN_IMAGES]
+    batches = eval_batches(data, "train", device.val_batch_images, indices=indices)
+    reestimate_bn(model, batches, compile=device.compile)
+
+
+def both_modes(model: keras.Model, data: Dataset, split: str, device: Device) -> dict:
+    """Loss, top-1 and top-5 in percent by moving and (keys `batch_`) batch statistics."""
+    batches = eval_batches(data, split, device.val_batch_images)
+    inference = evaluate(model, batches, bn="inference", compile=device.compile)
+    by_batch = evaluate(model, batches, bn="batch", compile=device.compile)
+    return inference | {f"batch_{key}": by_batch[key] for key in ("loss", "top1", "top5")}

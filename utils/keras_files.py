@@ -1,0 +1,37 @@
+"""Whole networks as .keras files: written atomically, read in Keras's safe mode."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .files import atomic_write
+
+
+def save_keras(path: str | os.PathLike, model: Any) -> None:
+    """Writes architecture and weights as a .keras file, atomically.
+
+    Raises UserError when `path` does not end in .keras.
+    """
+    if Path(path).suffix != ".keras":
+        raise UserError(f"{path}: a network is saved as a .keras file, change the suffix")
+    atomic_write(path, lambda temporary: model.save(temporary))
+
+
+def load_keras(path: str | os.PathLike) -> Any:
+    """The uncompiled Keras model of a .keras file, in safe mode (no code from the file is run).
+
+    Layers of our own must have been imported (registered) before. Raises UserError when the
+    file is missing, damaged or not a network that this program knows.
+    """
+    import keras
+
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist")
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # zipfile, h5py, json and keras each raise their own
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{path} is not a network that can be loaded: {lines[0]}") from error

@@ -1,0 +1,78 @@
+"""A folder for one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from .errors import UserError
+
+LOCK = ".lock"
+
+
+class Lock:
+    """The lock of a folder, which is made if it is missing; taken as soon as there is a `Lock`.
+
+    The system frees it when its holders have ended, however they end. A child process that inherits
+    `descriptor` is such a holder.
+
+    Args:
+        folder: the file .lock lies in it.
+        waiting: what is printed where another process holds the lock, before it is waited for;
+            None: it isn't waited for.
+
+    Raises:
+        UserError: the folder is a file or can't be written; another process holds the lock and
+            isn't waited for.
+    """
+
+    def __init__(self, folder: Path, waiting: str | None = None):
+        self._path = folder / LOCK
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._made_file = not self._path.exists()
+            self.descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileExistsError:
+            raise UserError(f"{folder} is a file: give a folder") from None
+        except OSError as error:
+            raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
+        self._open = True
+        try:
+            self._take(folder, waiting)
+        except BaseException:
+            self.close()
+            raise
+
+    def _take(self, folder: Path, waiting: str | None) -> None:
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is None:
+                raise UserError(
+                    f"another process is using {folder} (it holds {self._path}): wait for it or "
+                    "give another folder"
+                ) from None
+            print(waiting, flush=True)
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+        except OSError:
+            print(f"warning: {folder} has no file locks, do not use it from two processes at once")
+
+    def close(self, *, forget: bool = False) -> None:
+        """Gives the folder free; harmless when repeated.
+
+        Args:
+            forget: remove the file as well if this lock has made it.
+        """
+        if not self._open:
+            return
+        if forget and self._made_file:
+            self._path.unlink(missing_ok=True)
+        os.close(self.descriptor)
+        self._open = False
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
