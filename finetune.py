@@ -50,13 +50,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     devices.import_tensorflow()
     import keras
     from ekg_tf.cli import inputs
-    from ekg_tf.dataloader import unreadable_named
-    from ekg_tf.nets.given import load_logits
+    from ekg_tf.dataloader import examples_of, unreadable_named
+    from ekg_tf.nets.given import Given
     from ekg_tf.options import recipes
     from ekg_tf.phases.finetuning import objective_of, pruned_file, run_finetuning
     from ekg_tf.reports.finetuning import report, tested
     from ekg_tf.reports.networks import print_report
     from ekg_tf.training.trainer import check_batch
+    from ekg_tf.utils.keras_files import load_keras
 
     search_path = Path(args.search_path or args.train_path)
     pruned = search_path / pruned_file(search_path, args.rate)
@@ -64,13 +65,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
     with unreadable_named():
-        before = load_logits(search_path / BASELINE)
-        data = inputs.data_of(args, before)
+        network = load_keras(search_path / BASELINE)
+        data = inputs.data_of(args, network)
+        given = Given.read(network, examples_of(data))
         finetuning = recipes.finetuning(finetuning, data)
         training = recipes.training(training, data)
         # Whatever is wrong with the search's files shows here, before there is a folder.
         check_batch(training, data, device)
-        objective_of(search_path, load_logits(pruned), data, finetuning, args.seed, device)
+        student = given.read_again(load_keras(pruned)).core
+        objective_of(search_path, student, data, finetuning, args.seed, device)
         kept = flags.record(args, finetuning, training)
         with flags.open_folder(args, kept, "finetune_state.npz") as folder:
             if folder.finished:
@@ -78,10 +81,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print_report(folder.read_json("result.json"))
                 return
             model = run_finetuning(
-                folder, search_path, data, training, device, finetuning, args.rate
+                folder, search_path, given, data, training, device, finetuning, args.rate
             )
             more, untuned = folder.read_json("finetune.json"), tested(search_path, args.rate)
-            report(folder, before, model, data, device, more, untuned)
+            after = given.read_again(model)
+            report(folder, given, after, data, device, more, untuned)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     devices.import_tensorflow()
     import keras
     from ekg_tf.cli import inputs
-    from ekg_tf.dataloader import unreadable_named
+    from ekg_tf.dataloader import examples_of, unreadable_named
+    from ekg_tf.nets.given import Given
     from ekg_tf.options import recipes
     from ekg_tf.phases.searching import check, run_search
     from ekg_tf.reports.search import print_summary
@@ -54,10 +55,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with unreadable_named():
         data, network = inputs.data_and_network(args)
         options = recipes.search(options, data)
-        check(network, data, options, bank)  # before there is a folder
+        given = Given.read(network, examples_of(data))
+        check(given, data, options, bank)  # before there is a folder
         kept = flags.record(args, options, bank)
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
-            run_search(folder, network, data, options, device, bank)
+            run_search(folder, given, data, options, device, bank)
             print_summary(folder.read_json("search.json"))
 
 

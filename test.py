@@ -39,23 +39,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     devices.import_tensorflow()
     from ekg_tf.cli import inputs
-    from ekg_tf.dataloader import unreadable_named
-    from ekg_tf.nets.given import load_logits, without_softmax
+    from ekg_tf.dataloader import examples_of, unreadable_named
+    from ekg_tf.nets.given import Given
     from ekg_tf.nets.zoo.builders import build
     from ekg_tf.reports.networks import describe, print_report
+    from ekg_tf.utils.keras_files import load_keras
 
     device = flags.device_of(args)
     with unreadable_named():
         if args.model and inputs.is_run(Path(path).parent):
             inputs.inherit_data(args, Path(path).parent)
         data, network = inputs.data_and_network(args)
-        after, before = without_softmax(network), None
-        given = Path(path).parent / BASELINE
-        if given.exists():
-            before = load_logits(given)
+        after, before = Given.read(network, examples_of(data)), None
+        baseline = Path(path).parent / BASELINE
+        if baseline.exists():
+            before = Given.read(load_keras(baseline), examples_of(data))
         elif args.arch:
-            before = build(args.arch, data.num_classes, data.image_shape)
-        results = describe(before, after, data, device, accuracy=given.exists())
+            before = Given.read(build(args.arch, data.num_classes, data.image_shape))
+        results = describe(before, after, data, device, accuracy=baseline.exists())
     print_report(results)
     if args.json:
         write_json(args.json, results)

@@ -66,7 +66,8 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
     devices.import_tensorflow()
     import keras
     from ekg_tf.cli import inputs
-    from ekg_tf.dataloader import unreadable_named
+    from ekg_tf.dataloader import examples_of, unreadable_named
+    from ekg_tf.nets.given import Given
     from ekg_tf.phases import baseline, pipeline
     from ekg_tf.reports.networks import print_report
 
@@ -78,7 +79,8 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
         network = inputs.named_network(args, data)
         plan = pipeline.Plan(search, bank, finetuning, training).resolved(data)
         of_baseline = recipes.baseline(flags.made(Baseline, args), plan.training, data)
-        pipeline.check_plan(network, data, plan, device)  # before there is a folder
+        # before there is a folder
+        pipeline.check_plan(Given.read(network, examples_of(data)), data, plan, device)
         kept = flags.record(args, plan, recipes.as_baseline(of_baseline))
         begun = ("baseline_state.npz", START, SUPERNET_ORDER)
         with flags.open_folder(args, kept, *begun) as folder:
@@ -92,13 +94,14 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
                 network = baseline.trained(folder, network, data, of_baseline, device)
             else:
                 network = baseline.kept(folder, network)
+            given = Given.read(network, examples_of(data))
             if args.until == "baseline":
-                given = bool(args.trained_param)
-                return baseline.measure(folder, network, data, device, given=given)
+                trained_here = not args.trained_param
+                return baseline.measure(folder, given, data, device, trained_here=trained_here)
             # ---------------------------------------------------------- search, fine-tuning
-            pipeline.search_phase(folder, network, data, plan, device)
+            pipeline.search_phase(folder, given, data, plan, device)
             if args.until == "test":
-                pipeline.finetune_phase(folder, network, data, plan, device)
+                pipeline.finetune_phase(folder, given, data, plan, device)
 
 
 if __name__ == "__main__":

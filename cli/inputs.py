@@ -58,7 +58,7 @@ def data_of(args: argparse.Namespace, model: keras.Model | None = None) -> Datas
         raise UserError(f"--data excludes --{named[0]}: give one or the other")
     if model is None:
         raise UserError("--data needs --model: your data goes with a network of your own")
-    return own_data.load(args.data, model.input_shape[1:], preprocessing(args))
+    return own_data.load(args.data, tuple(model.inputs[0].shape[1:]), preprocessing(args))
 
 
 def preprocessing(args: argparse.Namespace) -> Data:

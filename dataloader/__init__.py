@@ -1,6 +1,6 @@
 """Images in, normalised batches out; example i of a split keeps its index i everywhere."""
 
-from .batches import eval_batches, normalised_images, train_batches
+from .batches import eval_batches, examples_of, normalised_images, train_batches
 from .dataset import Dataset, Split
 from .imagenet import ImageFiles, unreadable_named
 from .sources import NAMES, load
@@ -12,6 +12,7 @@ __all__ = [
     "ImageFiles",
     "Split",
     "eval_batches",
+    "examples_of",
     "load",
     "normalised_images",
     "per_class_indices",

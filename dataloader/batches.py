@@ -146,6 +146,12 @@ def normalised_images(data: Dataset, indices: np.ndarray) -> tuple[np.ndarray, n
     return images, data.train.labels[indices]
 
 
+def examples_of(data: Dataset, count: int = 32) -> np.ndarray:
+    """Some training examples as the network gets them, float32 [n, ...], drawn by seed 0."""
+    order = np.random.default_rng(0).permutation(len(data.train))[:count]
+    return normalised_images(data, order)[0]
+
+
 def _with_images(images: tf.data.Dataset, order: np.ndarray, complete: Callable) -> tf.data.Dataset:
     """complete(images, index) of every batch of images and its row of `order`."""
     batches = tf.data.Dataset.zip(images, tf.data.Dataset.from_tensor_slices(order))

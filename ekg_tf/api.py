@@ -19,11 +19,12 @@ devices.import_tensorflow()
 import keras
 import tensorflow as tf
 
-from ekg_tf.dataloader import Dataset, own, own_function
+from ekg_tf.dataloader import Dataset, examples_of, own, own_function
 from ekg_tf.deployment import exporting
 from ekg_tf.deployment import formats as deployment
 from ekg_tf.nets import layer_kinds
-from ekg_tf.nets.given import load_logits
+from ekg_tf.nets.flatten import flatten
+from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.load import check_fits, check_own
 from ekg_tf.options import recipes
@@ -116,7 +117,7 @@ def inspect(model: keras.Model) -> Report:
     Example:
         >>> print(ekg.inspect(model))  # doctest: +SKIP
     """
-    figures = inspection.inspection(ChannelGraph(model))
+    figures = inspection.inspection(ChannelGraph(flatten(model).model))
     return Report(
         groups=figures["groups"],
         flops=figures["flops"],
@@ -187,11 +188,11 @@ def prune(
         finetune,
         replace(training or Training(), seed=seed),
     ).resolved(run.data)
-    pipeline.check_plan(model, run.data, plan, run.device)
+    pipeline.check_plan(run.given, run.data, plan, run.device)
     with run.open(plan.flags(), overwrite) as opened:
         if not opened.finished:
-            pipeline.search_phase(opened, model, run.data, plan, run.device)
-            pipeline.finetune_phase(opened, model, run.data, plan, run.device)
+            pipeline.search_phase(opened, run.given, run.data, plan, run.device)
+            pipeline.finetune_phase(opened, run.given, run.data, plan, run.device)
         figures = opened.read_json("result.json")
         return Result(
             load_keras(opened.file(EXPORTED)),
@@ -236,10 +237,10 @@ def run_search(
     options = recipes.search(
         SearchOptions(_budget(budget), method, sampling or Sampling()), run.data
     )
-    check(model, run.data, options, bank)
+    check(run.given, run.data, options, bank)
     kept = options.flags() | (bank.flags() if bank else {"bank": NO_BANK})
     with run.open(kept, overwrite) as opened:
-        _searched(opened, model, run.data, options, run.device, bank)
+        _searched(opened, run.given, run.data, options, run.device, bank)
         figures = opened.read_json("search.json")
         print_summary(figures)
         sides = [
@@ -292,13 +293,16 @@ def run_finetuning(
     finetune = recipes.finetuning(finetune, run.data)
     wanted = recipes.training(replace(training or Training(), seed=seed), run.data)
     check_batch(wanted, run.data, run.device)
-    objective_of(source, load_logits(pruned), run.data, finetune, seed, run.device)
+    student = run.given.read_again(load_keras(pruned)).core
+    objective_of(source, student, run.data, finetune, seed, run.device)
     with run.open(finetune.flags() | wanted.flags() | {"rate": rate}, overwrite) as opened:
         if not opened.finished:
-            after = _finetuned(opened, source, run.data, wanted, run.device, finetune, rate)
-            before = load_logits(source / BASELINE)
+            tuned = _finetuned(
+                opened, source, run.given, run.data, wanted, run.device, finetune, rate
+            )
             more, untuned = opened.read_json("finetune.json"), tested(source, rate)
-            report(opened, before, after, run.data, run.device, more, untuned)
+            after = run.given.read_again(tuned)
+            report(opened, run.given, after, run.data, run.device, more, untuned)
         figures = opened.read_json("result.json")
         result = load_keras(opened.file(EXPORTED))
         return Result(result, figures["before"], figures["after"], [], opened.path)
@@ -400,10 +404,23 @@ def _dataset(
     model: keras.Model, train: Split, test: Split, data: Data | None, caller: str
 ) -> Dataset:
     check_own(model, model.name)
-    splits = own_function.checked((train, test), model.input_shape[1:], caller)
+    shape = tuple(model.inputs[0].shape[1:])
+    splits = own_function.checked((_unnamed(train), _unnamed(test)), shape, caller)
     dataset = own.dataset(*splits, data or Data())
     check_fits(model.name, model, dataset.num_classes, dataset.image_shape)
     return dataset
+
+
+def _unnamed(split: Split) -> Split:
+    """A pair of arrays whose only input and only output come by name, without the names."""
+    if not isinstance(split, (tuple, list)):
+        return split
+    sides = [next(iter(one.values())) if _named_alone(one) else one for one in split]
+    return tuple(sides)
+
+
+def _named_alone(one: Any) -> bool:
+    return isinstance(one, Mapping) and len(one) == 1
 
 
 class _Run:
@@ -422,6 +439,7 @@ class _Run:
         val_batch_size: int,
     ):
         self.data = _dataset(model, train, test, data, "prune")
+        self.given = Given.read(model, examples_of(self.data))
         strategy = tf.distribute.get_strategy()
         self.device: Device = devices.make(strategy, compile, val_batch_images=val_batch_size)
         self._folder = folder

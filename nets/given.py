@@ -1,101 +1,321 @@
-"""The end of a classifier: a final softmax taken off for the losses, and put back.
+"""The network as its user gave it, read once at the door.
 
-Our losses take logits. A network of a user's own often ends in probabilities, as a layer with
-`activation="softmax"`, an `Activation("softmax")`, a `Softmax` layer or `keras.ops.softmax`. Models
-within the network are looked into.
+    given = Given.read(model, examples)
+    graph = ChannelGraph(given.core)          # the search works on the core
+    small = given.finished(graph.pruned(mask))  # and this is what the user gets
+
+The losses take logits, the search takes a flat float32 graph; a user's network has probabilities,
+models inside models, half precision, frozen layers, inputs by name. The core is the first, `finished`
+gives back the second.
 """
 
-import os
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from ..utils.errors import UserError
-from ..utils.keras_files import load_keras
-from .keras_graph import without_nesting
-from .rebuild import copied, with_activation
+from .flatten import Flat, flatten
+from .keras_graph import Call, calls_of, ends, has_graph, is_op, packed
+from .rebuild import carry_over, like, rebuilt, replay, with_config
 
 L = keras.layers
-# Of what a final activation makes, the losses take logits, or their logarithms of probabilities,
-# which have the same softmax.
-LOGITS = ("linear", "log_softmax")
+LOGITS, SOFTMAX, PROBABILITIES = "logits", "softmax", "probabilities"
+# Losses of classifiers of exclusive classes, by Keras's name or class.
+CLASS_LOSSES = (
+    *("sparse_categorical_crossentropy", "categorical_crossentropy"),
+    *("SparseCategoricalCrossentropy", "CategoricalCrossentropy"),
+)
+# What only passes on the values of its input behind a softmax.
+PASSING = (L.Identity, L.Flatten, L.Reshape, L.Dropout)
+# Whose outputs are plain numbers, so that they can't be probabilities.
+PLAIN = ("linear", "log_softmax")
+SMALLEST = 1e-7  # of a probability whose logarithm is taken
+SUM = 1e-3  # how far the sum of probabilities may be from 1
 
 
-def _last(model: keras.Model):
-    return model.outputs[0]._keras_history.operation
+@dataclass(frozen=True)
+class Given:
+    """A network as given, and what is made of it.
+
+    Attributes:
+        model: as given; it is never changed.
+        core: flat, of layers of its own, float32 [n, ...] -> logits float32 [n, classes]. All its
+            layers are trainable but for batch norms that the user has frozen.
+        kind: what `model` gives: "logits", "softmax" (its last operation but for reshapes) or
+            "probabilities" (made otherwise; the core then ends in their logarithm).
+        closed: {layer name: why it stays whole}.
+    """
+
+    model: keras.Model
+    core: keras.Model
+    kind: str
+    closed: dict[str, str]
+    _flat: Flat = field(repr=False)
+    _softmax: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def read(
+        cls,
+        model: keras.Model,
+        examples: np.ndarray | None = None,
+        *,
+        kind: str | None = None,
+    ) -> Given:
+        """Reads a network.
+
+        Args:
+            model: functional, Sequential, or (with examples) subclassed; one input, one output
+                [n, classes].
+            examples: some inputs, float32 or uint8 [n, ...]; where the graph doesn't say what the
+                output means, its values on them do.
+            kind: what the output means, where it is known.
+
+        Raises:
+            UserError: no graph, several inputs or outputs, a loss or an output that isn't that of
+                a classifier, or as `flatten`.
+        """
+        check_loss(model)
+        flat = flatten(_with_graph(model, examples))
+        inputs, outputs = (keras.tree.flatten(one) for one in ends(flat.model))
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise UserError(
+                f"{model.name} has {len(inputs)} inputs and {len(outputs)} outputs: the search "
+                "takes networks with one of each"
+            )
+        if len(outputs[0].shape) != 2:
+            raise UserError(
+                f"{model.name} gives outputs of shape {tuple(outputs[0].shape)}: a classifier "
+                "gives (None, classes)"
+            )
+        body = keras.Model(inputs[0], outputs[0], name=model.name)
+        softmax = _softmax_of(body)
+        if softmax is not None:
+            core, kind = _without(body, softmax), SOFTMAX
+        else:
+            kind = kind or _meaning(model, body, examples)
+            core = _logarithm(body) if kind == PROBABILITIES else body
+        for layer in core.layers:
+            if not isinstance(layer, L.BatchNormalization):
+                layer.trainable = True
+        name = softmax.operation.name if softmax is not None else None
+        return cls(model, core, kind, flat.closed, flat, name)
+
+    def read_again(self, model: keras.Model) -> Given:
+        """A network that came of `finished`, from its file."""
+        return Given.read(model, kind=self.kind)
+
+    def finished(self, core: keras.Model) -> keras.Model:
+        """A network as the given one: its ends, dtype policies and trainable flags.
+
+        Args:
+            core: what became of `self.core`: the same layers by name, of any widths. Layers that
+                aren't the given network's keep what they have.
+
+        Returns:
+            A functional network of layers of its own; compiled as the given one, if that is.
+        """
+        policies, frozen = self._flat.policies, self._flat.trainable
+
+        def make(layer: keras.Operation) -> keras.Operation:
+            changes = {}
+            if policies.get(layer.name) is not None:
+                changes["dtype"] = policies[layer.name]
+            if layer.name == self._softmax:
+                return self._restored_softmax(layer, changes)
+            return with_config(layer, **changes)
+
+        def carry(old: keras.Layer, new: keras.Layer) -> None:
+            if type(old) is type(new):
+                carry_over(old, new)
+            new.trainable = frozen.get(new.name, new.trainable)
+
+        whole = rebuilt(core, make, carry=carry)
+        _, outputs = ends(self._flat.model)
+        inputs = keras.tree.map_structure(like, ends(self._flat.model)[0])
+        values = {id(whole.inputs[0]): keras.tree.flatten(inputs)[0]}
+        calls = calls_of(whole)
+        if self.kind == PROBABILITIES:
+            calls = calls[:-2]
+        replay(calls, values, lambda call: call.operation)
+        end = values[id(calls[-1].outputs[0])]
+        finished = keras.Model(
+            inputs, keras.tree.pack_sequence_as(outputs, [end]), name=self.model.name
+        )
+        _compile_like(self.model, finished)
+        return finished
+
+    def _restored_softmax(self, layer: keras.Layer, changes: dict[str, Any]) -> keras.Operation:
+        """The layer that the core has in place of the one with the softmax."""
+        original = next(
+            call.operation
+            for call in calls_of(self._flat.model)
+            if call.operation.name == self._softmax
+        )
+        if is_op(original):
+            return with_config(original)
+        if getattr(original, "weights", ()):
+            return with_config(layer, activation="softmax", **changes)
+        return with_config(original, **changes)
+
+    def as_logits(self) -> AsLogits:
+        """The network as given, run as it is, its outputs as logits."""
+        return AsLogits(self)
 
 
-def _before_last(model: keras.Model):
-    """The tensor that the last layer gets."""
-    layer, node, _ = model.outputs[0]._keras_history
-    return layer._inbound_nodes[node].input_tensors[0]
+class AsLogits:
+    """A given network that gives logits float32 [n, classes]; runs by moving statistics alone."""
+
+    def __init__(self, given: Given):
+        self._given = given
+        self.name, self.variables = given.model.name, given.model.variables
+        self.output_shape = given.core.output_shape
+
+    def count_params(self) -> int:
+        """Parameters of the given network."""
+        return self._given.model.count_params()
+
+    def __call__(self, inputs: Any, training: bool = False) -> tf.Tensor:
+        model = self._given.model
+        given = packed(model, inputs) if has_graph(model) else inputs
+        output = tf.cast(keras.tree.flatten(model(given, training=training))[0], tf.float32)
+        if self._given.kind == LOGITS:
+            return output
+        return tf.math.log(tf.maximum(output, SMALLEST))
 
 
-def _activation(layer) -> str:
+def check_loss(model: keras.Model) -> None:
+    """Refuses networks that are compiled with another loss than that of a classifier.
+
+    Raises:
+        UserError: so it is.
+    """
+    loss = getattr(model, "loss", None) if getattr(model, "compiled", False) else None
+    for one in keras.tree.flatten(loss):
+        name = one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__)
+        if one is not None and name not in CLASS_LOSSES:
+            raise UserError(
+                f"{model.name} is compiled with the loss {name}: only classifiers of exclusive "
+                "classes can be pruned, with categorical cross-entropy"
+            )
+
+
+def _with_graph(model: keras.Model, examples: np.ndarray | None) -> keras.Model:
+    """The model, or a functional one around a subclassed one."""
+    if has_graph(model) or examples is None:
+        return model
+    inputs = keras.Input(examples.shape[1:], dtype="float32", name="input")
+    try:
+        return keras.Model(inputs, model(inputs), name=model.name)
+    except Exception as error:  # the user's own code may raise anything
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{model.name} can't be called on {inputs.shape}: {line}") from None
+
+
+# ---------------------------------------------------------------- what the output means
+
+
+def _activation(layer: keras.Operation) -> str:
     if not isinstance(layer, keras.Layer):  # keras.ops
         name = type(layer).__name__.lower()
-        return name if name in ("softmax", "sigmoid") else "linear"
+        return name if name in ("softmax", "sigmoid") else ""
     if isinstance(layer, L.Softmax):
         return "softmax" if layer.axis in (-1, 1) else "softmax over another axis"
     if isinstance(layer, L.ReLU | L.LeakyReLU | L.ELU | L.PReLU):
         return type(layer).__name__
-    activation = getattr(layer, "activation", None)
+    if not hasattr(layer, "activation"):
+        return ""
+    activation = layer.activation
     return "linear" if activation is None else getattr(activation, "__name__", str(activation))
 
 
-def _is_softmax_alone(layer) -> bool:
-    return not hasattr(layer, "kernel")
-
-
-def ends_in_softmax(model: keras.Model) -> bool:
-    """Whether a functional model with one output [batch, classes] gives softmax probabilities.
+def _softmax_of(model: keras.Model) -> Call | None:
+    """The call with the softmax that the model's output is, perhaps reshaped; None without one.
 
     Raises:
-        UserError: it ends in another activation, such as sigmoid: no classifier of exclusive
-            classes.
+        UserError: the model ends in another activation, such as sigmoid.
     """
-    layer = _last(without_nesting(model))
-    name = _activation(layer)
-    if name == "softmax":
-        return True
-    if name not in LOGITS:
-        raise UserError(
-            f"{model.name} ends in {name} (layer {layer.name}): the losses need a network that "
-            "gives logits or softmax probabilities"
+    calls = calls_of(model)
+    makers = {id(tensor): call for call in calls for tensor in call.outputs}
+    call = makers.get(id(model.outputs[0]))
+    while call is not None:
+        layer = call.operation
+        name = _activation(layer)
+        if name == "softmax":
+            return call
+        passing = isinstance(layer, PASSING) or (
+            isinstance(layer, L.Activation) and name == "linear"
         )
-    return False
+        if name and name not in PLAIN:
+            raise UserError(
+                f"{model.name} ends in {name} (layer {layer.name}): the losses need a network that "
+                "gives logits or softmax probabilities"
+            )
+        if not passing and type(layer).__name__ not in ("Reshape", "Squeeze"):
+            return None
+        call = makers.get(id(call.inputs[0]))
+    return None
 
 
-def without_softmax(model: keras.Model) -> keras.Model:
-    """The network that gives logits: `model` itself, or a copy without its final softmax.
+def _without(model: keras.Model, softmax: Call) -> keras.Model:
+    """The model with a linear activation in place of its softmax."""
+    name = softmax.operation.name
 
-    Layers keep their names and weights. Raises UserError as `ends_in_softmax`.
-    """
-    if not ends_in_softmax(model):
-        return model
-    model = without_nesting(model)
-    layer = _last(model)
-    if _is_softmax_alone(layer):
-        # Cloned, since a layer that two models share would be pruned or trained in both.
-        return copied(keras.Model(model.inputs[0], _before_last(model), name=model.name))
-    return with_activation(model, layer.name, "linear")
+    def make(layer: keras.Operation) -> keras.Operation:
+        if layer.name != name:
+            return with_config(layer)
+        if getattr(layer, "weights", ()):
+            return with_config(layer, activation="linear")
+        return L.Activation("linear", name=name)
 
+    if not is_op(softmax.operation):
+        return rebuilt(model, make, carry=_carry_where_alike)
+    inputs = like(model.inputs[0])
+    values = {id(model.inputs[0]): inputs}
 
-def ending_as(given: keras.Model, model: keras.Model) -> keras.Model:
-    """`model`, which gives logits, with the final softmax of `given`, if that has one.
+    def operation_of(call: Call) -> keras.Operation:
+        if call.operation.name == name:
+            return lambda x, *args, **kwargs: L.Activation("linear", name=name)(x)
+        return call.operation
 
-    Args:
-        given: the network that `without_softmax` was called with. model: its pruned successor,
-            whose last layers have the same names.
-    """
-    if not ends_in_softmax(given):
-        return model
-    layer = _last(without_nesting(given))
-    if _is_softmax_alone(layer):
-        softmax = type(layer).from_config(layer.get_config())
-        return keras.Model(model.inputs[0], softmax(model.outputs[0]), name=model.name)
-    return with_activation(model, layer.name, "softmax")
+    replay(calls_of(model), values, operation_of)
+    return rebuilt(keras.Model(inputs, values[id(model.outputs[0])], name=model.name))
 
 
-def load_logits(path: str | os.PathLike) -> keras.Model:
-    """The network of a .keras file without its final softmax; raises as `load_keras`."""
-    return without_softmax(load_keras(path))
+def _carry_where_alike(old: keras.Layer, new: keras.Layer) -> None:
+    if type(old) is type(new):
+        carry_over(old, new)
+
+
+def _logarithm(model: keras.Model) -> keras.Model:
+    """The model, which gives probabilities, with their logarithms as logits."""
+    output = keras.ops.log(keras.ops.maximum(model.outputs[0], SMALLEST))
+    return rebuilt(keras.Model(model.inputs[0], output, name=model.name))
+
+
+def _meaning(model: keras.Model, body: keras.Model, examples: np.ndarray | None) -> str:
+    """ "logits" or "probabilities", of an output that isn't plainly a softmax."""
+    makers = {id(tensor): call for call in calls_of(body) for tensor in call.outputs}
+    last = makers[id(body.outputs[0])].operation
+    if getattr(last, "weights", ()) and _activation(last) in PLAIN:
+        return LOGITS
+    if examples is None:
+        raise UserError(
+            f"{model.name} ends in {type(last).__name__} ({last.name}): whether that gives logits "
+            "or probabilities shows on data alone"
+        )
+    values = np.asarray(body(tf.constant(examples[:64], tf.float32), training=False))
+    whole = (values >= 0).all() and np.abs(values.sum(-1) - 1).max() <= SUM
+    return PROBABILITIES if whole else LOGITS
+
+
+def _compile_like(given: keras.Model, model: keras.Model) -> None:
+    if not getattr(given, "compiled", False):
+        return
+    config = given.get_compile_config()
+    if config:
+        model.compile_from_config(config)

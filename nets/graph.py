@@ -6,6 +6,7 @@ the rules of `nets.layer_kinds` and `nets.op_rules`.
 
 import collections
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -13,30 +14,35 @@ import tensorflow as tf
 
 from . import channels, costs, layer_kinds, layer_rules, op_rules, tcl
 from .gates import Group
-from .keras_graph import Call, calls_of, without_nesting
-from .rebuild import rebuilt
+from .keras_graph import Call, calls_of, inference_only, is_op
+from .rebuild import carry_equal_shapes, changed, rebuilt
 
 L = keras.layers
+# Linear, channel by channel, and the same factor for all: a common factor passes through.
+PASSING = (L.Identity, L.Dropout, *layer_rules.LINEAR_POOLING)
 
 
 class ChannelGraph:
     """Channel groups and costs of a functional model of stock layers.
 
     Attributes:
-        model: the network as given or, if it contains models, an equal one without nesting.
+        model: the network that is read: flat, no models in it (`nets.flatten`).
         groups: the channel groups, in the order in which the network reaches them.
         num_units: of all groups together.
         units: {layer name: (in_units, out_units)}, int32 arrays, for every layer with a mask-aware
             twin.
         frozen: {layer name: reason} for kernel layers whose outputs are not prunable.
+        scaled: names of the layers whose masked kernels keep their norm, see `nets.tcl`.
 
     Raises:
         UserError: the model isn't functional, or takes images of open size.
     """
 
     def __init__(self, model: keras.Model):
-        self.model = without_nesting(model)
-        self.calls = calls_of(self.model)
+        self.model = model
+        self.calls = calls_of(model)
+        if any(isinstance(call.operation, keras.Model) for call in self.calls):
+            raise ValueError(f"{model.name} contains models: flatten it first")
         self.frozen: dict[str, str] = {}
         self._ids = channels.Ids()
         self._tensor_ids: dict[int, np.ndarray] = {}
@@ -44,6 +50,8 @@ class ChannelGraph:
         self._left: dict[str, str] = {}  # layers that can't be followed, and why
         self._follow()
         self._number_units()
+        self.scaled = norm_keeping(self.calls)
+        self._inference = inference_only(self.calls)
         self._costs = [
             cost
             for call in self.calls
@@ -84,7 +92,7 @@ class ChannelGraph:
             if type(layer) in layer_rules.KERNEL_LAYERS:
                 self.frozen[layer.name] = why
             return
-        if layer_kinds.twin_of(layer):
+        if layer_kinds.follows_channels(layer):
             if layer.name in self._left:
                 for one in (inputs[0], output):
                     ids.freeze(one, self._left[layer.name])
@@ -108,7 +116,7 @@ class ChannelGraph:
             raise channels.NoRule("has several outputs")
         if not all(len(one) for one in inputs):
             raise channels.NoRule("reads channels of an open number")
-        rules = op_rules if op_rules.is_op(call.operation) else layer_kinds
+        rules = op_rules if is_op(call.operation) else layer_kinds
         output = rules.follow(self._ids, site)
         if len(output) != _width(call.outputs[0]):
             raise channels.NoRule("changes the number of channels")
@@ -137,9 +145,14 @@ class ChannelGraph:
         self.groups, self.num_units = tuple(found), start
         unit = unit_of[roots]
         self._unit = np.where(unit < 0, start, unit).astype(np.int32)
-        self.units = {
+        self._sides = {
             name: (self._unit[inputs], self._unit[outputs])
             for name, (inputs, outputs) in self._layer_ids.items()
+        }
+        self.units = {
+            name: sides
+            for name, sides in self._sides.items()
+            if layer_kinds.twin_of(self.model.get_layer(name))
         }
         self.frozen |= {
             name: reason[int(roots[outputs[0]])]
@@ -153,6 +166,10 @@ class ChannelGraph:
     def tensor_units(self, tensor) -> np.ndarray:
         """The unit of every channel of one of the model's KerasTensors, int32 [channels]."""
         return self._unit[self._tensor_ids[id(tensor)]]
+
+    def is_whole(self, tensor) -> bool:
+        """Whether no channel of one of the model's KerasTensors can be removed."""
+        return bool((self.tensor_units(tensor) == self.num_units).all())
 
     # ---------------------------------------------------------------- counting
 
@@ -218,14 +235,15 @@ class ChannelGraph:
         """The same network and weights in mask-aware layers, and its unit mask variable."""
         mask = tf.Variable(self.open_mask(), trainable=False, name="unit_mask")
 
-        def convert(layer):
+        def convert(layer: keras.Operation) -> keras.Operation:
             kind = layer_kinds.twin_of(layer) if layer.name in self.units else None
             return (kind or type(layer)).from_config(layer.get_config())
 
-        gated = keras.models.clone_model(self.model, clone_function=convert)
-        gated.set_weights(self.model.get_weights())
+        gated = rebuilt(self.model, convert)
         for name, (in_units, out_units) in self.units.items():
-            gated.get_layer(name).bind(mask, in_units, out_units)
+            layer = gated.get_layer(name)
+            layer.bind(mask, in_units, out_units, scaled=name in self.scaled)
+            layer.by_moving = not layer.trainable or name in self._inference
         return gated, mask
 
     def pruned(self, mask: np.ndarray) -> keras.Model:
@@ -234,19 +252,53 @@ class ChannelGraph:
         Args:
             mask: unit mask, float32 [U + 1].
         """
-        layers = {name: self.model.get_layer(name) for name in self.units}
+        layers = {name: self.model.get_layer(name) for name in self._sides}
         changes = {
-            name: layer_kinds.twin_of(layer).config(layer, *self.units[name], mask)
+            name: layer_kinds.config_of(layer, *self._sides[name], mask)
             for name, layer in layers.items()
         }
-        smaller = rebuilt(self.model, changes)
+        smaller = changed(self.model, changes, carry_equal_shapes)
         for name, axes in self._axes().items():
             old, new = layers[name].weights, smaller.get_layer(name).weights
+            rules = {v.name: tcl.kernel_rule(v, name in self.scaled) for v in old}
             full = {v.name: v.numpy() for v in old}
-            sliced = tcl.slice_weights(axes, full, mask, mask)
+            sliced = tcl.slice_weights(axes, full, mask, mask, rules)
             for variable, value in zip(new, sliced.values(), strict=True):
                 variable.assign(value)
         return smaller
+
+
+def norm_keeping(calls: Sequence[Call]) -> frozenset[str]:
+    """Names of the kernel layers behind which a batch norm takes a common factor out again.
+
+    docs/method.md 1, "Masking": a batch norm by batch statistics follows on every way, before
+    anything that isn't linear and channel by channel.
+    """
+    readers = collections.defaultdict(list)
+    for call in calls:
+        for tensor in call.inputs:
+            readers[id(tensor)].append(call)
+
+    def normalised(tensor) -> bool:
+        following = readers[id(tensor)]
+        return bool(following) and all(map(takes_out, following))
+
+    def takes_out(call: Call) -> bool:
+        layer = call.operation
+        if isinstance(layer, L.BatchNormalization):
+            return layer.trainable and call.training is not False
+        passing = type(layer) in PASSING or (
+            type(layer) is L.Activation and layer_rules.is_linear(layer)
+        )
+        return passing and normalised(call.outputs[0])
+
+    found: dict[str, bool] = {}
+    for call in calls:
+        layer = call.operation
+        if type(layer) in layer_rules.KERNEL_LAYERS:
+            keeps = layer_rules.is_linear(layer) and normalised(call.outputs[0])
+            found[layer.name] = found.get(layer.name, True) and keeps
+    return frozenset(name for name, keeps in found.items() if keeps)
 
 
 def _width(tensor) -> int:

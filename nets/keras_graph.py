@@ -1,11 +1,22 @@
-"""The calls of a functional model in the order they run, nested models inlined."""
+"""Keras's private API, all of it: the calls of a functional model, and what is asked of operations.
 
+Keras has no public view of a functional graph. Everything that reads one goes through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
+from keras.src.applications.convnext import LayerScale, StochasticDepth
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from ..utils.errors import UserError
+
+__all__ = ["CustomScaleLayer", "LayerScale", "StochasticDepth"]
 
 
 @dataclass(frozen=True)
@@ -13,7 +24,7 @@ class Call:
     """One call of one operation; tensors are named by the `id` of their KerasTensor."""
 
     operation: keras.Operation
-    arguments: object  # has fill_in(values) -> args, kwargs
+    arguments: Any  # has fill_in(values) -> args, kwargs
     inputs: tuple
     outputs: tuple
 
@@ -28,12 +39,22 @@ class Call:
             and (isinstance(one, (int, float, np.ndarray)) or hasattr(one, "shape"))
         ]
 
+    @property
+    def training(self) -> bool | None:
+        """The `training` that the call was written with, None where it was left open."""
+        value = self.arguments.kwargs.get("training")
+        return None if value is None else bool(value)
 
-def _functional(model: keras.Model) -> keras.Model:
+
+def functional(model: keras.Model) -> keras.Model:
+    """The functional model itself, or that of a Sequential.
+
+    Raises:
+        UserError: neither of them, or not built.
+    """
     if isinstance(model, keras.Sequential):
         model = model._functional
-    # Keras has no public view of a functional graph; Function.call walks it by this attribute.
-    if not hasattr(model, "_nodes_by_depth"):
+    if not is_functional(model):
         name = "the model" if model is None else model.name
         raise UserError(
             f"{name} is no functional Keras model, or was not built: its graph can't be read; "
@@ -42,13 +63,23 @@ def _functional(model: keras.Model) -> keras.Model:
     return model
 
 
+def is_functional(model: Any) -> bool:
+    """Whether a graph of calls can be read off the model; not of a Sequential."""
+    return hasattr(model, "_nodes_by_depth")
+
+
+def has_graph(model: Any) -> bool:
+    """Whether the model is functional, or a Sequential."""
+    return isinstance(model, keras.Sequential) or is_functional(model)
+
+
 def calls_of(model: keras.Model) -> list[Call]:
     """The calls of a functional model in an order in which they can be run.
 
     Raises:
         UserError: not a functional (or built Sequential) model.
     """
-    nodes = _functional(model)._nodes_by_depth
+    nodes = functional(model)._nodes_by_depth
     return [
         Call(node.operation, node.arguments, tuple(node.input_tensors), tuple(node.outputs))
         for depth in sorted(nodes, reverse=True)
@@ -57,71 +88,64 @@ def calls_of(model: keras.Model) -> list[Call]:
     ]
 
 
-def without_nesting(model: keras.Model) -> keras.Model:
-    """The model itself or, where it contains models, an equal one whose calls are all its own.
-
-    Layers of the flat model are copies with copied weights, under their own names where these are
-    unique; a model that is called twice becomes shared layers.
-
-    Raises:
-        UserError: the model or one inside it isn't functional.
-    """
-    if not any(isinstance(call.operation, keras.Model) for call in calls_of(model)):
-        return model
-    return _Inliner(model).flat
+def inference_only(calls: Sequence[Call]) -> frozenset[str]:
+    """Names of the layers that are called with `training=False` throughout."""
+    written: dict[str, bool] = {}
+    for call in calls:
+        name = call.operation.name
+        written[name] = written.get(name, True) and call.training is False
+    return frozenset(name for name, always in written.items() if always)
 
 
-class _Inliner:
-    def __init__(self, model: keras.Model):
-        self._copies: dict[int, keras.Operation] = {}
-        self._pairs: list[tuple] = []  # (layer, its copy)
-        self._names: set[str] = set()
-        outer = _functional(model)
-        inputs = keras.tree.map_structure(
-            lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name), outer.input
-        )
-        outputs = self._replay(outer, keras.tree.flatten(inputs), {})
-        outputs = keras.tree.pack_sequence_as(outer.output, outputs)
-        self.flat = keras.Model(inputs, outputs, name=model.name)
-        for layer, copy in self._pairs:
-            copy.set_weights(layer.get_weights())
+def ends(model: keras.Model) -> tuple[Any, Any]:
+    """The KerasTensors of a functional model's inputs and outputs, in its own structure."""
+    outer = functional(model)
+    return outer.input, outer.output
 
-    def _replay(self, model: keras.Model, inputs: list, context: dict) -> list:
-        """Calls the copies of a model's layers on `inputs`; its outputs, flat."""
-        owner, model = model.name, _functional(model)
-        values = {
-            id(tensor): value
-            for tensor, value in zip(keras.tree.flatten(model.inputs), inputs, strict=True)
-        }
-        for call in calls_of(model):
-            args, kwargs = call.arguments.fill_in(values)
-            if isinstance(call.operation, keras.Model):
-                training = kwargs.pop("training", None)
-                inner = {} if training is None else {"training": training}
-                if isinstance(args[0], dict) != isinstance(call.operation.input, dict):
-                    raise UserError(
-                        f"{call.operation.name} is called with inputs by name but was not made "
-                        "with inputs by name, or the other way round: use the same form"
-                    )
-                tensors = [values[id(tensor)] for tensor in call.inputs]
-                results = self._replay(call.operation, tensors, context | inner)
-            else:
-                if getattr(call.operation, "_call_has_training_arg", False):
-                    kwargs |= context
-                results = keras.tree.flatten(self._copy(call.operation, owner)(*args, **kwargs))
-            values |= {id(t): value for t, value in zip(call.outputs, results, strict=True)}
-        return [values[id(tensor)] for tensor in keras.tree.flatten(model.outputs)]
 
-    def _copy(self, operation: keras.Operation, owner: str) -> keras.Operation:
-        if id(operation) not in self._copies:
-            name = operation.name
-            if name in self._names:
-                name = f"{owner}_{name}"
-            while name in self._names:
-                name += "_"
-            self._names.add(name)
-            copy = type(operation).from_config(operation.get_config() | {"name": name})
-            self._copies[id(operation)] = copy
-            if isinstance(operation, keras.Layer):
-                self._pairs.append((operation, copy))
-        return self._copies[id(operation)]
+def packed(model: keras.Model, inputs: Any) -> Any:
+    """One input tensor in the structure and type that a model with one input takes."""
+    structure = ends(model)[0]
+    only = keras.tree.flatten(structure)[0]
+    return keras.tree.pack_sequence_as(structure, [keras.ops.cast(inputs, only.dtype)])
+
+
+def is_op(operation: keras.Operation) -> bool:
+    """Whether this is an operation of `keras.ops`, not a layer."""
+    return type(operation).__module__.startswith("keras.src.ops.")
+
+
+def is_stock(layer: keras.Layer) -> bool:
+    """Whether the layer's class is one of Keras's own."""
+    return type(layer).__module__.startswith("keras.src.")
+
+
+def takes_training(operation: keras.Operation) -> bool:
+    """Whether a call takes the argument `training`."""
+    return bool(getattr(operation, "_call_has_training_arg", False))
+
+
+def draws_random(operation: keras.Operation) -> bool:
+    """Whether the layer draws random numbers in training."""
+    return bool(getattr(operation, "_seed_generators", ()))
+
+
+def layers_in(layer: keras.Layer) -> list[keras.Layer]:
+    """The layer itself and all layers inside it, outer ones before inner ones."""
+    return layer._flatten_layers()
+
+
+def parts_of(layer: keras.Layer) -> Sequence[keras.Layer]:
+    """The layers directly inside a layer."""
+    return getattr(layer, "_layers", ())
+
+
+def own_variables(layer: keras.Layer) -> Iterator[keras.Variable]:
+    """Variables that a layer holds itself, not by a layer inside it."""
+    yield from layer._trainable_variables
+    yield from layer._non_trainable_variables
+
+
+def rename(layer: keras.Operation, name: str) -> None:
+    """Gives an operation another name, before a model is made of its calls."""
+    layer.name = name

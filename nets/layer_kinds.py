@@ -30,12 +30,15 @@ class LayerKind:
         rule: channel ids of the output, from those of the inputs.
         twin: the mask-aware layer; None: the kind has no weights and needs none.
         cost: multiply-accumulates of a call; None: it has none that count.
+        resize: for a kind without weights whose configuration holds a number of channels: (layer,
+            in_units, out_units, mask) -> what changes in it under a unit mask.
     """
 
     layer: type[keras.Layer]
     rule: layer_rules.Rule
     twin: type[tcl.Gated] | None = None
     cost: Costs | None = None
+    resize: Callable[..., dict] | None = None
 
 
 KINDS: dict[type, LayerKind] = {}
@@ -105,6 +108,19 @@ def twin_of(layer: keras.Operation) -> type[tcl.Gated] | None:
     return kind.twin if kind else None
 
 
+def follows_channels(layer: keras.Operation) -> bool:
+    """Whether weights or configuration of the layer depend on its channels."""
+    kind = KINDS.get(type(layer))
+    return kind is not None and (kind.twin is not None or kind.resize is not None)
+
+
+def config_of(layer: keras.Layer, in_units, out_units, mask: np.ndarray) -> dict:
+    """What changes in a layer's configuration under a unit mask, float32 [U + 1]."""
+    kind = KINDS[type(layer)]
+    change = kind.twin.config if kind.twin else kind.resize
+    return change(layer, in_units, out_units, mask)
+
+
 def call_costs(call: Call, units: tuple | None, num_units: int) -> list[costs.Cost]:
     """The costs of one call; none for a kind without.
 
@@ -139,11 +155,23 @@ def follow(ids: Ids, site: Site) -> np.ndarray:
     return output
 
 
-def _register(rule: layer_rules.Rule, *layers: type, cost: Costs | None = None) -> None:
+def _resized_noise(layer, in_units, out_units, mask) -> dict:
+    shape = layer.noise_shape
+    if not shape or shape[-1] != len(out_units):
+        return {}
+    return {"noise_shape": (*shape[:-1], int(np.count_nonzero(mask[out_units])))}
+
+
+def _register(
+    rule: layer_rules.Rule,
+    *layers: type,
+    cost: Costs | None = None,
+    resize: Callable[..., dict] | None = None,
+) -> None:
     """Kinds with a rule in common; a twin has its layer's name, but for Keras's long ones."""
     for layer in layers:
         twin = _RENAMED.get(layer) or getattr(tcl, layer.__name__, None)
-        register(LayerKind(layer, rule, twin, cost))
+        register(LayerKind(layer, rule, twin, cost, resize))
 
 
 _RENAMED = {
@@ -163,6 +191,7 @@ _register(
 )
 _register(layer_rules.depthwise_rule, *layer_rules.DEPTHWISE, cost=costs.kernel_costs)
 _register(layer_rules.same_rule, *layer_rules.PER_CHANNEL)
+_register(layer_rules.same_rule, L.Dropout, resize=_resized_noise)
 _register(layer_rules.merge_rule, *layer_rules.MERGES)
 _register(layer_rules.reshape_rule, L.Flatten, L.Reshape)
 _register(layer_rules.scaling_rule, L.Rescaling, L.Normalization)

@@ -9,10 +9,9 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-from keras.src.applications.convnext import LayerScale, StochasticDepth
-from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from .channels import Ids, NoRule, Site
+from .keras_graph import CustomScaleLayer, LayerScale, StochasticDepth
 
 L = keras.layers
 Rule = Callable[[Ids, Site], np.ndarray]
@@ -23,6 +22,12 @@ DEPTHWISE = (L.DepthwiseConv1D, L.DepthwiseConv2D)
 SEPARABLE = (L.SeparableConv1D, L.SeparableConv2D)
 KERNEL_LAYERS = (*CONVOLUTIONS, *TRANSPOSED, *DEPTHWISE, *SEPARABLE, L.Dense)
 
+LINEAR_POOLING = (
+    *(L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D),
+    *(L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D),
+    *(L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D),
+    *(L.Cropping1D, L.Cropping2D, L.Cropping3D),
+)
 PER_CHANNEL = (
     *(L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.PReLU, L.Identity),
     *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D),
@@ -163,6 +168,12 @@ def permute_rule(ids: Ids, site: Site) -> np.ndarray:
     if site.layer.dims[-1] != len(site.layer.dims):
         raise NoRule("moves the channels to another axis")
     return site.inputs[0]
+
+
+def is_linear(layer) -> bool:
+    """Whether the layer has no activation."""
+    activation = getattr(layer, "activation", None)
+    return activation is None or getattr(activation, "__name__", "") == "linear"
 
 
 def mixing_activation(layer) -> str:

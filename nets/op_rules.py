@@ -83,11 +83,6 @@ RULES = {
 }
 
 
-def is_op(operation: keras.Operation) -> bool:
-    """Whether this is an operation of `keras.ops`, not a layer."""
-    return type(operation).__module__.startswith("keras.src.ops.")
-
-
 def follow(ids: Ids, site: Site) -> np.ndarray:
     """Channel ids of an operation's output.
 

@@ -1,34 +1,150 @@
-"""Copies and rebuilds of networks: the only place that clones."""
+"""Copies and rebuilds of networks: the only place that clones.
+
+Whatever is copied carries everything over: weights, state that layers keep outside of them (an
+adapted Normalization, vocabularies), random seeds' states, trainable flags. Layers keep their names.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import keras
 
+from .keras_graph import Call, calls_of, ends, is_op, layers_in
+
 L = keras.layers
+Make = Callable[[keras.Operation], keras.Operation]
 
 
-def resized(model: keras.Model, widths: dict[str, int]) -> keras.Model:
+def with_config(operation: keras.Operation, **changes: Any) -> keras.Operation:
+    """A fresh operation with the configuration of another one, changed in the keys it has."""
+    config = operation.get_config()
+    config |= {key: value for key, value in changes.items() if key in config}
+    return type(operation).from_config(config)
+
+
+def carry_over(old: keras.Layer, new: keras.Layer) -> None:
+    """Gives a built copy all that the original layer has beside its configuration.
+
+    Both are built and hold the same layers. It goes the way that Keras's own files go, so a layer
+    that is read back right from a file is copied right.
+    """
+    for source, target in zip(layers_in(old), layers_in(new), strict=True):
+        target.trainable = source.trainable
+        store: dict[str, Any] = {}
+        source.save_own_variables(store)
+        if store or hasattr(source, "finalize_state"):
+            target.load_own_variables(store)
+        if hasattr(source, "save_assets") and hasattr(target, "load_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                source.save_assets(folder)
+                target.load_assets(folder)
+        weights = {id(v) for v in source.weights}
+        seeds = [v for v in source.variables if id(v) not in weights]
+        into = {id(v) for v in target.weights}
+        for a, b in zip(seeds, [v for v in target.variables if id(v) not in into], strict=False):
+            if a.shape == b.shape:
+                b.assign(a)
+
+
+def replay(
+    calls: Iterable[Call], values: dict[int, Any], operation_of: Callable[[Call], Callable]
+) -> None:
+    """Calls an operation in place of every call; `values` {id of KerasTensor: tensor} grows."""
+    for call in calls:
+        args, kwargs = call.arguments.fill_in(values)
+        results = keras.tree.flatten(operation_of(call)(*args, **kwargs))
+        values.update((id(t), value) for t, value in zip(call.outputs, results, strict=True))
+
+
+def like(tensor: keras.KerasTensor, dtype: str | None = None) -> keras.KerasTensor:
+    """An input as this one, for batches of any size."""
+    return keras.Input(
+        batch_shape=(None, *tensor.shape[1:]), dtype=dtype or tensor.dtype, name=tensor.name
+    )
+
+
+def rebuilt(
+    model: keras.Model,
+    make: Make = with_config,
+    *,
+    carry: Callable[[keras.Layer, keras.Layer], None] = carry_over,
+) -> keras.Model:
+    """A functional model with the calls of another one, on new operations.
+
+    Args:
+        model: functional or Sequential.
+        make: gives the new operation for an old one; called once for each.
+        carry: what goes over from an old layer to the new one, once this is built.
+    """
+    made: dict[int, tuple[keras.Operation, keras.Operation]] = {}
+
+    def operation_of(call: Call) -> keras.Operation:
+        old = call.operation
+        if id(old) not in made:
+            made[id(old)] = old, _op(old) if is_op(old) else make(old)
+        return made[id(old)][1]
+
+    inputs, outputs = ends(model)
+    fresh = keras.tree.map_structure(like, inputs)
+    values = {
+        id(tensor): value
+        for tensor, value in zip(keras.tree.flatten(inputs), keras.tree.flatten(fresh), strict=True)
+    }
+    replay(calls_of(model), values, operation_of)
+    results = keras.tree.map_structure(lambda tensor: values[id(tensor)], outputs)
+    copy = keras.Model(fresh, results, name=model.name)
+    for old, new in made.values():
+        if isinstance(old, keras.Layer):
+            carry(old, new)
+    return copy
+
+
+def _op(operation: keras.Operation) -> keras.Operation:
+    """A copy of an operation of keras.ops, or itself where it has no configuration: it holds no
+    state."""
+    try:
+        return with_config(operation)
+    except (NotImplementedError, TypeError, ValueError):
+        return operation
+
+
+def copied(model: keras.Model) -> keras.Model:
+    """An equal model on layers of its own."""
+    return rebuilt(model)
+
+
+def changed(
+    model: keras.Model,
+    changes: Mapping[str, Mapping[str, Any]],
+    carry: Callable[[keras.Layer, keras.Layer], None] = carry_over,
+) -> keras.Model:
+    """The model with changed configurations, {layer name: {key: value}}, keys it has alone."""
+    return rebuilt(model, lambda one: with_config(one, **changes.get(one.name, {})), carry=carry)
+
+
+def carry_equal_shapes(old: keras.Layer, new: keras.Layer) -> None:
+    """As `carry_over`, but for variables whose shape has changed: these stay fresh."""
+    new.trainable = old.trainable
+    same = all(a.shape == b.shape for a, b in zip(old.weights, new.weights, strict=True))
+    if same:
+        return carry_over(old, new)
+    for a, b in zip(old.weights, new.weights, strict=True):
+        if a.shape == b.shape:
+            b.assign(a)
+
+
+def resized(model: keras.Model, widths: Mapping[str, int]) -> keras.Model:
     """The model with other layer widths; weights of unchanged shape are copied, others fresh.
 
     Args:
         widths: {layer name: output channels}; layers without a width of their own (batch norm,
             depthwise convolutions) are ignored.
     """
-    return rebuilt(model, {name: {"filters": n, "units": n} for name, n in widths.items()})
-
-
-def rebuilt(model: keras.Model, changes: dict[str, dict]) -> keras.Model:
-    """The model with changed configurations, {layer name: {key: value}}, keys it has alone."""
-
-    def convert(layer):
-        config = layer.get_config()
-        new = changes.get(layer.name, {})
-        config |= {key: value for key, value in new.items() if key in config}
-        return type(layer).from_config(config)
-
-    smaller = keras.models.clone_model(model, clone_function=convert)
-    for new, old in zip(smaller.weights, model.weights, strict=True):
-        if new.shape == old.shape:
-            new.assign(old)
-    return smaller
+    changes = {name: {"filters": n, "units": n} for name, n in widths.items()}
+    return changed(model, changes, carry_equal_shapes)
 
 
 def to_policy(model: keras.Model, policy: str) -> keras.Model:
@@ -40,35 +156,21 @@ def to_policy(model: keras.Model, policy: str) -> keras.Model:
     Raises:
         ValueError: nested models.
     """
-    # not model.output: a Sequential read from a file has none
-    last = [model.outputs[0]._keras_history.operation]
-    if isinstance(last[0], L.Concatenate):
-        last += [one._keras_history.operation for one in last[0].input]
-    if any(isinstance(layer, keras.Model) for layer in model.layers):
+    calls = calls_of(model)
+    if any(isinstance(call.operation, keras.Model) for call in calls):
         raise ValueError("a model that contains models cannot change its dtype policy")
+    makers = {id(tensor): call for call in calls for tensor in call.outputs}
+    # What has no weights only passes on or joins: the layers before it compute float32 as well.
+    waiting, names = [id(tensor) for tensor in model.outputs], set()
+    while waiting:
+        call = makers.get(waiting.pop())
+        if call is None or call.operation.name in names:
+            continue
+        names.add(call.operation.name)
+        if not getattr(call.operation, "weights", ()):
+            waiting += [id(tensor) for tensor in call.inputs]
 
-    def clone(layer):
-        config = layer.get_config() | {"dtype": "float32" if layer in last else policy}
-        return type(layer).from_config(config)
+    def make(layer: keras.Operation) -> keras.Operation:
+        return with_config(layer, dtype="float32" if layer.name in names else policy)
 
-    converted = keras.models.clone_model(model, clone_function=clone)
-    converted.set_weights(model.get_weights())
-    return converted
-
-
-def copied(model: keras.Model) -> keras.Model:
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def with_activation(model: keras.Model, name: str, activation: str) -> keras.Model:
-    def convert(layer):
-        config = layer.get_config()
-        if layer.name == name:
-            config["activation"] = activation
-        return type(layer).from_config(config)
-
-    changed = keras.models.clone_model(model, clone_function=convert)
-    changed.set_weights(model.get_weights())
-    return changed
+    return rebuilt(model, make)

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
+from .keras_graph import calls_of, inference_only, is_functional, layers_in
+
 
 def read(model: keras.Model) -> list[tf.Tensor]:
     """The current values of all the model's variables."""
@@ -26,34 +28,39 @@ def of(variables: Sequence[keras.Variable], model: keras.Model, values: Sequence
 
 
 def call(model, values, images, *, training, updated=()):
-    """Logits float32 and the new values of the `updated` variables; changes no variable."""
+    """Its only output in float32 and the new values of the `updated` variables; changes no variable."""
     with keras.StatelessScope(list(zip(model.variables, values, strict=True))) as scope:
-        logits = model(images, training=training)
+        logits = keras.tree.flatten(model(images, training=training))[0]
     return tf.cast(logits, tf.float32), [scope.get_current_value(v) for v in updated]
 
 
 def batch_norms(model: keras.Model) -> list[keras.layers.Layer]:
-    """All layers, nested ones included, that keep moving statistics."""
-    return [layer for layer in model._flatten_layers() if hasattr(layer, "moving_variance")]
+    """All layers, nested ones included, that keep and update moving statistics.
+
+    Not those that the network always runs by them: frozen ones, and those that are called with
+    training=False.
+    """
+    calls = calls_of(model) if is_functional(model) else []
+    fixed = inference_only(calls)
+    return [
+        layer
+        for layer in layers_in(model)
+        if hasattr(layer, "moving_variance") and layer.trainable and layer.name not in fixed
+    ]
 
 
 @contextlib.contextmanager
 def batch_statistics(model: keras.Model, **attributes: float) -> Iterator[None]:
     """While a function is traced: training=True means batch statistics and nothing else.
 
-    Dropout is switched off; `attributes` are set on every batch norm and put back afterwards.
+    Dropout is switched off; `attributes` are set on every batch norm and put back afterwards. Batch
+    norms that the network runs by their moving statistics go on so.
     """
     norms = batch_norms(model)
-    frozen = [layer.name for layer in norms if not layer.trainable]
-    if frozen:
-        raise ValueError(
-            f"{frozen[0]} has trainable=False, which makes Keras use its moving statistics; "
-            "leave models that run on batch statistics trainable, nothing changes them here"
-        )
     changes = [(layer, name, value) for layer in norms for name, value in attributes.items()]
     changes += [
         (layer, "rate", 0.0)
-        for layer in model._flatten_layers()
+        for layer in layers_in(model)
         if isinstance(layer, keras.layers.Dropout)
     ]
     before = [getattr(layer, name) for layer, name, _ in changes]

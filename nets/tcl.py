@@ -7,8 +7,9 @@ effective weights come in two forms that give the same output on the kept channe
   a tensor);
 * `sliced(mask)`: numpy arrays without the removed filters (mask is a numpy array).
 
-Both follow the paper's norm-preserving rule (docs/method.md 1, "Masking") for every kernel:
-W' = W*m_in*m_out * ||W|| / ||W*m_in*m_out||, Frobenius norms over the whole kernel.
+Both follow docs/method.md 1, "Masking": a kernel behind which a batch norm takes the factor out again
+keeps its norm, W' = W*m_in*m_out * ||W|| / ||W*m_in*m_out||, Frobenius norms over the whole kernel; a
+kernel with a constraint keeps to that; any other is W*m_in*m_out.
 `apply(x, weights)` runs the layer on effective weights of either form. Layout: channels last.
 
 Which axis of which weight belongs to which channels is said once per class, by the static method
@@ -17,6 +18,7 @@ mask-aware twin. `nets.tcl_norm` has the other layers with weights per channel.
 """
 
 import math
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -25,6 +27,7 @@ import tensorflow as tf
 from .layer_rules import is_depthwise
 
 Weights = dict[str, "tf.Tensor | np.ndarray"]
+Rule = Callable  # (whole kernel, masked kernel) -> effective kernel
 Axes = dict[str, dict[int, np.ndarray]]  # {weight: {negative axis: int32 [channels] units}}
 
 KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
@@ -32,7 +35,27 @@ KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 ZEROED = (*KERNELS, "bias", "gamma", "beta")
 
 
-def slice_weights(axes: Axes, full: Weights, mask: np.ndarray, keep: np.ndarray) -> Weights:
+def kernel_rule(variable, scaled: bool) -> Rule | None:
+    """What is done to a masked weight: its constraint, the norm that it keeps, or nothing (None).
+
+    A rule is a function (whole, masked) -> effective, both arrays of the same kind.
+    """
+    if variable.name not in KERNELS:
+        return None
+    if variable.constraint is not None:
+        return lambda whole, masked: variable.constraint(masked)
+    return _norm_kept if scaled else None
+
+
+def _norm_kept(whole, masked):
+    if isinstance(masked, np.ndarray):
+        return masked * _norm_ratio(whole, masked)
+    return masked * tf.math.divide_no_nan(tf.norm(whole), tf.norm(masked))
+
+
+def slice_weights(
+    axes: Axes, full: Weights, mask: np.ndarray, keep: np.ndarray, rules: Mapping[str, Rule | None]
+) -> Weights:
     """Effective weights without the removed filters.
 
     Args:
@@ -40,11 +63,15 @@ def slice_weights(axes: Axes, full: Weights, mask: np.ndarray, keep: np.ndarray)
         full: {weight: float32 array}, the layer's own weights.
         mask: unit mask, float32 [U + 1].
         keep: units to leave in the arrays, as zeros where `mask` removes them.
+        rules: {weight: as `kernel_rule` gives it}.
     """
-    return {name: _sliced(name, axes.get(name, {}), full[name], mask, keep) for name in full}
+    return {
+        name: _sliced(name, axes.get(name, {}), full[name], mask, keep, rules.get(name))
+        for name in full
+    }
 
 
-def _sliced(name: str, axes: dict, value: np.ndarray, mask, keep) -> np.ndarray:
+def _sliced(name: str, axes: dict, value: np.ndarray, mask, keep, rule) -> np.ndarray:
     original = value
     for axis, units in axes.items():
         stay = keep[units] > 0
@@ -53,8 +80,8 @@ def _sliced(name: str, axes: dict, value: np.ndarray, mask, keep) -> np.ndarray:
         factor = mask[units][stay]
         if name in ZEROED and not factor.all():
             value = value * factor.reshape(-1, *[1] * (-axis - 1))
-    if name in KERNELS and value is not original:
-        value = value * _norm_ratio(original, value)
+    if rule is not None and value is not original:
+        value = np.asarray(rule(original, value))
     return value
 
 
@@ -77,14 +104,16 @@ class Gated:
     Attributes:
         reads: a filter of this layer sums over its input channels: they are looked at by the
             importance pass.
-        moving: names of the weights that only inference uses, moving statistics.
+        scaled: the kernels keep their norm.
+        by_moving: a batch norm that always normalises by its moving statistics.
     """
 
     units_mask: tf.Variable | None = None
     in_units: np.ndarray | None = None
     out_units: np.ndarray | None = None
+    scaled = False
+    by_moving = False
     reads = False
-    moving: tuple[str, ...] = ()
 
     @staticmethod
     def axes(layer, in_units: np.ndarray, out_units: np.ndarray) -> Axes:
@@ -96,14 +125,27 @@ class Gated:
         """What changes in the stock layer's configuration under a unit mask."""
         return {}
 
-    def bind(self, units_mask: tf.Variable, in_units: np.ndarray, out_units: np.ndarray) -> None:
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """Names of the weights that the search doesn't use: moving statistics."""
+        return ()
+
+    def bind(
+        self,
+        units_mask: tf.Variable,
+        in_units: np.ndarray,
+        out_units: np.ndarray,
+        *,
+        scaled: bool = False,
+    ) -> None:
         """Ties the layer to a mask variable, float32 [U + 1].
 
         Args:
             in_units: int32 [input channels], the unit of every input channel (U = always kept).
             out_units: int32 [output channels], likewise.
+            scaled: the kernels keep their norm.
         """
-        self.units_mask = units_mask
+        self.units_mask, self.scaled = units_mask, scaled
         self.in_units = np.asarray(in_units, np.int32)
         self.out_units = np.asarray(out_units, np.int32)
 
@@ -128,8 +170,8 @@ class Gated:
                 for axis, units in axes.get(name, {}).items():
                     factor = tf.gather(mask, units)
                     kept = kept * tf.reshape(factor, [-1, *[1] * (-axis - 1)])
-            if name in KERNELS:
-                kept = kept * tf.math.divide_no_nan(tf.norm(whole), tf.norm(kept))
+            if rule := kernel_rule(variable, self.scaled):
+                kept = rule(whole, kept)
             weights[name] = kept
         return weights
 
@@ -144,7 +186,9 @@ class Gated:
             full: what `full()` gave, to save reading the weights again.
         """
         axes = self.axes(self, self.in_units, self.out_units)
-        return slice_weights(axes, full or self.full(), mask, mask if keep is None else keep)
+        rules = {v.name: kernel_rule(v, self.scaled) for v in self.weights}
+        stay = mask if keep is None else keep
+        return slice_weights(axes, full or self.full(), mask, stay, rules)
 
     def apply(self, x, weights: Weights, training: bool = True):
         """x float [n, ..., in] -> [n, ..., out] under effective weights of either form."""
@@ -208,6 +252,17 @@ class _GatedConvolution(_GatedKernel):
             left = self.dilation_rate[0] * (self.kernel_size[0] - 1)
             x, padding = tf.pad(x, [[0, 0], [left, 0], [0, 0]]), "valid"
         options |= {"strides": strides, "padding": padding}
+        if max(self.dilation_rate) > 1 and None in kernel.shape:
+            return dilated(x, self.dilation_rate, self.kernel_size, padding, self._spread(kernel))
+        return self._convolved(x, kernel, options)
+
+    def _spread(self, kernel):
+        """The convolution without dilation and padding, as a function of x."""
+        options = {"strides": [1] * len(self.strides), "padding": "valid"}
+        return lambda x: self._convolved(x, kernel, options | {"data_format": self.data_format})
+
+    def _convolved(self, x, kernel, options: dict):
+        strides = options["strides"]
         if self.groups == 1:
             return keras.ops.conv(x, kernel, **options)
         channels = self.groups if self.in_units is None else len(self.in_units)
@@ -298,7 +353,32 @@ class _GatedDepthwise(_GatedKernel):
         return _depthwise(self, x, weights["kernel"])
 
 
+def dilated(x, rates: tuple, sizes: tuple, padding: str, convolve: Callable):
+    """A dilated convolution of stride 1 as an undilated one of the positions so far apart.
+
+    Keras's own needs the static size of the kernel, which sliced kernels don't have.
+
+    Args:
+        x: float [n, ..., in]. rates, sizes: of the kernel, per spatial axis.
+        convolve: the convolution of such positions, padding "valid".
+    """
+    whole = [rate * (size - 1) for rate, size in zip(rates, sizes, strict=True)]
+    base = [[one // 2, one - one // 2] if padding == "same" else [0, 0] for one in whole]
+    sizes = [tf.shape(x)[axis + 1] if n is None else n for axis, n in enumerate(x.shape[1:-1])]
+    paddings, crops = tf.required_space_to_batch_paddings(tf.stack(sizes), list(rates), base)
+    y = convolve(tf.space_to_batch(x, list(rates), paddings))
+    return tf.batch_to_space(y, list(rates), crops)
+
+
 def _depthwise(layer, x, kernel):
+    if max(layer.dilation_rate) > 1 and None in kernel.shape:
+
+        def convolve(x):
+            return keras.ops.depthwise_conv(
+                x, kernel, strides=1, padding="valid", data_format=layer.data_format
+            )
+
+        return dilated(x, layer.dilation_rate, layer.kernel_size, layer.padding, convolve)
     return keras.ops.depthwise_conv(
         x,
         kernel,

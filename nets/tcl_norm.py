@@ -7,9 +7,11 @@ ones alone; their effective weights carry `keep`, float32 [channels].
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.applications import convnext
 
+from . import keras_graph
 from .tcl import Axes, Gated, Weights
+
+MOVING = ("moving_mean", "moving_variance")
 
 
 class BatchNorm(Gated, keras.layers.BatchNormalization):
@@ -20,7 +22,10 @@ class BatchNorm(Gated, keras.layers.BatchNormalization):
     class.
     """
 
-    moving = ("moving_mean", "moving_variance")
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """Names of the weights that the search doesn't use."""
+        return () if self.by_moving else MOVING
 
     def masked(self, mask) -> Weights:
         weights = super().masked(mask)
@@ -29,17 +34,18 @@ class BatchNorm(Gated, keras.layers.BatchNormalization):
         return weights
 
     def apply(self, x, weights: Weights, training: bool = True):
-        """x float [..., c] -> the same shape; `training` chooses batch or moving statistics."""
+        """x float [..., c] -> the same shape; `training` chooses batch or moving statistics, but
+        a frozen layer keeps to its moving ones, as in stock Keras."""
+        training = training and not self.by_moving
         gamma, beta = weights.get("gamma"), weights.get("beta")
         channels = tf.shape(x)[-1:]
         gamma = tf.ones(channels) if gamma is None else gamma
         beta = tf.zeros(channels) if beta is None else beta
-        mean, variance = (None, None) if training else (weights[name] for name in self.moving)
+        mean, variance = (None, None) if training else (weights[name] for name in MOVING)
         y = batch_norm(x, gamma, beta, mean, variance, self.epsilon, training)
         return y * weights["keep"] if "keep" in weights else y
 
     def call(self, inputs, training=None, mask=None):
-        # As in stock Keras, a frozen layer keeps to its moving statistics.
         return self.apply(inputs, self.current(), bool(training) and self.trainable)
 
 
@@ -151,7 +157,7 @@ class PReLU(Gated, keras.layers.PReLU):
         return tf.nn.relu(x) - weights["alpha"] * tf.nn.relu(-x)
 
 
-class LayerScale(Gated, convnext.LayerScale):
+class LayerScale(Gated, keras_graph.LayerScale):
     """ConvNeXt's factor per channel."""
 
     @staticmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from ..dataloader import Dataset
-from ..nets.given import without_softmax
+from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..options.training import Training
 from ..pruning.knowledge.distill import plain_loss
@@ -37,22 +37,23 @@ def trained(
 
 
 def measure(
-    folder: RunFolder, model: keras.Model, data: Dataset, device: Device, *, given: bool
+    folder: RunFolder, given: Given, data: Dataset, device: Device, *, trained_here: bool
 ) -> None:
     """Keeps the network to prune as baseline.keras; writes baseline.json and prints its figures.
 
     Args:
-        given: it wasn't trained here: `epochs` and `seconds` of its training are null.
+        trained_here: else `epochs` and `seconds` of its training are null.
     """
+    model = given.model
     if not folder.file(BASELINE).exists():
         save_keras(folder.file(BASELINE), model)
     rows = [row for row in folder.rows(METRICS) if row["phase"] == "baseline"]
     results = {
-        "epochs": None if given else len(rows),
-        "seconds": None if given else sum(row["seconds"] for row in rows),
+        "epochs": len(rows) if trained_here else None,
+        "seconds": sum(row["seconds"] for row in rows) if trained_here else None,
         "parameters": model.count_params(),
-        "flops": ChannelGraph(model).flops(),
-        "test": both_modes(without_softmax(model), data, "test", device),
+        "flops": ChannelGraph(given.core).flops(),
+        "test": both_modes(given, data, "test", device),
     }
     folder.write_json("baseline.json", results)
     test = results["test"]

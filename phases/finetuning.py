@@ -9,7 +9,8 @@ from pathlib import Path
 import keras
 
 from ..dataloader import Dataset
-from ..nets.given import ending_as, load_logits
+from ..nets.given import Given
+from ..nets.rebuild import rebuilt
 from ..nets.zoo.pkl_weights import save_pkl, to_pkl
 from ..options.fields import settings_of
 from ..options.finetuning import Contrastive, Ensemble, FineTuning, Hinton, Single
@@ -23,7 +24,7 @@ from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.jsonl import read_json
 from ..utils.keras_files import load_keras, save_keras
-from ..utils.runfolder import BASELINE, EXPORTED, PRUNED, START, RunFolder, front_file
+from ..utils.runfolder import EXPORTED, PRUNED, START, RunFolder, front_file
 
 WEIGHTS = "trained_param.pkl"
 
@@ -31,6 +32,7 @@ WEIGHTS = "trained_param.pkl"
 def run_finetuning(
     folder: RunFolder,
     search_path: Path,
+    given: Given,
     data: Dataset,
     training: Training,
     device: Device,
@@ -43,23 +45,24 @@ def run_finetuning(
 
     Args:
         search_path: run folder with the finished search, its start network and its bank.
+        given: the network that was searched.
         training, finetuning: resolved (`options.recipes`).
         rate: fine-tune the network that the search kept at this rate on its way; None = its last.
 
     Returns:
-        The fine-tuned network of stock layers, moving statistics re-estimated; it gives logits.
-        pruned.keras ends in a softmax where the network that was pruned does.
+        The fine-tuned network with the ends of the given one, moving statistics re-estimated, read
+        back from pruned.keras.
 
     Raises:
         UserError: the search isn't finished, or its bank belongs to other data or lacks what the
             method needs.
     """
     if folder.file(EXPORTED).exists():
-        return load_logits(folder.file(EXPORTED))
-    student = load_logits(search_path / pruned_file(search_path, rate))
+        return load_keras(folder.file(EXPORTED))
+    student = given.read_again(load_keras(search_path / pruned_file(search_path, rate))).core
     if finetuning.from_scratch:
         keras.utils.set_random_seed(training.seed)
-        student = keras.models.clone_model(student)
+        student = rebuilt(student, carry=lambda old, new: None)
     trained, objective = objective_of(search_path, student, data, finetuning, training.seed, device)
     train(folder, "finetune", trained, data, objective, training, device)  # shares student's layers
     rows = [row for row in folder.rows(METRICS) if row["phase"] == "finetune"]
@@ -67,8 +70,8 @@ def run_finetuning(
     folder.write_json("finetune.json", _described(finetuning) | {"rate": rate} | seconds)
     _save_weights(folder, student)
     draw(folder)
-    save_keras(folder.file(EXPORTED), ending_as(load_keras(search_path / BASELINE), student))
-    return student
+    save_keras(folder.file(EXPORTED), given.finished(student))
+    return load_keras(folder.file(EXPORTED))
 
 
 def pruned_file(search_path: Path, rate: float | None) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import keras
-
 from ..dataloader import Dataset
-from ..nets.given import without_softmax
+from ..nets.given import Given
 from ..options import recipes
 from ..options.bank import NO_BANK, Bank
 from ..options.finetuning import FineTuning
@@ -47,29 +45,31 @@ class Plan:
         return self.search.flags() | bank | self.finetuning.flags() | self.training.flags()
 
 
-def check_plan(network: keras.Model, data: Dataset, plan: Plan, device: Device) -> None:
+def check_plan(given: Given, data: Dataset, plan: Plan, device: Device) -> None:
     """Raises UserError for what would stop either phase later, before there is a folder."""
-    check(network, data, plan.search, plan.bank)
+    check(given, data, plan.search, plan.bank)
     check_batch(plan.training, data, device)
 
 
 def search_phase(
-    folder: RunFolder, network: keras.Model, data: Dataset, plan: Plan, device: Device
+    folder: RunFolder, given: Given, data: Dataset, plan: Plan, device: Device
 ) -> None:
     """The search of a plan; prints what it found."""
     budget = plan.search.budget
     print(f"search: to {budget.rate:.0%} of the {budget.label}", flush=True)
-    run_search(folder, network, data, plan.search, device, plan.bank)
+    run_search(folder, given, data, plan.search, device, plan.bank)
     print_summary(folder.read_json("search.json"))
 
 
 def finetune_phase(
-    folder: RunFolder, network: keras.Model, data: Dataset, plan: Plan, device: Device
+    folder: RunFolder, given: Given, data: Dataset, plan: Plan, device: Device
 ) -> None:
     """The fine-tuning of a plan after its search in the same folder; ends with result.json."""
     print(f"fine-tuning: {plan.training.epochs} epochs", flush=True)
-    pruned = run_finetuning(folder, folder.path, data, plan.training, device, plan.finetuning)
+    pruned = run_finetuning(
+        folder, folder.path, given, data, plan.training, device, plan.finetuning
+    )
     more = {name: folder.read_json(f"{name}.json") for name in ("search", "finetune")}
     untuned = tested(folder.path)
-    report(folder, without_softmax(network), pruned, data, device, more, untuned)
+    report(folder, given, given.read_again(pruned), data, device, more, untuned)
     print(f"the pruned network is {folder.file(EXPORTED)}")

@@ -18,9 +18,10 @@ from ..dataloader import (
     per_class_indices,
     train_batches,
 )
-from ..nets.given import ending_as, ends_in_softmax, load_logits, without_softmax
+from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..nets.proof import agreement
+from ..nets.rebuild import copied
 from ..op_utils import check_finite, make_train_step
 from ..options.bank import Bank
 from ..options.budgets import Latency
@@ -50,7 +51,7 @@ DEFAULT_BANK = Bank()
 
 def run_search(
     folder: RunFolder,
-    model: keras.Model,
+    given: Given,
     data: Dataset,
     options: SearchOptions,
     device: Device,
@@ -59,22 +60,20 @@ def run_search(
     """Runs the search from wherever an earlier process stopped, then builds the bank.
 
     Args:
-        model: the trained network, functional, of stock layers; it isn't changed. A final softmax
-            is left out while searching.
+        given: the trained network.
         bank: kind and size of the memory bank; None for no bank.
 
     Returns:
-        theta* as a smaller network of stock layers, before any fine-tuning; it ends in a softmax if
-        `model` does.
+        theta* as a smaller network with the ends of the given one, before any fine-tuning.
 
     Raises:
         UserError: as `check`.
     """
-    check(model, data, options, bank)
+    check(given, data, options, bank)
     if not folder.file(BASELINE).exists():
-        save_keras(folder.file(BASELINE), model)
+        save_keras(folder.file(BASELINE), given.model)
     if not folder.file(PRUNED).exists():
-        graph, val, history, seconds = _searched(folder, model, data, options, device)
+        graph, val, history, seconds = _searched(folder, given, data, options, device)
         teachers = []
         if bank:
             begin = time.perf_counter()
@@ -88,24 +87,26 @@ def run_search(
         draw(folder, history, options.budget.rate, options.budget.label)
         for one in results["front"]:
             network = graph.pruned(history.mask(graph, one["step"]))
-            save_keras(folder.file(front_file(one["wanted"])), ending_as(model, network))
-        save_keras(folder.file(PRUNED), ending_as(model, pruned))
+            save_keras(folder.file(front_file(one["wanted"])), given.finished(network))
+        save_keras(folder.file(PRUNED), given.finished(pruned))
     results = folder.read_json("search.json")
     if "test" not in results:
-        test = {"before": load_keras(folder.file(START)), "after": load_logits(folder.file(PRUNED))}
-        for side, network in test.items():
-            recalibrate(network, data, device)
-            test[side] = both_modes(network, data, "test", device)
-        _test_front(folder, results["front"], data, device)
+        pruned = given.read_again(load_keras(folder.file(PRUNED)))
+        recalibrate(pruned.core, data, device)
+        test = {
+            "before": both_modes(given, data, "test", device),
+            "after": both_modes(pruned.core, data, "test", device),
+        }
+        _test_front(folder, given, results["front"], data, device)
         folder.write_json("search.json", results | {"test": test})
     return load_keras(folder.file(PRUNED))
 
 
 def _searched(
-    folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
+    folder: RunFolder, given: Given, data: Dataset, options: SearchOptions, device: Device
 ) -> tuple[ChannelGraph, Validation, History, dict]:
     """The search itself: the channel graph of theta_0, D_val, the history, seconds by part."""
-    graph, val = prepare(folder, model, data, options, device)
+    graph, val = prepare(folder, given.core, data, options, device)
     history = History(folder, (len(val.labels), data.num_classes))
     replicas = devices.replicas(device.strategy)
     method = SEARCHES[options.method.name]
@@ -147,11 +148,14 @@ def _bank(folder, graph, history, data, options: SearchOptions, bank, device: De
     )
 
 
-def _test_front(folder: RunFolder, front: list[dict], data: Dataset, device: Device) -> None:
+def _test_front(
+    folder: RunFolder, given: Given, front: list[dict], data: Dataset, device: Device
+) -> None:
     """Adds accuracies and latencies (ms per image) to the entries of a front, and draws them."""
     if not front:
         return
-    models = [load_logits(folder.file(front_file(one["wanted"]))) for one in front]
+    files = [folder.file(front_file(one["wanted"])) for one in front]
+    models = [given.read_again(load_keras(file)).core for file in files]
     for one, network in zip(front, models, strict=True):
         recalibrate(network, data, device)
         one["test"] = both_modes(network, data, "test", device)
@@ -176,7 +180,6 @@ def prepare(
     """
     subset, validation = _parts(data, options)
     val = Validation(*normalised_images(data, validation), options.sampling.batch_size)
-    model = without_softmax(model)
     if not options.method.supernet:
         return ChannelGraph(_adapted(folder, model, data, subset, options, device)), val
     rest = np.setdiff1d(np.arange(len(data.train)), validation)
@@ -185,7 +188,7 @@ def prepare(
 
 
 def check(
-    model: keras.Model,
+    given: Given,
     data: Dataset,
     options: SearchOptions,
     bank: Bank | None = DEFAULT_BANK,
@@ -193,8 +196,7 @@ def check(
     """Refuses at once what would stop the search later; changes nothing.
 
     Raises:
-        UserError: several inputs or outputs, neither logits nor softmax probabilities, a graph that
-            can't be read, a target that can't be reached, a training set that is too small for
+        UserError: no group that can be pruned, a target that can't be reached, a training set that is too small for
             D_subset and D_val, a bank that can't hold its classes, or a method that can't aim at
             the budget.
     """
@@ -212,13 +214,11 @@ def check(
     _parts(data, options)
     if bank:
         layout(bank, len(data.train), data.num_classes, bank.teachers)
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
+    graph = ChannelGraph(given.core)
+    if not graph.groups:
         raise UserError(
-            f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: the "
-            "search takes networks with one of each"
+            f"{given.model.name} has no group of filters that can be pruned: `inspect` says why"
         )
-    ends_in_softmax(model)
-    graph = ChannelGraph(model)
     budget = make_budget(options.budget, graph)
     smallest = smallest_mask(graph, options)
     left = f"{options.budget.round_to} filter(s) in each of {len(graph.groups)} groups"
@@ -253,8 +253,7 @@ def _adapted(folder, model, data, subset, options: SearchOptions, device: Device
         jitter=False,
     )
     with device.strategy.scope():
-        start = keras.models.clone_model(model)
-        start.set_weights(model.get_weights())
+        start = copied(model)
         optimizer = keras.optimizers.SGD(ADAPT_LEARNING_RATE)
     steps = make_train_step(
         start,

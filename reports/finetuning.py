@@ -3,9 +3,8 @@
 import math
 from pathlib import Path
 
-import keras
-
 from ..dataloader import Dataset, own
+from ..nets.given import Given
 from ..training.trainer import METRICS
 from ..utils.devices import Device
 from ..utils.jsonl import read_json
@@ -39,8 +38,8 @@ def tested(search_path: Path, rate: float | None = None) -> dict | None:
 
 def report(
     folder: RunFolder,
-    before: keras.Model,
-    after: keras.Model,
+    before: Given,
+    after: Given,
     data: Dataset,
     device: Device,
     more: dict,

@@ -2,10 +2,10 @@
 
 import resource
 
-import keras
 import tensorflow as tf
 
 from ..dataloader import Dataset
+from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..training.latency import latencies, latency_batches
 from ..training.trainer import both_modes
@@ -14,8 +14,8 @@ from .tables import before_after
 
 
 def describe(
-    before: keras.Model | None,
-    after: keras.Model,
+    before: Given | None,
+    after: Given,
     data: Dataset,
     device: Device,
     *,
@@ -24,7 +24,7 @@ def describe(
     """Figures of two networks.
 
     Args:
-        before, after: they give logits; no `before`: its figures are null.
+        before, after: as they were given or read from a file; no `before`: its figures are null.
         accuracy: False leaves the accuracy of `before` unmeasured (fresh weights).
 
     Returns:
@@ -34,18 +34,18 @@ def describe(
     """
     models = {"after": after} if before is None else {"before": before, "after": after}
     times = {
-        batch: latencies(list(models.values()), batch, compile=device.compile)
+        batch: latencies([one.model for one in models.values()], batch, compile=device.compile)
         for batch in latency_batches(data)
     }
     results: dict = {"before": None}
-    for number, (name, model) in enumerate(models.items()):
+    for number, (name, given) in enumerate(models.items()):
         results[name] = {
-            "parameters": model.count_params(),
-            "flops": ChannelGraph(model).flops(),
+            "parameters": given.model.count_params(),
+            "flops": ChannelGraph(given.core).flops(),
             "latency_ms": {str(batch): times[batch][number] for batch in times},
         }
         if accuracy or name == "after":
-            results[name]["test"] = both_modes(model, data, "test", device)
+            results[name]["test"] = both_modes(given, data, "test", device)
     return results
 
 

@@ -63,7 +63,9 @@ def test_names_of_networks():
     assert list(nets.BUILDERS) == [*resnets, "MobileNet-v2"]
     model = nets.build("ResNet-20", 7, (8, 8, 1))
     assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 7))
-    with pytest.raises(UserError, match=r"unknown architecture 'ResNet-21': choose one of ResNet-20, "):
+    with pytest.raises(
+        UserError, match=r"unknown architecture 'ResNet-21': choose one of ResNet-20, "
+    ):
         nets.build("ResNet-21", 10, CIFAR)
 
 

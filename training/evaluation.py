@@ -26,7 +26,7 @@ def make_forward(
     """A tf.function: images float32 [b, h, w, c] -> logits float32 [b, classes].
 
     bn="batch" normalises by the batch's own statistics, without dropout. No variable is changed.
-    Raises ValueError for another `bn` or, at the first call, for frozen batch norms with "batch".
+    Raises ValueError for another `bn`.
     """
     if bn not in ("inference", "batch"):
         raise ValueError(f"bn is {bn!r}, expected 'inference' or 'batch'")
@@ -100,7 +100,7 @@ def reestimate_bn(model: keras.Model, batches: Iterable[Batch], *, compile: bool
     that within batches (over n, as Keras's), so batches should be large and shuffled. Images are
     [b, h, w, c]; dropout is off. All are set after the last batch, and nothing else changes. A
     model without batch norms is left alone.
-    Raises ValueError when there is no batch or a batch norm is frozen.
+    Raises ValueError when there is no batch.
     """
     moving = [v for n in batch_norms(model) for v in (n.moving_mean, n.moving_variance)]
     if not moving:

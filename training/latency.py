@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..dataloader import Dataset
+from ..nets.keras_graph import packed
 from .evaluation import make_forward
 
 WARM_UP = 3
@@ -27,10 +28,16 @@ def latencies(
         seconds: time to spend on all models together, after the warm-up; at least 15 passes each.
     """
     forwards = [make_forward(model, bn="inference", compile=compile) for model in models]
-    shape = (batch_images, *models[0].input_shape[1:])
+    shape = (batch_images, *models[0].inputs[0].shape[1:])
     images = tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32)
     # .numpy() waits for the result
-    medians = alternately([partial(_passed, forward, images) for forward in forwards], seconds)
+    medians = alternately(
+        [
+            partial(_passed, forward, packed(model, images))
+            for model, forward in zip(models, forwards, strict=True)
+        ],
+        seconds,
+    )
     return [milliseconds / batch_images for milliseconds in medians]
 
 

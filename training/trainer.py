@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..dataloader import Dataset, eval_batches, train_batches
+from ..nets.given import Given
 from ..nets.rebuild import to_policy
 from ..op_utils import make_train_step
 from ..options.training import Training
@@ -173,9 +174,15 @@ def recalibrate(model: keras.Model, data: Dataset, device: Device) -> None:
     reestimate_bn(model, batches, compile=device.compile)
 
 
-def both_modes(model: keras.Model, data: Dataset, split: str, device: Device) -> dict:
-    """Loss, top-1 and top-5 in percent by moving and (keys `batch_`) batch statistics."""
+def both_modes(model: Given | keras.Model, data: Dataset, split: str, device: Device) -> dict:
+    """Loss, top-1 and top-5 in percent by moving and (keys `batch_`) batch statistics.
+
+    Args:
+        model: a network that gives logits; or a given one, which is run as it is for the first,
+            and whose core is for the second.
+    """
     batches = eval_batches(data, split, device.val_batch_images)
-    inference = evaluate(model, batches, bn="inference", compile=device.compile)
-    by_batch = evaluate(model, batches, bn="batch", compile=device.compile)
+    whole, core = (model.as_logits(), model.core) if isinstance(model, Given) else (model, model)
+    inference = evaluate(whole, batches, bn="inference", compile=device.compile)
+    by_batch = evaluate(core, batches, bn="batch", compile=device.compile)
     return inference | {f"batch_{key}": by_batch[key] for key in ("loss", "top1", "top5")}

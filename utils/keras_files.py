@@ -21,17 +21,25 @@ def save_keras(path: str | os.PathLike, model: Any) -> None:
 
 
 def load_keras(path: str | os.PathLike) -> Any:
-    """The uncompiled Keras model of a .keras file, in safe mode (no code from the file is run).
+    """The Keras model of a .keras file, in safe mode (no code from the file is run).
 
-    Layers of our own must have been imported (registered) before. Raises UserError when the
-    file is missing, damaged or not a network that this program knows.
+    Layers of our own must have been imported (registered) before. It is compiled as it was saved.
+    Raises UserError when the file is missing, damaged, or not a network that this program knows.
     """
     import keras
 
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist")
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        return keras.models.load_model(path, safe_mode=True)
     except Exception as error:  # zipfile, h5py, json and keras each raise their own
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{path} is not a network that can be loaded: {lines[0]}") from error
+        problem = f"{path} is not a network that can be loaded: {lines[0]}"
+    try:
+        keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception:  # so it isn't what it was compiled with
+        raise UserError(problem) from None
+    raise UserError(
+        f"{path} can be loaded, but not what it was compiled with ({lines[0]}): save it again with a "
+        "loss, metrics and an optimizer of Keras's, or uncompiled"
+    )

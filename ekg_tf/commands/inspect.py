@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     args = parser().parse_args(argv)
     devices.import_tensorflow()
+    from ekg_tf.nets.flatten import flatten
     from ekg_tf.nets.graph import ChannelGraph
     from ekg_tf.nets.zoo.applications import fresh_application
     from ekg_tf.pruning.space.budgets import check_reachable
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = fresh_application(args.network.removeprefix(APPLICATIONS))
     else:
         model = load_keras(args.network)
-    graph = ChannelGraph(model)
+    graph = ChannelGraph(flatten(model).model)
     result = inspection(graph)
     print(text(result))
     if args.json:

@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     import keras
 
     from ekg_tf.cli import inputs
-    from ekg_tf.dataloader import unreadable_named
+    from ekg_tf.dataloader import examples_of, unreadable_named
+    from ekg_tf.nets.given import Given
     from ekg_tf.phases import pipeline
     from ekg_tf.reports.networks import print_report
 
@@ -48,12 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     with unreadable_named():
         data, network = inputs.data_and_network(args)
         plan = pipeline.Plan(search, bank, finetuning, training).resolved(data)
-        pipeline.check_plan(network, data, plan, device)
+        given = Given.read(network, examples_of(data))
+        pipeline.check_plan(given, data, plan, device)
         kept = flags.record(args, plan)
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             if folder.finished:
                 print(f"{folder.path} holds the finished run of this command:")
                 print_report(folder.read_json("result.json"))
                 return
-            pipeline.search_phase(folder, network, data, plan, device)
-            pipeline.finetune_phase(folder, network, data, plan, device)
+            pipeline.search_phase(folder, given, data, plan, device)
+            pipeline.finetune_phase(folder, given, data, plan, device)

@@ -72,12 +72,12 @@ def check_own(model: keras.Model, path: str) -> None:
     if not model.built:
         raise UserError(f"{path} was saved before it was built: call it on data, save it again")
     calls_of(model)
-    if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.output_shape) != 2:
+    if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
         raise UserError(
             f"{path} maps {model.input_shape} to {model.output_shape}: a classifier has one input "
             "and one output (None, classes)"
         )
-    shape = model.input_shape
+    shape = tuple(model.inputs[0].shape)
     if len(shape) < 2 or None in shape[1:]:
         raise UserError(
             f"{path} takes inputs of shape {shape}: a fixed size is needed, of images (None, "
@@ -89,15 +89,13 @@ def check_fits(
     path: str | os.PathLike, model: keras.Model, num_classes: int, input_shape: tuple[int, ...]
 ) -> None:
     """Raises UserError unless the network of `path` has these classes and takes such examples."""
-    if model.output_shape != (None, num_classes):
+    outputs, inputs = (tuple(one[0].shape) for one in (model.outputs, model.inputs))
+    if outputs[1:] != (num_classes,):
         raise UserError(
-            f"{path} gives outputs of shape {model.output_shape}, "
-            f"the data has {num_classes} classes"
+            f"{path} gives outputs of shape {outputs}, the data has {num_classes} classes"
         )
-    if model.input_shape[1:] != tuple(input_shape):
-        raise UserError(
-            f"{path} takes inputs of shape {model.input_shape[1:]}, the data has {input_shape}"
-        )
+    if inputs[1:] != tuple(input_shape):
+        raise UserError(f"{path} takes inputs of shape {inputs[1:]}, the data has {input_shape}")
 
 
 def _from_pkl(path, arch: str, num_classes: int, input_shape) -> keras.Model:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import keras
+import tensorflow as tf
 
 from ...nets.graph import ChannelGraph
-from ...nets.keras_graph import Call
+from ...nets.keras_graph import Call, takes_training
 from ...nets.tcl import Gated
 
 
@@ -41,25 +42,41 @@ def find_cuts(graph: ChannelGraph, layers: Mapping[str, Gated]) -> tuple[list[in
 
 
 def run_calls(
-    calls: Sequence[Call], layers: Mapping[str, Gated], values: dict, weights: Mapping[str, dict]
+    graph: ChannelGraph,
+    calls: Sequence[Call],
+    layers: Mapping[str, Gated],
+    values: dict,
+    weights: Mapping[str, dict],
 ) -> None:
     """Runs calls in order on `values` {id of KerasTensor: tensor}, in place.
 
-    Batch norms use the statistics of the batch; dropout and the like are off.
+    Batch norms use the statistics of the batch, but for those that the network runs by their moving
+    ones; dropout and the like are off.
 
     Args:
         layers: {name: mask-aware layer}.
         weights: {name: effective weights} of the gated layers; the others run as they are.
     """
     for call in calls:
-        args, kwargs = call.arguments.fill_in(values)
         name = call.operation.name
         if name in weights:
-            x = values[id(call.inputs[0])]
-            result = layers[name].apply(x, weights[name], training=True)
+            x, training = values[id(call.inputs[0])], call.training is not False
+            result = layers[name].apply(x, weights[name], training=training)
         else:
-            if getattr(call.operation, "_call_has_training_arg", False):
+            _tell_channels(graph, call, values)
+            args, kwargs = call.arguments.fill_in(values)
+            if takes_training(call.operation):
                 kwargs["training"] = False  # augmentation layers would take None for True
             result = call.operation(*args, **kwargs)
         for tensor, value in zip(call.outputs, keras.tree.flatten(result), strict=True):
             values[id(tensor)] = value
+
+
+def _tell_channels(graph: ChannelGraph, call: Call, values: dict) -> None:
+    """Puts back the static number of channels that sliced kernels lose, where none can go: a
+    layer's own code may ask for it."""
+    for tensor in call.inputs:
+        value = values[id(tensor)]
+        if value.shape.rank and value.shape[-1] is None and graph.is_whole(tensor):
+            shape = [*value.shape[:-1], tensor.shape[-1]]
+            values[id(tensor)] = tf.ensure_shape(value, shape)

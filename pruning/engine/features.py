@@ -43,7 +43,7 @@ class FeaturePass:
         def forward(images, weights):
             values = {id(segments.input): images}
             by_name = dict(zip(self._names, weights, strict=True))
-            run_calls(segments.graph.calls, segments.layers, values, by_name)
+            run_calls(segments.graph, segments.graph.calls, segments.layers, values, by_name)
             return values[id(segments.output)], pooled(values[id(self._feature)])
 
         self._function = forward.get_concrete_function(

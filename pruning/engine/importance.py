@@ -50,7 +50,7 @@ class ImportancePass:
             with tf.GradientTape() as tape:
                 tape.watch(images)
                 by_name = dict(zip(self._names, weights, strict=True))
-                run_calls(parts.graph.calls, parts.layers, values, by_name)
+                run_calls(parts.graph, parts.graph.calls, parts.layers, values, by_name)
                 logits = values[id(parts.output)]
                 loss = tf.reduce_sum(example_losses(logits, labels, teacher))
             outputs = [values[id(site)] for site in self._sites]

@@ -159,7 +159,7 @@ class Segments:
         def segment(x, weights):
             values = {id(start): x}
             by_name = dict(zip(names, weights, strict=True))
-            run_calls(self.graph.calls[first:last], self.layers, values, by_name)
+            run_calls(self.graph, self.graph.calls[first:last], self.layers, values, by_name)
             return values[id(end)]
 
         concrete = segment.get_concrete_function(self.tensor_spec(start), self.weight_specs(names))

@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from ...nets.gates import Gates
 from ...nets.graph import ChannelGraph
+from ...nets.keras_graph import draws_random, takes_training
 from ...options.methods import SWP, AutoSlim
 from ..engine.cuts import find_cuts, run_calls
 from ..knowledge.distill import distillation
@@ -100,9 +101,8 @@ class Supernet:
             for call in self.graph.calls:
                 args, kwargs = call.arguments.fill_in(tensors)
                 layer = call.operation
-                if getattr(layer, "_call_has_training_arg", False):
-                    # Keras has no public view of a layer's random numbers.
-                    kwargs["training"] = not getattr(layer, "_seed_generators", ())
+                if takes_training(layer) and call.training is None:
+                    kwargs["training"] = not draws_random(layer)
                 results = keras.tree.flatten(layer(*args, **kwargs))
                 tensors |= {id(t): value for t, value in zip(call.outputs, results, strict=True)}
             state = [scope.get_current_value(one) for one in updated]
@@ -116,7 +116,7 @@ class Supernet:
         tensors = {id(self._ends[number]): x}
         with self._scope(values):
             weights = {name: self._layers[name].masked(mask) for name in sorted(names)}
-            run_calls(calls, self._layers, tensors, weights)
+            run_calls(self.graph, calls, self._layers, tensors, weights)
         return tensors[id(self._ends[number + 1])]
 
     def masks(self, seed: int, step: tf.Tensor, random_widths: int) -> list[tf.Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 from ...dataloader import Dataset
 from ...nets.gates import Gates
 from ...nets.graph import ChannelGraph
-from ...nets.keras_graph import without_nesting
+from ...nets.rebuild import copied
 from ...options.methods import SWP
 from ...options.search import SearchOptions
 from ...options.training import Training
@@ -57,9 +57,7 @@ def train_supernet(
     file = folder.file(path)
     if file.exists():
         return load_keras(file)
-    wanted, given = options.method, without_nesting(model)
-    flat = keras.models.clone_model(given)
-    flat.set_weights(given.get_weights())
+    wanted, flat = options.method, copied(model)
     order = _order(folder, flat, val, options, device)
     stagewise = isinstance(options.method, SWP)
     random_widths = wanted.random_widths if stagewise else SANDWICH_RANDOM
