@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.dataloader import examples_of, unreadable_named
     from ekg_tf.nets.given import Given
     from ekg_tf.options import recipes
+    from ekg_tf.phases.rehearsal import rehearse
     from ekg_tf.phases.searching import check, run_search
     from ekg_tf.reports.search import print_summary
 
@@ -57,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = recipes.search(options, data)
         given = Given.read(network, examples_of(data))
         check(given, data, options, bank)  # before there is a folder
+        if args.model:
+            rehearse(given, data, device)
         kept = flags.record(args, options, bank)
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             run_search(folder, given, data, options, device, bank)

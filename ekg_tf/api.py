@@ -39,6 +39,7 @@ from ekg_tf.options.training import Training
 from ekg_tf.phases import pipeline
 from ekg_tf.phases.finetuning import objective_of, pruned_file
 from ekg_tf.phases.finetuning import run_finetuning as _finetuned
+from ekg_tf.phases.rehearsal import rehearse
 from ekg_tf.phases.searching import check
 from ekg_tf.phases.searching import run_search as _searched
 from ekg_tf.reports import inspection
@@ -189,6 +190,7 @@ def prune(
         replace(training or Training(), seed=seed),
     ).resolved(run.data)
     pipeline.check_plan(run.given, run.data, plan, run.device)
+    rehearse(run.given, run.data, run.device)
     with run.open(plan.flags(), overwrite) as opened:
         if not opened.finished:
             pipeline.search_phase(opened, run.given, run.data, plan, run.device)
@@ -238,6 +240,7 @@ def run_search(
         SearchOptions(_budget(budget), method, sampling or Sampling()), run.data
     )
     check(run.given, run.data, options, bank)
+    rehearse(run.given, run.data, run.device)
     kept = options.flags() | (bank.flags() if bank else {"bank": NO_BANK})
     with run.open(kept, overwrite) as opened:
         _searched(opened, run.given, run.data, options, run.device, bank)

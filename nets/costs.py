@@ -8,10 +8,11 @@ import math
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from ..utils.errors import UserError
 from . import layer_rules as rules
-from .keras_graph import Call
+from .keras_graph import Call, is_op, takes_training
 
 Cost = tuple[int, np.ndarray | None, np.ndarray]
 
@@ -67,3 +68,129 @@ def total(costs: list[Cost], mask: np.ndarray) -> int:
         inputs = 1 if in_units is None else np.count_nonzero(mask[in_units])
         result += positions * int(inputs) * int(np.count_nonzero(mask[out_units]))
     return result
+
+
+# ---------------------------------------------------------------- what is never pruned
+
+
+def fixed_costs(call: Call, num_units: int) -> list[Cost]:
+    """The cost of a call that no rule of channels covers: it stays as it is under every mask.
+
+    Known kinds are counted by their shapes, any other is measured once by TensorFlow's profiler.
+    """
+    layer = call.operation
+    for kinds, count in _COUNTED.items():
+        if isinstance(layer, kinds):
+            return _fixed(count(call), num_units)
+    if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional):
+        return _fixed(_recurrent(call), num_units)
+    by_name = _COUNTED_OPS.get(type(layer).__name__) if is_op(layer) else None
+    return _fixed(by_name(call) if by_name else _profiled(call), num_units)
+
+
+def _fixed(macs: int, num_units: int) -> list[Cost]:
+    return [(macs, None, np.array([num_units]))] if macs else []
+
+
+def _sizes(tensor) -> list[int]:
+    """The shape for one example; an open size counts as one."""
+    return [1, *(size or 1 for size in tensor.shape[1:])]
+
+
+def einsum_macs(equation: str, shapes: list[list[int]]) -> int:
+    """Multiply-accumulates of an einsum: the product of the sizes of all its letters."""
+    sides = equation.replace(" ", "").split("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for letters, shape in zip(sides, shapes, strict=True):
+        # dots stand for leading axes
+        named = letters.replace("...", "")
+        extra = len(shape) - len(named)
+        every = [*(f"dot{n}" for n in range(extra)), *named]
+        for letter, size in zip(every, shape, strict=True):
+            sizes[letter] = max(sizes.get(letter, 1), size)
+    return math.prod(sizes.values())
+
+
+def _einsum_dense(call: Call) -> int:
+    layer = call.operation
+    return einsum_macs(layer.equation, [_sizes(call.inputs[0]), list(layer.kernel.shape)])
+
+
+def _attention_layer(call: Call) -> int:
+    """MultiHeadAttention and GroupQueryAttention: projections, scores and weighted values."""
+    layer = call.operation
+    query, *others = call.inputs
+    asked = math.prod(_sizes(query)[1:-1])
+    known = math.prod(_sizes(others[0] if others else query)[1:-1])
+    macs = 0
+    for name, variable in ((v.path, v) for v in layer.weights if v.name == "kernel"):
+        own = "query" in name or "output" in name
+        macs += math.prod(variable.shape) * (asked if own else known)
+    heads = getattr(layer, "num_heads", None) or layer.num_query_heads
+    depth = getattr(layer, "key_dim", None) or getattr(layer, "_key_dim", None) or layer.head_dim
+    value = getattr(layer, "value_dim", None) or getattr(layer, "_value_dim", None) or depth
+    return macs + heads * asked * known * (depth + value)
+
+
+def _dot_attention(call: Call) -> int:
+    query, value = _sizes(call.inputs[0]), _sizes(call.inputs[1])
+    return 2 * math.prod(query[1:-1]) * math.prod(value[1:-1]) * query[-1]
+
+
+def _recurrent(call: Call) -> int:
+    """Every step meets every kernel; a convolutional cell does so at every position."""
+    layer, shape = call.operation, call.inputs[0].shape
+    kernels = [v for v in layer.weights if "kernel" in v.name]
+    steps, places = shape[1] or 1, 1
+    if len(shape) > 3:  # [n, time, ..., channels]
+        output = call.outputs[0].shape
+        places = math.prod(size or 1 for size in output[-len(shape) + 2 : -1])
+    return steps * places * sum(math.prod(v.shape) for v in kernels)
+
+
+def _matmul(call: Call) -> int:
+    a, b = (_sizes(one) for one in _operands(call))
+    batch = math.prod(max(x, y) for x, y in zip(a[:-2], b[:-2], strict=False))
+    return batch * math.prod(a[-2:]) * b[-1]
+
+
+def _operands(call: Call) -> list:
+    flat = keras.tree.flatten((call.arguments.args, call.arguments.kwargs))
+    return [one for one in flat if hasattr(one, "shape")]
+
+
+def _einsum(call: Call) -> int:
+    shapes = [_sizes(one) for one in _operands(call)]
+    return einsum_macs(call.operation.subscripts, shapes)
+
+
+_COUNTED = {
+    keras.layers.EinsumDense: _einsum_dense,
+    (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention): _attention_layer,
+    (keras.layers.Attention, keras.layers.AdditiveAttention): _dot_attention,
+}
+_COUNTED_OPS = {"Matmul": _matmul, "Einsum": _einsum}
+
+
+def _profiled(call: Call) -> int:
+    """Half of the floating-point operations that TensorFlow's profiler sees, for one example."""
+    profiler = tf.compat.v1.profiler
+    tensors = {id(one): one for one in call.inputs}
+    specs = [tf.TensorSpec(_sizes(one), one.dtype) for one in tensors.values()]
+
+    def run(*values):
+        args, kwargs = call.arguments.fill_in(dict(zip(tensors, values, strict=True)))
+        if takes_training(call.operation):
+            kwargs["training"] = False
+        return call.operation(*args, **kwargs)
+
+    try:
+        graph = tf.function(run, autograph=False).get_concrete_function(*specs).graph
+    except Exception as error:  # the layer's own code may raise anything
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{call.operation.name} can't be run on one example to count its FLOPs: {line}"
+        ) from None
+    options = profiler.ProfileOptionBuilder.float_operation()
+    options = profiler.ProfileOptionBuilder(options).with_empty_output().build()
+    return profiler.profile(graph=graph, options=options).total_float_ops // 2

@@ -1,8 +1,8 @@
 """A network as a graph of its smallest parts, on layers of its own, in float32.
 
 Models inside the network are inlined. A layer of the user's that is made of other layers or of
-`keras.ops` is *opened*: Keras runs its `call` on symbolic tensors, and what it calls becomes part of
-the graph. It is compared with the layer itself; where it differs, or can't be run so, the layer
+`keras.ops` is *opened*: Keras runs its `call` on symbolic tensors, and what it calls becomes part
+of the graph. It is compared with the layer itself; where it differs, or can't be run so, the layer
 stays closed, with the reason. A layer without weights becomes one layer per call, since its calls
 may come to have different widths.
 """
@@ -298,8 +298,8 @@ def _refuse(layer: keras.Layer) -> None:
     """
     if isinstance(layer, keras.layers.Lambda):
         raise UserError(
-            f"layer {layer.name} is a Lambda, whose code can't be saved and read back safely: write "
-            "it with keras.ops, or as a layer class registered by "
+            f"layer {layer.name} is a Lambda, whose code can't be saved and read back safely: "
+            "write it with keras.ops, or as a layer class registered by "
             "keras.saving.register_keras_serializable"
         )
     for inner in layers_in(layer):

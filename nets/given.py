@@ -5,8 +5,8 @@
     small = given.finished(graph.pruned(mask))  # and this is what the user gets
 
 The losses take logits, the search takes a flat float32 graph; a user's network has probabilities,
-models inside models, half precision, frozen layers, inputs by name. The core is the first, `finished`
-gives back the second.
+models inside models, half precision, frozen layers, inputs by name. The core is the first,
+`finished` gives back the second.
 """
 
 from __future__ import annotations

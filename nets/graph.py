@@ -193,7 +193,7 @@ class ChannelGraph:
 
     def lowest_rate(self) -> float:
         """The share of the FLOPs that one filter in every group leaves."""
-        return self.flops(self.least_mask()) / self.flops()
+        return self.flops(self.least_mask()) / max(1, self.flops())
 
     def parameters(self, mask: np.ndarray | None = None) -> int:
         """All parameters of the pruned network (moving statistics too), as Keras counts them."""

@@ -15,7 +15,8 @@ import numpy as np
 from ..utils.errors import UserError
 from . import costs, layer_rules, tcl, tcl_norm
 from .channels import Ids, NoRule, Site
-from .keras_graph import Call
+from .keras_graph import Call, is_op
+from .op_rules import FREE as FREE_OPS
 
 L = keras.layers
 Costs = Callable[[Call, "tuple | None", int], "list[costs.Cost]"]
@@ -122,7 +123,7 @@ def config_of(layer: keras.Layer, in_units, out_units, mask: np.ndarray) -> dict
 
 
 def call_costs(call: Call, units: tuple | None, num_units: int) -> list[costs.Cost]:
-    """The costs of one call; none for a kind without.
+    """The costs of one call; none for a known kind without.
 
     Args:
         units: (in_units, out_units) of the layer; None: it is never pruned.
@@ -132,7 +133,11 @@ def call_costs(call: Call, units: tuple | None, num_units: int) -> list[costs.Co
         UserError: the layer works on tensors of open size.
     """
     kind = KINDS.get(type(call.operation))
-    return kind.cost(call, units, num_units) if kind and kind.cost else []
+    if kind is not None:
+        return kind.cost(call, units, num_units) if kind.cost else []
+    if is_op(call.operation) and type(call.operation).__name__ in FREE_OPS:
+        return []
+    return costs.fixed_costs(call, num_units)
 
 
 def follow(ids: Ids, site: Site) -> np.ndarray:

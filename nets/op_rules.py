@@ -83,6 +83,10 @@ RULES = {
 }
 
 
+# Operations that multiply nothing with anything but a number per place.
+FREE = frozenset({*RULES, *"GetItem Slice Split Stack Softmax Flip Roll Resize".split()})
+
+
 def follow(ids: Ids, site: Site) -> np.ndarray:
     """Channel ids of an operation's output.
 

@@ -1,7 +1,8 @@
 """Copies and rebuilds of networks: the only place that clones.
 
 Whatever is copied carries everything over: weights, state that layers keep outside of them (an
-adapted Normalization, vocabularies), random seeds' states, trainable flags. Layers keep their names.
+adapted Normalization, vocabularies), random seeds' states, trainable flags. Layers keep their
+names.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def of(variables: Sequence[keras.Variable], model: keras.Model, values: Sequence
 
 
 def call(model, values, images, *, training, updated=()):
-    """Its only output in float32 and the new values of the `updated` variables; changes no variable."""
+    """The only output in float32, new values of the `updated` variables; changes no variable."""
     with keras.StatelessScope(list(zip(model.variables, values, strict=True))) as scope:
         logits = keras.tree.flatten(model(images, training=training))[0]
     return tf.cast(logits, tf.float32), [scope.get_current_value(v) for v in updated]

@@ -7,9 +7,9 @@ effective weights come in two forms that give the same output on the kept channe
   a tensor);
 * `sliced(mask)`: numpy arrays without the removed filters (mask is a numpy array).
 
-Both follow docs/method.md 1, "Masking": a kernel behind which a batch norm takes the factor out again
-keeps its norm, W' = W*m_in*m_out * ||W|| / ||W*m_in*m_out||, Frobenius norms over the whole kernel; a
-kernel with a constraint keeps to that; any other is W*m_in*m_out.
+Both follow docs/method.md 1, "Masking": a kernel behind which a batch norm takes the factor out
+again keeps its norm, W' = W*m_in*m_out * ||W|| / ||W*m_in*m_out||, Frobenius norms over the whole
+kernel; a kernel with a constraint keeps to that; any other is W*m_in*m_out.
 `apply(x, weights)` runs the layer on effective weights of either form. Layout: channels last.
 
 Which axis of which weight belongs to which channels is said once per class, by the static method

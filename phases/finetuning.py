@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from ..dataloader import Dataset
+from ..dataloader import Dataset, examples_of
 from ..nets.given import Given
 from ..nets.rebuild import rebuilt
 from ..nets.zoo.pkl_weights import save_pkl, to_pkl
@@ -23,8 +23,9 @@ from ..training.trainer import METRICS, Objective, train
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.jsonl import read_json
-from ..utils.keras_files import load_keras, save_keras
+from ..utils.keras_files import load_keras
 from ..utils.runfolder import EXPORTED, PRUNED, START, RunFolder, front_file
+from .searching import save_finished
 
 WEIGHTS = "trained_param.pkl"
 
@@ -70,7 +71,7 @@ def run_finetuning(
     folder.write_json("finetune.json", _described(finetuning) | {"rate": rate} | seconds)
     _save_weights(folder, student)
     draw(folder)
-    save_keras(folder.file(EXPORTED), given.finished(student))
+    save_finished(folder.file(EXPORTED), given, student, examples_of(data))
     return load_keras(folder.file(EXPORTED))
 
 

@@ -6,6 +6,7 @@ is only read for the figures printed at the end and chooses nothing.
 
 import time
 from functools import partial
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -20,7 +21,7 @@ from ..dataloader import (
 )
 from ..nets.given import Given
 from ..nets.graph import ChannelGraph
-from ..nets.proof import agreement
+from ..nets.proof import TIMES, TOLERANCE, agreement, difference
 from ..nets.rebuild import copied
 from ..op_utils import check_finite, make_train_step
 from ..options.bank import Bank
@@ -46,6 +47,7 @@ from ..utils.keras_files import load_keras, save_keras
 from ..utils.runfolder import BASELINE, PRUNED, START, RunFolder, front_file
 
 ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
+SAVED_IMAGES = 16  # that a written network is compared on
 DEFAULT_BANK = Bank()
 
 
@@ -87,8 +89,8 @@ def run_search(
         draw(folder, history, options.budget.rate, options.budget.label)
         for one in results["front"]:
             network = graph.pruned(history.mask(graph, one["step"]))
-            save_keras(folder.file(front_file(one["wanted"])), given.finished(network))
-        save_keras(folder.file(PRUNED), given.finished(pruned))
+            save_finished(folder.file(front_file(one["wanted"])), given, network, val.images)
+        save_finished(folder.file(PRUNED), given, pruned, val.images)
     results = folder.read_json("search.json")
     if "test" not in results:
         pruned = given.read_again(load_keras(folder.file(PRUNED)))
@@ -100,6 +102,26 @@ def run_search(
         _test_front(folder, given, results["front"], data, device)
         folder.write_json("search.json", results | {"test": test})
     return load_keras(folder.file(PRUNED))
+
+
+def save_finished(path: Path, given: Given, core: keras.Model, images: np.ndarray) -> None:
+    """Writes what became of a given network, with its ends; reads it back and compares.
+
+    Args:
+        core: what became of `given.core`. images: float32 [n, ...].
+
+    Raises:
+        UserError: the file gives other outputs than the network in memory.
+    """
+    finished = given.finished(core)
+    save_keras(path, finished)
+    memory, file = (given.read_again(one).as_logits() for one in (finished, load_keras(path)))
+    apart, noise = difference(memory, file, images[:SAVED_IMAGES])
+    if not apart <= max(TOLERANCE, TIMES * noise):
+        raise UserError(
+            f"{path} gives other outputs than the network it was written from, by {apart:.2g} of "
+            "the largest: a layer keeps something that its configuration and weights don't hold"
+        )
 
 
 def _searched(
@@ -196,9 +218,9 @@ def check(
     """Refuses at once what would stop the search later; changes nothing.
 
     Raises:
-        UserError: no group that can be pruned, a target that can't be reached, a training set that is too small for
-            D_subset and D_val, a bank that can't hold its classes, or a method that can't aim at
-            the budget.
+        UserError: no group that can be pruned, a target that can't be reached, a training set that
+            is too small for D_subset and D_val, a bank that can't hold its classes, or a method
+            that can't aim at the budget.
     """
     measured = isinstance(options.budget, Latency)
     if measured and options.method.one_shot:

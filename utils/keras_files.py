@@ -40,6 +40,6 @@ def load_keras(path: str | os.PathLike) -> Any:
     except Exception:  # so it isn't what it was compiled with
         raise UserError(problem) from None
     raise UserError(
-        f"{path} can be loaded, but not what it was compiled with ({lines[0]}): save it again with a "
-        "loss, metrics and an optimizer of Keras's, or uncompiled"
+        f"{path} can be loaded, but not what it was compiled with ({lines[0]}): save it again with "
+        "a loss, metrics and an optimizer of Keras's, or uncompiled"
     )

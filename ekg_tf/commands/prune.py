@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.dataloader import examples_of, unreadable_named
     from ekg_tf.nets.given import Given
     from ekg_tf.phases import pipeline
+    from ekg_tf.phases.rehearsal import rehearse
     from ekg_tf.reports.networks import print_report
 
     device = flags.device_of(args)
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         plan = pipeline.Plan(search, bank, finetuning, training).resolved(data)
         given = Given.read(network, examples_of(data))
         pipeline.check_plan(given, data, plan, device)
+        rehearse(given, data, device)
         kept = flags.record(args, plan)
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             if folder.finished:

@@ -1,0 +1,136 @@
+"""The whole way once, in seconds, before any work: what can't work is refused here.
+
+Copy, save, read back, mask, prune at random widths, one training step. Each is compared with the
+network as it was given or with the file, never a copy with a copy.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ..dataloader import Dataset, examples_of
+from ..nets.given import LOGITS, Given
+from ..nets.graph import ChannelGraph
+from ..nets.proof import TIMES, TOLERANCE, agreement, agrees, difference, sentence
+from ..op_utils import check_finite, make_train_step
+from ..pruning.engine.segments import Segments
+from ..pruning.knowledge.distill import plain_loss
+from ..utils.devices import Device
+from ..utils.errors import UserError
+from ..utils.keras_files import load_keras, save_keras
+
+EXAMPLES, KEEP = 4, 0.6
+# Half precision rounds by so much of the largest output, in a network of a hundred layers.
+HALF_TOLERANCE = 5e-2
+
+
+def rehearse(given: Given, data: Dataset, device: Device) -> None:
+    """Goes the whole way once on a few examples; nothing is kept.
+
+    Raises:
+        UserError: what can't work, at which step and where.
+    """
+    images = examples_of(data, EXAMPLES)
+    graph = ChannelGraph(given.core)
+    with _step(given, "running it"):
+        outputs = np.asarray(given.as_logits()(tf.constant(images)))
+    if not np.isfinite(outputs).all():
+        raise UserError(
+            f"{given.model.name} gives NaN or infinite outputs on training examples: check its "
+            "weights and how the data is scaled"
+        )
+    with _step(given, "copying it"):
+        whole = given.read_again(given.finished(given.core))
+        _compare(given, given, whole, images, "its copy")
+        _compare_logits(given, images)
+    mask = _random_mask(graph)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "given.keras")
+        with _step(given, "saving it and reading it back"):
+            save_keras(path, given.model)
+            again = Given.read(load_keras(path), images, kind=given.kind)
+            _compare(given, given, again, images, "the network in its own file")
+        with _step(given, "masking and pruning it"):
+            pruned = graph.pruned(mask)
+            proof = agreement(graph, mask, pruned, images)
+            if not agrees(proof):
+                raise UserError(f"{given.model.name} can't be pruned: {sentence(proof)}")
+        path = Path(folder, "pruned.keras")
+        with _step(given, "saving the pruned network and reading it back"):
+            finished = given.finished(pruned)
+            save_keras(path, finished)
+            memory, again = given.read_again(finished), given.read_again(load_keras(path))
+            _compare(given, memory, again, images, "the pruned network in its file")
+    with _step(given, "cutting it into segments"):
+        parts = Segments(graph, compile=device.compile)
+        parts.logits(tf.constant(images), parts.weights(mask))
+    with _step(given, "training the pruned network for a step"):
+        _train_a_step(pruned, images, data)
+
+
+def _random_mask(graph: ChannelGraph) -> np.ndarray:
+    """A unit mask, float32 [U + 1], that keeps 60 % of every group at random."""
+    rng, mask = np.random.default_rng(0), graph.open_mask()
+    for group in graph.groups:
+        kept = max(1, round(KEEP * group.channels))
+        mask[group.start + rng.permutation(group.channels)[kept:]] = 0
+    return mask
+
+
+def _compare(given: Given, expected: Given, found: Given, images: np.ndarray, what: str) -> None:
+    apart, noise = difference(expected.as_logits(), found.as_logits(), images)
+    if not apart <= max(_tolerance(given), TIMES * noise):
+        raise UserError(
+            f"{given.model.name} can't be pruned: {what} gives other outputs, by {apart:.2g} of "
+            "the largest; a layer keeps something that its configuration and weights don't hold"
+        )
+
+
+def _compare_logits(given: Given, images: np.ndarray) -> None:
+    """The core's logits mean what the given network says."""
+    logits = given.as_logits()
+    pair: tuple[Callable, Callable] = logits, given.core
+    if given.kind != LOGITS:
+        pair = (lambda x: tf.exp(logits(x))), (lambda x: tf.nn.softmax(given.core(x)))
+    apart, noise = difference(*pair, images)
+    if not apart <= max(_tolerance(given), TIMES * noise):
+        raise UserError(
+            f"{given.model.name} can't be pruned: its parts give other outputs than itself, by "
+            f"{apart:.2g} of the largest"
+        )
+
+
+def _tolerance(given: Given) -> float:
+    half = any("16" in layer.compute_dtype for layer in given.model.layers)
+    return HALF_TOLERANCE if half else TOLERANCE
+
+
+def _train_a_step(pruned: keras.Model, images: np.ndarray, data: Dataset) -> None:
+    strategy = tf.distribute.get_strategy()
+    with strategy.scope():
+        optimizer = keras.optimizers.SGD(0.0)
+    steps = make_train_step(pruned, optimizer, plain_loss(), strategy)
+    labels = np.arange(len(images), dtype=np.int32) % data.num_classes
+    batch = {"image": images[:, None], "label": labels}
+    batches = tf.data.Dataset.from_tensor_slices(batch).batch(len(images), drop_remainder=True)
+    check_finite(steps(iter(batches), tf.constant(1))["loss"], 1)
+
+
+@contextmanager
+def _step(given: Given, what: str) -> Iterator[None]:
+    """Says at which step something failed that nobody foresaw."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # Keras, TensorFlow and the user's own layers raise anything
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        raise UserError(f"{given.model.name} can't be pruned: {what} fails ({why})") from error
