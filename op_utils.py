@@ -182,6 +182,7 @@ def _make_micro_batch(model, updated, loss_fn, teacher, forward):
             else:
                 loss, metrics, state = forward(values, batch, updated)
         grads = tape.gradient(loss, weights, unconnected_gradients="zero")
+        grads = [tf.convert_to_tensor(g) for g in grads]  # an Embedding's is sparse
         metrics = {name: tf.cast(value, tf.float32) for name, value in metrics.items()}
         return grads, state, {"loss": loss, **metrics}
 

@@ -5,6 +5,7 @@ kept inputs * kept outputs, with None for one input per output (depthwise).
 """
 
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -15,35 +16,28 @@ from . import layer_rules as rules
 from .keras_graph import Call, is_op, takes_training
 
 Cost = tuple[int, np.ndarray | None, np.ndarray]
+ShapeOf = Callable[[keras.KerasTensor], tuple[int, ...]]
 
 
 def _spatial(layer, shape: tuple) -> int:
     """Number of positions of a tensor with batch and channel axes."""
     first = getattr(layer, "data_format", "channels_last") == "channels_first"
-    sizes = shape[2:] if first else shape[1:-1]
-    if None in sizes:
-        raise UserError(
-            f"{layer.name} works on tensors of open size {shape}: FLOPs can't be counted; "
-            "build the network for a fixed image size"
-        )
-    return math.prod(sizes)
+    return math.prod(shape[2:] if first else shape[1:-1])
 
 
-def kernel_costs(call: Call, units: tuple | None, num_units: int) -> list[Cost]:
+def kernel_costs(call: Call, units: tuple | None, num_units: int, shape_of: ShapeOf) -> list[Cost]:
     """The costs of one call of a convolution or dense layer.
 
     Args:
         units: (in_units, out_units) of the layer; None: it is never pruned.
         num_units: the unit that is always kept.
-
-    Raises:
-        UserError: the layer works on tensors of open size.
+        shape_of: KerasTensor -> its shape for one example.
     """
     layer = call.operation
     transposed = type(layer) in rules.TRANSPOSED
     # Every input position of a transposed convolution meets the whole kernel.
     tensor = call.inputs[0] if transposed else call.outputs[0]
-    positions = _spatial(layer, tuple(tensor.shape))
+    positions = _spatial(layer, shape_of(tensor))
     if units is None:
         weights = sum(math.prod(v.shape) for v in layer.weights if "kernel" in v.name)
         return [(positions * weights, None, np.array([num_units]))]
@@ -73,7 +67,7 @@ def total(costs: list[Cost], mask: np.ndarray) -> int:
 # ---------------------------------------------------------------- what is never pruned
 
 
-def fixed_costs(call: Call, num_units: int) -> list[Cost]:
+def fixed_costs(call: Call, num_units: int, shape_of: ShapeOf) -> list[Cost]:
     """The cost of a call that no rule of channels covers: it stays as it is under every mask.
 
     Known kinds are counted by their shapes, any other is measured once by TensorFlow's profiler.
@@ -81,23 +75,18 @@ def fixed_costs(call: Call, num_units: int) -> list[Cost]:
     layer = call.operation
     for kinds, count in _COUNTED.items():
         if isinstance(layer, kinds):
-            return _fixed(count(call), num_units)
+            return _fixed(count(call, shape_of), num_units)
     if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional):
-        return _fixed(_recurrent(call), num_units)
+        return _fixed(_recurrent(call, shape_of), num_units)
     by_name = _COUNTED_OPS.get(type(layer).__name__) if is_op(layer) else None
-    return _fixed(by_name(call) if by_name else _profiled(call), num_units)
+    return _fixed((by_name or _profiled)(call, shape_of), num_units)
 
 
 def _fixed(macs: int, num_units: int) -> list[Cost]:
     return [(macs, None, np.array([num_units]))] if macs else []
 
 
-def _sizes(tensor) -> list[int]:
-    """The shape for one example; an open size counts as one."""
-    return [1, *(size or 1 for size in tensor.shape[1:])]
-
-
-def einsum_macs(equation: str, shapes: list[list[int]]) -> int:
+def einsum_macs(equation: str, shapes: list[tuple[int, ...]]) -> int:
     """Multiply-accumulates of an einsum: the product of the sizes of all its letters."""
     sides = equation.replace(" ", "").split("->")[0].split(",")
     sizes: dict[str, int] = {}
@@ -111,17 +100,17 @@ def einsum_macs(equation: str, shapes: list[list[int]]) -> int:
     return math.prod(sizes.values())
 
 
-def _einsum_dense(call: Call) -> int:
+def _einsum_dense(call: Call, shape_of: ShapeOf) -> int:
     layer = call.operation
-    return einsum_macs(layer.equation, [_sizes(call.inputs[0]), list(layer.kernel.shape)])
+    return einsum_macs(layer.equation, [shape_of(call.inputs[0]), tuple(layer.kernel.shape)])
 
 
-def _attention_layer(call: Call) -> int:
+def _attention_layer(call: Call, shape_of: ShapeOf) -> int:
     """MultiHeadAttention and GroupQueryAttention: projections, scores and weighted values."""
     layer = call.operation
     query, *others = call.inputs
-    asked = math.prod(_sizes(query)[1:-1])
-    known = math.prod(_sizes(others[0] if others else query)[1:-1])
+    asked = math.prod(shape_of(query)[1:-1])
+    known = math.prod(shape_of(others[0] if others else query)[1:-1])
     macs = 0
     for name, variable in ((v.path, v) for v in layer.weights if v.name == "kernel"):
         own = "query" in name or "output" in name
@@ -132,36 +121,39 @@ def _attention_layer(call: Call) -> int:
     return macs + heads * asked * known * (depth + value)
 
 
-def _dot_attention(call: Call) -> int:
-    query, value = _sizes(call.inputs[0]), _sizes(call.inputs[1])
+def _dot_attention(call: Call, shape_of: ShapeOf) -> int:
+    query, value = shape_of(call.inputs[0]), shape_of(call.inputs[1])
     return 2 * math.prod(query[1:-1]) * math.prod(value[1:-1]) * query[-1]
 
 
-def _recurrent(call: Call) -> int:
+def _recurrent(call: Call, shape_of: ShapeOf) -> int:
     """Every step meets every kernel; a convolutional cell does so at every position."""
-    layer, shape = call.operation, call.inputs[0].shape
+    layer, shape = call.operation, shape_of(call.inputs[0])
     kernels = [v for v in layer.weights if "kernel" in v.name]
-    steps, places = shape[1] or 1, 1
+    steps, places = shape[1], 1
     if len(shape) > 3:  # [n, time, ..., channels]
-        output = call.outputs[0].shape
-        places = math.prod(size or 1 for size in output[-len(shape) + 2 : -1])
+        places = math.prod(shape_of(call.outputs[0])[-len(shape) + 2 : -1])
     return steps * places * sum(math.prod(v.shape) for v in kernels)
 
 
-def _matmul(call: Call) -> int:
-    a, b = (_sizes(one) for one in _operands(call))
+def _matmul(call: Call, shape_of: ShapeOf) -> int:
+    a, b = _operands(call, shape_of)
     batch = math.prod(max(x, y) for x, y in zip(a[:-2], b[:-2], strict=False))
     return batch * math.prod(a[-2:]) * b[-1]
 
 
-def _operands(call: Call) -> list:
+def _operands(call: Call, shape_of: ShapeOf) -> list[tuple[int, ...]]:
+    """Shapes of the arguments, tensors of the network or constants."""
     flat = keras.tree.flatten((call.arguments.args, call.arguments.kwargs))
-    return [one for one in flat if hasattr(one, "shape")]
+    return [
+        shape_of(one) if isinstance(one, keras.KerasTensor) else tuple(one.shape)
+        for one in flat
+        if hasattr(one, "shape")
+    ]
 
 
-def _einsum(call: Call) -> int:
-    shapes = [_sizes(one) for one in _operands(call)]
-    return einsum_macs(call.operation.subscripts, shapes)
+def _einsum(call: Call, shape_of: ShapeOf) -> int:
+    return einsum_macs(call.operation.subscripts, _operands(call, shape_of))
 
 
 _COUNTED = {
@@ -172,11 +164,11 @@ _COUNTED = {
 _COUNTED_OPS = {"Matmul": _matmul, "Einsum": _einsum}
 
 
-def _profiled(call: Call) -> int:
+def _profiled(call: Call, shape_of: ShapeOf) -> int:
     """Half of the floating-point operations that TensorFlow's profiler sees, for one example."""
     profiler = tf.compat.v1.profiler
     tensors = {id(one): one for one in call.inputs}
-    specs = [tf.TensorSpec(_sizes(one), one.dtype) for one in tensors.values()]
+    specs = [tf.TensorSpec(shape_of(one), one.dtype) for one in tensors.values()]
 
     def run(*values):
         args, kwargs = call.arguments.fill_in(dict(zip(tensors, values, strict=True)))

@@ -129,10 +129,10 @@ class Given:
                 return self._restored_softmax(layer, changes)
             return with_config(layer, **changes)
 
-        def carry(old: keras.Layer, new: keras.Layer) -> None:
-            if type(old) is type(new):
-                carry_over(old, new)
-            new.trainable = frozen.get(new.name, new.trainable)
+        def carry(old: keras.Layer, new: keras.Operation) -> None:
+            _carry_where_alike(old, new)
+            if isinstance(new, keras.Layer):
+                new.trainable = frozen.get(new.name, new.trainable)
 
         whole = rebuilt(core, make, carry=carry)
         _, outputs = ends(self._flat.model)
@@ -266,14 +266,10 @@ def _without(model: keras.Model, softmax: Call) -> keras.Model:
     name = softmax.operation.name
 
     def make(layer: keras.Operation) -> keras.Operation:
-        if layer.name != name:
-            return with_config(layer)
-        if getattr(layer, "weights", ()):
-            return with_config(layer, activation="linear")
-        return L.Activation("linear", name=name)
+        return with_config(layer, **({"activation": "linear"} if layer.name == name else {}))
 
-    if not is_op(softmax.operation):
-        return rebuilt(model, make, carry=_carry_where_alike)
+    if getattr(softmax.operation, "weights", ()):
+        return rebuilt(model, make)
     inputs = like(model.inputs[0])
     values = {id(model.inputs[0]): inputs}
 
@@ -286,7 +282,7 @@ def _without(model: keras.Model, softmax: Call) -> keras.Model:
     return rebuilt(keras.Model(inputs, values[id(model.outputs[0])], name=model.name))
 
 
-def _carry_where_alike(old: keras.Layer, new: keras.Layer) -> None:
+def _carry_where_alike(old: keras.Layer, new: keras.Operation) -> None:
     if type(old) is type(new):
         carry_over(old, new)
 

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..utils.errors import UserError
 from . import channels, costs, layer_kinds, layer_rules, op_rules, tcl
 from .gates import Group
 from .keras_graph import Call, calls_of, inference_only, is_op
@@ -52,11 +53,12 @@ class ChannelGraph:
         self._number_units()
         self.scaled = norm_keeping(self.calls)
         self._inference = inference_only(self.calls)
+        self._shapes: dict[int, tuple] = {}
         self._costs = [
             cost
             for call in self.calls
             for cost in layer_kinds.call_costs(
-                call, self.units.get(call.operation.name), self.num_units
+                call, self.units.get(call.operation.name), self.num_units, self.shape_of
             )
         ]
 
@@ -172,6 +174,20 @@ class ChannelGraph:
         return bool((self.tensor_units(tensor) == self.num_units).all())
 
     # ---------------------------------------------------------------- counting
+
+    def shape_of(self, tensor) -> tuple[int, ...]:
+        """The shape of one of the model's KerasTensors for one example.
+
+        Sizes that Keras leaves open come from running the network once on zeros.
+
+        Raises:
+            UserError: the network takes inputs of open size.
+        """
+        if None not in tensor.shape[1:]:
+            return (1, *tensor.shape[1:])
+        if not self._shapes:
+            self._shapes = _measured_shapes(self.model, self.calls)
+        return self._shapes[id(tensor)]
 
     def open_mask(self) -> np.ndarray:
         """The unit mask of the whole network, float32 [U + 1]."""
@@ -299,6 +315,19 @@ def norm_keeping(calls: Sequence[Call]) -> frozenset[str]:
             keeps = layer_rules.is_linear(layer) and normalised(call.outputs[0])
             found[layer.name] = found.get(layer.name, True) and keeps
     return frozenset(name for name, keeps in found.items() if keeps)
+
+
+def _measured_shapes(model: keras.Model, calls: Sequence[Call]) -> dict[int, tuple]:
+    tensors = [tensor for call in calls for tensor in call.outputs]
+    for one in model.inputs:
+        if None in one.shape[1:]:
+            raise UserError(
+                f"{model.name} takes inputs of open size {tuple(one.shape)}: FLOPs can't be "
+                "counted; build the network for a fixed size"
+            )
+    zeros = [np.zeros((1, *one.shape[1:]), one.dtype) for one in model.inputs]
+    values = keras.Model(model.inputs, tensors)(zeros, training=False)
+    return {id(one): tuple(value.shape) for one, value in zip(tensors, values, strict=True)}
 
 
 def _width(tensor) -> int:

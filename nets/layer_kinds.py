@@ -19,7 +19,7 @@ from .keras_graph import Call, is_op
 from .op_rules import FREE as FREE_OPS
 
 L = keras.layers
-Costs = Callable[[Call, "tuple | None", int], "list[costs.Cost]"]
+Costs = Callable[[Call, "tuple | None", int, costs.ShapeOf], "list[costs.Cost]"]
 
 
 @dataclass(frozen=True)
@@ -122,22 +122,22 @@ def config_of(layer: keras.Layer, in_units, out_units, mask: np.ndarray) -> dict
     return change(layer, in_units, out_units, mask)
 
 
-def call_costs(call: Call, units: tuple | None, num_units: int) -> list[costs.Cost]:
+def call_costs(
+    call: Call, units: tuple | None, num_units: int, shape_of: costs.ShapeOf
+) -> list[costs.Cost]:
     """The costs of one call; none for a known kind without.
 
     Args:
         units: (in_units, out_units) of the layer; None: it is never pruned.
         num_units: the unit that is always kept.
-
-    Raises:
-        UserError: the layer works on tensors of open size.
+        shape_of: KerasTensor -> its shape for one example.
     """
     kind = KINDS.get(type(call.operation))
     if kind is not None:
-        return kind.cost(call, units, num_units) if kind.cost else []
+        return kind.cost(call, units, num_units, shape_of) if kind.cost else []
     if is_op(call.operation) and type(call.operation).__name__ in FREE_OPS:
         return []
-    return costs.fixed_costs(call, num_units)
+    return costs.fixed_costs(call, num_units, shape_of)
 
 
 def follow(ids: Ids, site: Site) -> np.ndarray:

@@ -96,9 +96,13 @@ def _compare(given: Given, expected: Given, found: Given, images: np.ndarray, wh
 def _compare_logits(given: Given, images: np.ndarray) -> None:
     """The core's logits mean what the given network says."""
     logits = given.as_logits()
-    pair: tuple[Callable, Callable] = logits, given.core
+
+    def core(x: tf.Tensor) -> tf.Tensor:
+        return given.core(x, training=False)
+
+    pair: tuple[Callable, Callable] = logits, core
     if given.kind != LOGITS:
-        pair = (lambda x: tf.exp(logits(x))), (lambda x: tf.nn.softmax(given.core(x)))
+        pair = (lambda x: tf.exp(logits(x))), (lambda x: tf.nn.softmax(core(x)))
     apart, noise = difference(*pair, images)
     if not apart <= max(_tolerance(given), TIMES * noise):
         raise UserError(

@@ -45,7 +45,7 @@ class _Cutter:
         self._spans: dict[int, list[int]] = {}  # gate: first and last segment that it changes
         for call, place in zip(graph.calls, segment, strict=True):
             units = graph.units.get(call.operation.name)
-            parts = layer_kinds.call_costs(call, units, graph.num_units)
+            parts = layer_kinds.call_costs(call, units, graph.num_units, graph.shape_of)
             self.flops[place] += costs.total(parts, everything)
             touched = np.unique(gate_of[np.concatenate(units)]) if units else []
             for gate in touched:
