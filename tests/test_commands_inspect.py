@@ -5,12 +5,12 @@ import json
 import keras
 import pytest
 from ekg_tf.cli import manners
-from ekg_tf.commands import inspect
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.reports.inspection import filters
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import save_keras
 
+from ekg_tf.commands import inspect
 from tests.helpers.networks import residual
 
 

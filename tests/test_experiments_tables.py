@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ekg_tf import finetune, search
 from ekg_tf.experiments.tables import grid, outcomes, plans, text
 from ekg_tf.experiments.tables import run as tables
 from ekg_tf.pages import tables as page
 from ekg_tf.reports import plots
 from ekg_tf.utils.errors import UserError
+
+from ekg_tf import finetune, search
 
 SCALE = plans.SCALES["smoke"]
 REQUEST = plans.Request(SCALE, "DIGITS", "ResNet-20")

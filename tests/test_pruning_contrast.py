@@ -137,7 +137,5 @@ def test_a_bank_without_features_says_what_to_do(tmp_path):
     with folder:
         manifest = build(folder, graph, history, batches(np.arange(EXAMPLES)), 0)
     assert manifest["features"] == 0
-    with pytest.raises(
-        UserError, match="needs a search whose bank keeps features"
-    ):
+    with pytest.raises(UserError, match="needs a search whose bank keeps features"):
         open_features(tmp_path / "run", manifest, "digits")
