@@ -18,20 +18,29 @@ devices.import_tensorflow()
 from dataclasses import replace
 from pathlib import Path
 
-from ..cli import flags
-from ..dataloader import load
-from ..nets.zoo.load import load_network
-from ..options.recipes import fill_defaults
+import keras
+
+from ..cli import flags, inputs
+from ..dataloader import Dataset
+from ..options import recipes
+from ..options.budgets import Flops
+from ..options.data import Sampling
+from ..options.methods import EKG
+from ..options.search import SearchOptions
 from ..phases.searching import prepare
 from ..pruning.history import History
 from ..pruning.methods.greedy import GreedySearch
 from ..reports import machine
+from ..utils.devices import Device
+from ..utils.errors import UserError
 from ..utils.runfolder import RunFolder
 
 EVALUATORS = ("exact", "lazy")
 
 
-def searched(path: Path, model, data, options, device) -> dict:
+def searched(
+    path: Path, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
+) -> dict:
     """Final loss and top-1 on D_val of one search, and what it evaluated."""
     with RunFolder.open(path, {}) as folder:
         graph, val = prepare(folder, model, data, options, device)
@@ -39,7 +48,7 @@ def searched(path: Path, model, data, options, device) -> dict:
         GreedySearch(graph, val, history, options).run()
     rows = history.rows
     return {
-        "seed": options.seed,
+        "seed": options.sampling.seed,
         "steps": len(rows) - 1,
         "evaluations": sum(row["evaluations"] for row in rows),
         # each step also runs the current network, for its cache and the importance
@@ -50,31 +59,36 @@ def searched(path: Path, model, data, options, device) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line: that of search.py."""
+    """The command line: flags of search.py."""
     parser = manners.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=flags.count, default=7, help="draws of D_val")
-    flags.add_run(parser)
+    parser.add_argument("--train_path", type=Path, required=True, help="folder of the run folders")
     flags.add_data(parser)
     flags.add_device(parser)
-    flags.add_search(parser)
+    group = parser.add_argument_group("search", "with every evaluator and every seed of D_val")
+    flags.add_settings(group, Flops, EKG, Sampling)
     machine.add_out(parser)
     args = parser.parse_args(argv)
+    if not args.trained_param:
+        raise UserError("--trained_param is missing: the search needs a trained network")
+    budget, method = flags.made(Flops, args), flags.made(EKG, args)
     device = flags.device_of(args)
-    data = load(args.dataset, args.data_path)
-    fill_defaults(args, data)
+    data = inputs.data_of(args)
+    sampling = recipes.sampling(flags.made(Sampling, args), data)
     results: dict[str, list[dict]] = {name: [] for name in EVALUATORS}
     for seed in range(args.seeds):
         for name, found in results.items():
-            options = replace(flags.search_of(args), evaluator=name, seed=seed)
-            model = load_network(args.trained_param, args.arch, data.num_classes, data.image_shape)
-            path = Path(args.train_path) / f"{name}_{seed}"
-            found.append(searched(path, model, data, options, device))
+            options = SearchOptions(
+                budget, replace(method, evaluator=name), replace(sampling, seed=seed)
+            )
+            model = inputs.named_network(args, data)
+            found.append(searched(args.train_path / f"{name}_{seed}", model, data, options, device))
             print(f"{name}: {found[-1]}", flush=True)
     machine.report(
         {
             "machine": machine.describe(),
             "network": f"{args.arch}, {args.dataset}",
-            "target_rate": args.search_target_rate,
+            "target_rate": budget.rate,
             **results,
         },
         args.out,

@@ -50,7 +50,7 @@ def seconds_of(parts: Segments, weights: dict, call: Call, images: int) -> float
 def by_kind(graph: ChannelGraph, images: int) -> list[dict]:
     """Seconds of all calls of the same kind and output shape together."""
     parts = Segments(graph)
-    weights = parts.weights(graph.gates.mask())
+    weights = parts.weights(graph.open_mask())
     groups = defaultdict(list)
     for call in graph.calls:
         groups[type(call.operation).__name__, call.outputs[0].shape[1:]].append(call)
@@ -86,9 +86,9 @@ def side_by_side(graph: ChannelGraph, images: int) -> list[dict]:
     network = CurrentNetwork(graph, Validation(pixels, np.zeros(images, np.int32), images))
     rows = []
     for share in SHARES:
-        mask = graph.gates.mask()
-        for gate in graph.gates:
-            mask[gate.start : gate.start + gate.channels - round(share * gate.channels)] = 0
+        mask = graph.open_mask()
+        for group in graph.groups:
+            mask[group.start : group.start + group.channels - round(share * group.channels)] = 0
         seconds = machine.median_seconds(lambda mask=mask: network.evaluate([mask, mask]))
         rows.append({"flops_rate": graph.flops(mask) / graph.flops(), "seconds": seconds})
     return rows

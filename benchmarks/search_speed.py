@@ -19,9 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cli import flags
-from ..dataloader import load
+from ..cli import flags, inputs
+from ..nets.gates import Gates
 from ..nets.graph import ChannelGraph
+from ..options.budgets import Flops
+from ..options.data import Sampling
+from ..options.methods import EKG
+from ..options.search import SearchOptions
 from ..phases.searching import prepare
 from ..pruning.engine.current import CurrentNetwork
 from ..pruning.engine.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator, Outcome
@@ -61,9 +65,12 @@ class Alternating:
         self._graph, self._every, self.rows = graph, every, []
         self.build_seconds = {"exact": exact, "lazy": lazy, "naive": naive}
 
-    def importance(self, reward: Reward) -> np.ndarray:
-        """Makes the network of the gates the current one and returns its scores; begins a row."""
-        mask = self._graph.gates.mask()
+    def importance(self, mask: np.ndarray, reward: Reward) -> np.ndarray:
+        """Makes the network under a unit mask, float32 [U + 1], the current one; begins a row.
+
+        Returns:
+            Its scores, float64 [U + 1].
+        """
         seconds, (_, scores) = timed(self._exact.set_current_with_importance, mask, reward)
         rate = self._graph.flops(mask) / self._graph.flops()
         self.rows.append({"flops_rate": rate, "importance_seconds": seconds})
@@ -123,7 +130,7 @@ def worker_seconds(graph: ChannelGraph, data: Validation, proposals, reward: Rew
     seconds = {}
     evaluators = {count: ExactEvaluator(graph, data, workers=count) for count in (1, 2)}
     for evaluator in evaluators.values():
-        evaluator.set_current(graph.gates.mask())
+        evaluator.set_current(graph.open_mask())
     for count, evaluator in evaluators.items():
         run = lambda evaluator=evaluator: evaluator.best(proposals, reward)  # noqa: E731
         seconds[str(count)] = machine.median_seconds(run, runs=3, warm_up=1)
@@ -172,6 +179,20 @@ def followed(history: History, graph: ChannelGraph, proposals: list[Proposal], s
     )
 
 
+def options_of(kept: dict) -> SearchOptions:
+    """The options of a search from what its run folder keeps of its command.
+
+    Raises:
+        UserError: a search of another kind than those that are followed here.
+    """
+    followed_ones = {"method": "ekg", "evaluator": "exact", "budget": "flops"}
+    if {key: kept.get(key) for key in followed_ones} != followed_ones:
+        wanted = " ".join(f"--{key} {value}" for key, value in followed_ones.items())
+        raise UserError(f"only a search with {wanted} can be followed")
+    args = argparse.Namespace(**kept)
+    return SearchOptions(*(flags.made(kind, args) for kind in (Flops, EKG, Sampling)))
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = manners.Parser(description=__doc__.splitlines()[0])
@@ -179,18 +200,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--every", type=flags.count, default=5, help="steps per naive one")
     machine.add_out(parser)
     own = parser.parse_args(argv)
-    args = argparse.Namespace(**read_json(own.search_path / "args.json"))
+    kept = read_json(own.search_path / inputs.ARGS)
+    options, args = options_of(kept), argparse.Namespace(**kept)
     device = flags.device_of(args)
-    data = load(args.dataset, args.data_path)
-    options = flags.search_of(args)
+    start = load_keras(own.search_path / START)
+    data = inputs.data_of(args, start)
     about = machine.describe()
-    with RunFolder.open(own.search_path, vars(args)) as folder:
-        graph, val = prepare(folder, load_keras(folder.file(START)), data, options, device)
+    with RunFolder.open(own.search_path, kept) as folder:
+        graph, val = prepare(folder, start, data, options, device)
         history = History(folder, (len(val.labels), data.num_classes))
-    alternating = Alternating(graph, val, own.every)
-    candidates = Candidates(graph, options.target_rate * graph.flops(), options.step)
-    knowledge = Knowledge(options.teacher)
-    proposals = candidates.propose(graph.gates.mask())
+    alternating, gates = Alternating(graph, val, own.every), Gates(graph.groups)
+    target = options.budget.rate * graph.flops()
+    share, round_to = options.method.step, options.budget.round_to
+    candidates = Candidates(gates, graph.flops, target, share, round_to=round_to)
+    knowledge = Knowledge(options.method.teacher)
+    proposals = candidates.propose(gates.mask())
     workers = worker_seconds(graph, val, proposals, Reward(val.labels, None, data.num_classes))
     results = {
         "machine": about,
@@ -201,11 +225,11 @@ def main(argv: list[str] | None = None) -> None:
         "rows": alternating.rows,
     }
     for step in range(1, len(history.rows)):
-        graph.gates.set_mask(history.mask(graph, step - 1))
+        gates.set_mask(history.mask(graph, step - 1))
         knowledge.add(history.logits(step - 1))
         reward = Reward(val.labels, knowledge.logits, data.num_classes)
-        scores = alternating.importance(reward)
-        for gate in graph.gates:
+        scores = alternating.importance(gates.mask(), reward)
+        for gate in gates:
             gate.rank(scores[gate.units])
         proposals = candidates.screened(candidates.propose(scores))
         alternating.evaluate(proposals, reward, followed(history, graph, proposals, step))

@@ -9,8 +9,8 @@ from pathlib import Path
 import keras
 
 from ..cli import flags, inputs
-from ..dataloader import Dataset, normalised_images, per_class_indices
-from ..nets.given import without_softmax
+from ..dataloader import Dataset, examples_of, normalised_images, per_class_indices
+from ..nets.given import Given
 from ..nets.zoo.load import load_network, load_own
 from ..options import recipes
 from ..options.data import Sampling
@@ -134,7 +134,9 @@ def subjects_of(args: argparse.Namespace) -> Subjects:
     data = inputs.data_of(args, load_own(files[0]) if args.data else None)
     sampling = recipes.sampling(sampling, data)
     networks = {
-        name: without_softmax(load_network(file, args.arch, data.num_classes, data.image_shape))
+        name: Given.read(
+            load_network(file, args.arch, data.num_classes, data.image_shape), examples_of(data)
+        ).core
         for name, file in zip(names, files, strict=True)
     }
     digests = digests_of(args.networks)

@@ -30,7 +30,8 @@ from pathlib import Path
 import keras
 
 from ..cli import flags, inputs
-from ..dataloader import Dataset, eval_batches, unreadable_named
+from ..dataloader import Dataset, eval_batches, examples_of, unreadable_named
+from ..nets.given import Given
 from ..options import recipes
 from ..options.budgets import RATE, Flops
 from ..options.data import Sampling
@@ -288,12 +289,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         text: recipes.search(SearchOptions(Flops(drawing.rate), method, sampling), data)
         for text, method in methods.items()
     }
+    given = Given.read(model, examples_of(data))
     for options in searches.values():
-        check(model, data, options, None)  # before there is a folder
+        check(given, data, options, None)  # before there is a folder
     kept = flags.record(args, drawing, sampling, training)
     with RunFolder.open(args.train_path, kept, overwrite=args.overwrite, ignore=OPEN) as folder:
         sources, scene = open_sources(
-            folder, kept, drawing, searches, model, data, sampling, device
+            folder, kept, drawing, searches, given.core, data, sampling, device
         )
         experiment = Experiment(folder, kept, drawing, training, sources, scene, data, device)
         for number in range(drawing.n):

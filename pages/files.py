@@ -8,8 +8,6 @@ from pathlib import Path
 from ..cli import manners
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
 RESULTS = ROOT / "docs" / "results"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cli import manners
 from ..reports.tables import NOT_MEASURED, spread, table
 from ..utils.files import atomic_write
 from ..utils.jsonl import read_json
@@ -248,11 +249,13 @@ def document(folder: Path = RESULTS) -> str:
     return TEMPLATE.read_text(encoding="utf-8").format(**parts, gpu=f"{NOT_MEASURED}.")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    manners.Parser(description="Writes docs/performance.md from docs/results.").parse_args(argv)
     text = document()
     atomic_write(DOCUMENT, lambda path: path.write_text(text, encoding="utf-8"))
     print(f"wrote {DOCUMENT}")
 
 
 if __name__ == "__main__":
-    main()
+    manners.run(main)

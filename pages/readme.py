@@ -1,8 +1,7 @@
-"""Tables of measured figures, printed from result files.
+"""The README's tables of measured figures, printed from result files.
 
-    python -m ekg_tf.pages.readme collect NAME RUN
-                                             # copies a run's result files to docs/results/NAME
-    python -m ekg_tf.pages.readme write              # writes the tables into README.md
+    python -m ekg_tf.pages.readme collect NAME RUN   # a run's result files -> docs/results/NAME
+    python -m ekg_tf.pages.readme write              # the tables -> README.md
 
 Every figure in the README's results section comes from `tables`; nothing is typed in.
 """
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..options.bank import BankOptions
+from ..options.bank import Bank
 from ..pruning.knowledge.bank import layout
 from ..reports.tables import NOT_MEASURED, spread, table
 from ..utils.errors import UserError
@@ -31,10 +30,8 @@ JSON = tuple(f"{n}.json" for n in ("args", "versions", "search", "bank", "finetu
 METRICS = "metrics.jsonl"
 RATES = "input_pipeline.json"  # python -m ekg_tf.benchmarks.input_pipeline --out docs/results/...
 PICTURES = ("widths.png", "search_curve.png", "training_curves.png")
-BEGIN, END = (
-    "<!-- results: begin (python -m ekg_tf.pages.readme write) -->",
-    "<!-- results: end -->",
-)
+BEGIN = "<!-- results: begin (python -m ekg_tf.pages.readme write) -->"
+END = "<!-- results: end -->"
 
 
 def collect(name: str, run: Path) -> None:
@@ -192,7 +189,7 @@ def imagenet_table(runs: Iterable[dict]) -> str:
 def bank_size_table() -> str:
     """The memory bank of all of ImageNet by its kind."""
     rows = []
-    for options in (BankOptions("topk"), BankOptions("full")):
+    for options in (Bank("topk"), Bank("full")):
         planned = layout(options, *IMAGENET)
         name = f"topk, k = {options.k}" if options.kind == "topk" else options.kind
         rows.append([name, f"{planned.bytes / 1e9:.2f}"])

@@ -14,8 +14,6 @@ from .files import RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "tables.md"
 BEGIN = "<!-- tables: begin (python -m ekg_tf.pages.tables) -->"
-
-
 END = "<!-- tables: end -->"
 
 

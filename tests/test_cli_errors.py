@@ -1,6 +1,5 @@
 """Bad input to the four programs: one line `error: ...`, exit code 2, no run folder left behind."""
 
-import importlib.util
 import json
 import os
 import pickle
@@ -17,29 +16,18 @@ from ekg_tf.cli import manners
 from ekg_tf.dataloader import load
 from ekg_tf.nets.zoo.builders import build
 from ekg_tf.nets.zoo.pkl_weights import save_pkl, to_pkl
-from ekg_tf.options.search import SearchOptions
-from ekg_tf.phases import finetuning as finetune
-from ekg_tf.phases import searching as search
+from ekg_tf.phases import searching
 from ekg_tf.pruning.knowledge.bank import ARRAY, MANIFEST
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import save_keras
 from ekg_tf.utils.runfolder import BASELINE, PRUNED, START
 
-from ekg_tf import train_cifar
+from ekg_tf import finetune, search, train_cifar
+from ekg_tf import test as measure
+from tests.helpers.options import search_options
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = 10, (8, 8, 1)  # classes and image shape
-
-
-def _program(name: str) -> ModuleType:
-    """A program by its path: `import test` may find Python's own package of that name."""
-    spec = importlib.util.spec_from_file_location(f"program_{name}", ROOT / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-measure = _program("test")
 
 
 @pytest.fixture
@@ -117,28 +105,28 @@ def cifar(tmp_path) -> Path:
         (["--search_target_rate", "0"], "0 is not strictly between 0 and 1"),
         (["--search_target_rate", "1"], "1 is not strictly between 0 and 1"),
         (["--search_target_rate", "1.5"], "1.5 is not strictly between 0 and 1"),
-        (["--search_target_rate", "abc"], "'abc' is not a number between 0 and 1"),
+        (["--search_target_rate", "abc"], "'abc' is not a number"),
         (["--search_step", "2"], "--search_step"),
         (["--gpu_id", "x"], "'x' is not a list of GPU numbers"),
         (["--train_epoch", "0"], "0 is not at least 1"),
         (["--decay_points", "0.6,0.3"], "increasing"),
         (["--score", "magic"], "--score"),
         (["--learn", "0.1"], "--learn"),
-        (["--arch", "ResNet-21"], "unknown --arch 'ResNet-21': choose one of ResNet-20, "),
+        (["--arch", "ResNet-21"], "unknown architecture 'ResNet-21': choose one of ResNet-20, "),
         (["--dataset", "MNIST"], "unknown dataset 'MNIST': choose one of CIFAR10, "),
         (["--dataset", "CIFAR10", "--data_path", "/no/such/folder"], "/no/such/folder does not"),
         (["--data_path", "/tmp"], "DIGITS comes with scikit-learn"),
-        (["--batch_size", "30", "--accum", "4"], "--batch_size 30 is not divisible by"),
-        (["--batch_size", "2000"], "--batch_size 2000 is more than the 1442 training images"),
-        (["--val_per_class", "130"], "lower --subset_per_class or --val_per_class"),
+        (["--batch_size", "30", "--accum", "4"], "a batch size of 30 is not divisible by"),
+        (["--batch_size", "2000"], "a batch size of 2000 is more than the 1442 training images"),
+        (["--val_per_class", "130"], "lower subset_per_class or val_per_class"),
         (["--trained_param", "/no/such.pkl"], "/no/such.pkl does not exist"),
         (["--trained_param", "/no/such.weights.h5"], "/no/such.weights.h5 does not exist"),
         (["--trained_param", "/no/such.safetensors"], "/no/such.safetensors does not exist"),
         (["--trained_param", "/no/such.h5"], "/no/such.h5: weights come as .pkl, .keras, "),
         (["--trained_param", "/no/suffix"], "not without a suffix"),
         (["--trained_param", "keras.applications:ResNet5"], "choose one of ResNet50, "),
-        (["--val_labels", "labels.txt"], "are for --dataset ImageNet, not DIGITS"),
-        (["--bank", "topk"], "--bank_k 16 is more than the 10 classes of the data"),
+        (["--val_labels", "labels.txt"], "are for ImageNet, not DIGITS"),
+        (["--bank", "topk"], "k 16 of the bank is more than the 10 classes of the data"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -158,9 +146,10 @@ def test_unreachable_target_names_the_lowest_one_that_can_be_reached(refused, tm
     lowest = float(re.search(r"([\d.]+) of the FLOPs remain", message)[1])
     assert not run.exists()
     network, data = build("ResNet-20", *DIGITS), load("DIGITS")
-    search.check(network, data, SearchOptions(lowest, subset_per_class=64, val_per_class=24))
+    sizes = {"subset_per_class": 64, "val_per_class": 24}
+    searching.check(network, data, search_options(lowest, **sizes))
     with pytest.raises(UserError, match="can't be reached"):
-        search.check(network, data, SearchOptions(lowest - 2e-4, subset_per_class=64))
+        searching.check(network, data, search_options(lowest - 2e-4, **sizes))
 
 
 @pytest.mark.parametrize(("program", "argv"), [(search, ["--train_path", "run"]), (measure, [])])
@@ -284,7 +273,7 @@ def test_finetune_refuses_a_bank_that_was_not_built(refused, searched, tmp_path)
     run, without = tmp_path / "run", tmp_path / "without"
     shutil.copytree(searched, without, ignore=shutil.ignore_patterns(ARRAY, MANIFEST))
     message = refused(finetune, "--train_path", run, "--search_path", without)
-    assert f"{without} has no memory bank, as after search.py --bank none: fine-tune" in message
+    assert f"{without} has no memory bank, as after a search without one: fine-tune" in message
     assert not run.exists()
 
 
@@ -310,7 +299,7 @@ def test_finetune_refuses_damaged_files_of_the_search(name, refused, searched, t
         ("--finetune_method kd --ckt pull", "--ckt belongs to --finetune_method ckt, not kd"),
         ("--finetune_method plain --finetune_teacher single", "--finetune_teacher belongs to"),
         ("--kd_alpha 0.5", "--kd_alpha belongs to --finetune_method kd, not ekg"),
-        ("--rate 0.7", "has no network of --rate 0.7: its search kept none on the way"),
+        ("--rate 0.7", "has no network at the rate 0.7: its search kept none on the way"),
     ],
 )
 def test_finetune_refuses_flags_of_other_methods(argv, message, refused, searched, tmp_path):
@@ -330,7 +319,7 @@ def test_finetune_refuses_flags_of_other_methods(argv, message, refused, searche
         ("--method swp --swp_stages 60", "can be cut into 9 stages at most"),
         ("--method autoslim --search_target_rate 0.02", "the narrowest widths of the supernet"),
         ("--method swp --swp_stages 9 --search_target_rate 0.15", "the narrowest widths"),
-        ("--width_steps 1", "'1' is less than 2"),
+        ("--width_steps 1", "1 is not at least 2"),
     ],
 )
 def test_flags_that_do_not_go_together(argv, message, refused, tmp_path):
@@ -340,7 +329,7 @@ def test_flags_that_do_not_go_together(argv, message, refused, tmp_path):
 
 def test_finetune_refuses_an_indivisible_batch(refused, searched, tmp_path):
     argv = "--train_path", tmp_path / "run", "--search_path", searched
-    assert "--accum 3" in refused(finetune, *argv, "--accum", "3")
+    assert "3 micro-batches (accum)" in refused(finetune, *argv, "--accum", "3")
     assert not (tmp_path / "run").exists()
 
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from ekg_tf.nets.zoo.builders import build
-from ekg_tf.pruning.methods.by_name import SEARCHES, SUPERNETS
+from ekg_tf.options.methods import METHODS
 from ekg_tf.utils.keras_files import save_keras
 
 from tests.helpers.runs import command, read, rows, run, untimed
@@ -67,7 +67,7 @@ def moments(method: str, folder: Path) -> list:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(SEARCHES))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_killed_searches_end_with_the_same_network(method, tmp_path):
     start = tmp_path / "start.keras"
     save_keras(start, build("ResNet-20", 10, (8, 8, 1)))
@@ -76,7 +76,7 @@ def test_killed_searches_end_with_the_same_network(method, tmp_path):
     run(command("search.py", whole, *argv))
     result = read(whole / "search.json")
     assert result["method"] == method and 0.595 <= result["flops_rate"] <= 0.6
-    assert ({"order", "supernet"} < result["seconds"].keys()) == (method in SUPERNETS)
+    assert ({"order", "supernet"} < result["seconds"].keys()) == METHODS[method].supernet
     for condition in moments(method, killed):
         kill_once(command("search.py", killed, *argv), condition)
     run(command("search.py", killed, *argv))

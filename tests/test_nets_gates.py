@@ -2,18 +2,27 @@
 
 import numpy as np
 import pytest
-from ekg_tf.nets.gates import Gate, Gates
+from ekg_tf.nets.gates import Gate, Gates, Group
 
 
 def gate_of_five():
     """Channel 3 is the best, then 1, 4, 0 and 2."""
-    gate = Gate(2, 5, ["first", "second"])
+    gate = Gate(
+        Group(
+            2,
+            5,
+            (
+                "first",
+                "second",
+            ),
+        )
+    )
     gate.rank(np.array([0.2, 0.8, 0.1, 0.9, 0.5]))
     return gate
 
 
 def test_a_new_gate_is_open():
-    gate = Gate(2, 3, ["conv"])
+    gate = Gate(Group(2, 3, ("conv",)))
     assert (gate.start, gate.channels, gate.width) == (2, 3, 3)
     assert gate.order.tolist() == [0, 1, 2]
     assert gate.order.dtype == np.int32
@@ -24,9 +33,22 @@ def test_a_new_gate_is_open():
 
 
 def test_names():
-    assert Gate(0, 1, ["conv"]).name == "conv"
-    assert Gate(0, 1, ["conv", "b", "c"]).name == "conv (+2)"
-    assert repr(Gate(0, 4, ["conv"])) == "Gate(conv, 4 of 4)"
+    assert Gate(Group(0, 1, ("conv",))).name == "conv"
+    assert (
+        Gate(
+            Group(
+                0,
+                1,
+                (
+                    "conv",
+                    "b",
+                    "c",
+                ),
+            )
+        ).name
+        == "conv (+2)"
+    )
+    assert repr(Gate(Group(0, 4, ("conv",)))) == "Gate(conv, 4 of 4)"
 
 
 def test_rank_orders_by_score():
@@ -34,7 +56,7 @@ def test_rank_orders_by_score():
 
 
 def test_rank_keeps_the_channel_order_of_equal_scores():
-    gate = Gate(0, 4, ["conv"])
+    gate = Gate(Group(0, 4, ("conv",)))
     gate.rank(np.array([0.5, 0.7, 0.5, 0.7]))
     assert gate.order.tolist() == [2, 0, 3, 1]
 
@@ -93,7 +115,7 @@ def test_rank_wants_a_finite_score_per_channel(scores):
 
 
 def test_the_unit_mask_of_all_gates():
-    gates = Gates([Gate(0, 2, ["a"]), Gate(2, 3, ["b"])])
+    gates = Gates([Group(0, 2, ("a",)), Group(2, 3, ("b",))])
     gates[1].remove([1])
     assert gates.num_units == 5
     assert gates.mask().tolist() == [1, 1, 1, 0, 1, 1]  # the last: what can't be removed
@@ -103,7 +125,7 @@ def test_the_unit_mask_of_all_gates():
 
 
 def test_set_mask_opens_and_closes():
-    gates = Gates([Gate(0, 2, ["a"]), Gate(2, 3, ["b"])])
+    gates = Gates([Group(0, 2, ("a",)), Group(2, 3, ("b",))])
     gates[1].rank(np.array([1.0, 3, 2]))
     gates[1].remove([0])
     gates.set_mask(np.array([0, 1, 1, 0, 1, 1], np.float32))
@@ -113,7 +135,7 @@ def test_set_mask_opens_and_closes():
 
 
 def test_set_mask_refuses_what_no_network_has():
-    gates = Gates([Gate(0, 2, ["a"]), Gate(2, 3, ["b"])])
+    gates = Gates([Group(0, 2, ("a",)), Group(2, 3, ("b",))])
     with pytest.raises(ValueError, match=r"need a mask of 6 units, got shape \(5,\)"):
         gates.set_mask(np.ones(5, np.float32))
     with pytest.raises(ValueError, match="b: at least one channel must stay"):

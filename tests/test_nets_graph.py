@@ -41,7 +41,7 @@ def test_residual_sums_share_one_gate():
 def test_depthwise_convolutions_hand_their_channels_on():
     graph = ChannelGraph(mobile())
     assert groups(graph) == [(("project", "stem"), 4), (("expand",), 8), (("wide",), 6)]
-    first = graph.gates[2].start
+    first = graph.groups[2].start
     assert graph.units["double"][0].tolist() == [first + i for i in range(6)]
     assert graph.units["double"][1].tolist() == [first + i // 2 for i in range(12)]
 
@@ -68,7 +68,7 @@ def test_shared_layers_tie_the_channels_of_all_their_calls():
     graph = ChannelGraph(shared())
     expected = [(("again", "stem"), 4), (("left", "right"), 5), (("both",), 3)]
     assert groups(graph) == expected
-    both = graph.gates[2].start
+    both = graph.groups[2].start
     assert graph.units["fc"][0].tolist() == [both, both + 1, both + 2] * 2
 
 
@@ -157,7 +157,7 @@ def test_layer_names_make_no_difference(build):
     renamed = keras.models.clone_model(model, clone_function=rename)
     renamed.set_weights(model.get_weights())
     graph, other = ChannelGraph(model), ChannelGraph(renamed)
-    assert [g.channels for g in graph.gates] == [g.channels for g in other.gates]
+    assert [g.channels for g in graph.groups] == [g.channels for g in other.groups]
     assert len(graph.frozen) == len(other.frozen)
     mask, images = random_mask(graph), images_for(model)
     assert graph.flops(mask) == other.flops(mask)

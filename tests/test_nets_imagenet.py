@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.zoo.builders import build
 from ekg_tf.nets.zoo.imagenet import imagenet_resnet, mobilenet_v2
 
-from ekg_tf import nets
 from tests.helpers.networks import assert_masked_is_pruned, images_for, random_mask, shaken
 
 SHAPE = (224, 224, 3)
@@ -22,7 +22,7 @@ SHAPE = (224, 224, 3)
     ],
 )
 def test_published_sizes(arch, published_gflops, flops, parameters):
-    model = nets.build(arch, 1000, SHAPE)
+    model = build(arch, 1000, SHAPE)
     graph = ChannelGraph(model)
     assert graph.flops() == flops
     assert flops == pytest.approx(published_gflops * 1e9, rel=0.01)
@@ -56,7 +56,7 @@ def test_other_depths():
 )
 def test_masked_is_pruned(arch):
     side = 65 if arch == "MobileNet-v2" else 64  # above 64: the strides of the 224 version
-    model = nets.build(arch, 7, (side, side, 3))
+    model = build(arch, 7, (side, side, 3))
     mask = random_mask(ChannelGraph(model), 1, 0.5)
     shaken(model, 1, mask)
     head = model.layers[-1]  # so that logits are of the size of a trained network's

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.zoo.builders import BUILDERS, build
 from ekg_tf.nets.zoo.resnet import cifar_resnet
 from ekg_tf.utils.errors import UserError
 
-from ekg_tf import nets
 from tests.helpers.networks import assert_masked_is_pruned, images_for, random_mask, shaken
 
 CIFAR = (32, 32, 3)
@@ -19,17 +19,17 @@ CIFAR = (32, 32, 3)
 def test_flops_of_the_published_networks(depth, flops):
     graph = ChannelGraph(cifar_resnet(depth, 10, CIFAR))
     assert graph.flops() == flops
-    assert len(graph.gates) == depth // 2 + 2  # a gate per block, 3 streams: 3 * (d - 2) / 6 + 3
+    assert len(graph.groups) == depth // 2 + 2  # a gate per block, 3 streams: 3 * (d - 2) / 6 + 3
     assert graph.parameters() == graph.model.count_params()
 
 
 def test_gates_of_resnet20():
     graph = ChannelGraph(cifar_resnet(20, 10, CIFAR))
-    streams = [(g.channels, len(g.layers)) for g in graph.gates if len(g.layers) > 1]
+    streams = [(g.channels, len(g.layers)) for g in graph.groups if len(g.layers) > 1]
     assert streams == [(16, 4), (32, 4), (64, 4)]
-    single = [g.channels for g in graph.gates if len(g.layers) == 1]
+    single = [g.channels for g in graph.groups if len(g.layers) == 1]
     assert single == [16] * 3 + [32] * 3 + [64] * 3
-    assert set(graph.gates[0].layers) == {"conv"} | {f"BasicBlock0.{i}_conv2" for i in range(3)}
+    assert set(graph.groups[0].layers) == {"conv"} | {f"BasicBlock0.{i}_conv2" for i in range(3)}
     assert graph.frozen == {"fc": "network output"}
 
 
@@ -60,13 +60,11 @@ def test_masked_is_pruned(depth, keep):
 
 def test_names_of_networks():
     resnets = [f"ResNet-{depth}" for depth in (20, 32, 44, 56, 110, 18, 34, 50)]
-    assert list(nets.BUILDERS) == [*resnets, "MobileNet-v2"]
-    model = nets.build("ResNet-20", 7, (8, 8, 1))
+    assert list(BUILDERS) == [*resnets, "MobileNet-v2"]
+    model = build("ResNet-20", 7, (8, 8, 1))
     assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 7))
-    with pytest.raises(
-        UserError, match=r"unknown architecture 'ResNet-21': choose one of ResNet-20, "
-    ):
-        nets.build("ResNet-21", 10, CIFAR)
+    with pytest.raises(UserError, match=r"unknown architecture 'ResNet-21': choose one of "):
+        build("ResNet-21", 10, CIFAR)
 
 
 @pytest.mark.parametrize("depth", [2, 18, 21])

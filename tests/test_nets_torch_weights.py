@@ -4,12 +4,11 @@ import keras
 import numpy as np
 import pytest
 from ekg_tf.nets.zoo.applications import MEAN, STD, application
+from ekg_tf.nets.zoo.builders import build
 from ekg_tf.nets.zoo.load import load_network
 from ekg_tf.utils.errors import UserError
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.numpy import save_file
-
-from ekg_tf import nets
 
 IMAGE, CLASSES = (72, 66, 3), 5  # not square, and with sides that strides do not divide
 
@@ -17,7 +16,7 @@ IMAGE, CLASSES = (72, 66, 3), 5  # not square, and with sides that strides do no
 def torch_arrays(arch: str) -> dict[str, np.ndarray]:
     """Random weights under torchvision's names, in PyTorch's shapes."""
     rng, arrays = np.random.default_rng(0), {}
-    for layer in nets.build(arch, CLASSES, IMAGE).layers:
+    for layer in build(arch, CLASSES, IMAGE).layers:
         key = layer.name.replace("_", ".")
         if isinstance(layer, keras.layers.BatchNormalization):
             size = layer.gamma.shape
@@ -182,7 +181,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 def test_weights_h5(tmp_path):
     path, shape = tmp_path / "net.weights.h5", (CLASSES, (8, 8, 3))
-    model = nets.build("ResNet-20", *shape)
+    model = build("ResNet-20", *shape)
     model.save_weights(path)
     loaded = load_network(path, "ResNet-20", *shape)
     for one, other in zip(model.get_weights(), loaded.get_weights(), strict=True):

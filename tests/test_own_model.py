@@ -1,9 +1,7 @@
 """A network of the user's own: softmax off and on again, flags, and the three phases."""
 
 import argparse
-import importlib.util
 import json
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,15 +11,14 @@ from ekg_tf.dataloader import load
 from ekg_tf.nets.given import ending_as, ends_in_softmax, without_softmax
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.load import load_own
-from ekg_tf.phases import finetuning as finetune
-from ekg_tf.phases import searching as search
 from ekg_tf.reports import networks as measure
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import load_keras, save_keras
 from PIL import Image
 
+from ekg_tf import finetune, search, test
+
 L = keras.layers
-ROOT = Path(__file__).resolve().parents[1]
 HEADS = {
     "in the dense layer": [L.Dense(10, activation="softmax", name="head")],
     "as an activation": [L.Dense(10, name="head"), L.Activation("softmax", name="end")],
@@ -63,13 +60,13 @@ def test_softmax_off_and_on_again(head, sequential):
     assert all(one is not other for one in model.weights for other in logits_model.weights)
 
     graph = ChannelGraph(logits_model)
-    mask = graph.gates.mask()
-    mask[graph.gates[0].start] = 0
+    mask = graph.open_mask()
+    mask[graph.groups[0].start] = 0
     pruned = ending_as(model, graph.pruned(mask))
     assert pruned.count_params() < model.count_params()
     assert pruned.layers[-1].name == model.layers[-1].name
     np.testing.assert_allclose(pruned(images).numpy().sum(1), 1, atol=1e-6)
-    full = ending_as(model, graph.pruned(graph.gates.mask()))
+    full = ending_as(model, graph.pruned(graph.open_mask()))
     np.testing.assert_allclose(full(images), probabilities, atol=1e-5)
     assert ending_as(logits_model, logits_model) is logits_model
 
@@ -84,7 +81,7 @@ def test_softmax_inside_a_nested_model_and_as_an_operation():
         logits_model = without_softmax(model)
         assert not ends_in_softmax(logits_model)
         graph = ChannelGraph(logits_model)
-        pruned = ending_as(model, graph.pruned(graph.gates.mask()))
+        pruned = ending_as(model, graph.pruned(graph.open_mask()))
         np.testing.assert_allclose(pruned(images), model(images), atol=1e-5)
 
 
@@ -191,19 +188,16 @@ def test_three_phases_from_the_command_line(project, capsys, monkeypatch):
     assert not ends_in_softmax(load_keras(run / "search_start.keras"))
     assert ChannelGraph(pruned).flops() <= 0.6 * ChannelGraph(given).flops()
 
-    spec = importlib.util.spec_from_file_location("program_test", ROOT / "test.py")
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
     capsys.readouterr()
     # The data comes from the run's args.json.
-    program.main(["--model", str(run / "pruned.keras"), "--json", str(project / "test.json")])
+    test.main(["--model", str(run / "pruned.keras"), "--json", str(project / "test.json")])
     figures = json.loads((project / "test.json").read_text())
     assert (
         figures["after"]["test"] == json.loads((run / "result.json").read_text())["after"]["test"]
     )
     assert figures["before"]["test"]["examples"] == 100
     argv = ["--model", project / "my.keras", "--data", project / "pngs"]
-    program.main([str(argument) for argument in [*argv, "--json", project / "alone.json"]])
+    test.main([str(argument) for argument in [*argv, "--json", project / "alone.json"]])
     alone = json.loads((project / "alone.json").read_text())
     assert alone["before"] is None
     assert alone["after"]["test"]["top1"] == figures["before"]["test"]["top1"]
@@ -211,7 +205,7 @@ def test_three_phases_from_the_command_line(project, capsys, monkeypatch):
 
 
 SERIES = """
-from dataloader import load
+from ekg_tf.dataloader import load
 
 def rows():
     digits = load("DIGITS")

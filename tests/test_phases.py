@@ -13,16 +13,16 @@ import pytest
 import tensorflow as tf
 from ekg_tf.dataloader import load
 from ekg_tf.nets.zoo.resnet import cifar_resnet
-from ekg_tf.options.search import SearchOptions
-from ekg_tf.options.training import TrainOptions
-from ekg_tf.phases import finetuning as finetune
-from ekg_tf.phases import searching as search
+from ekg_tf.options.finetuning import Plain
+from ekg_tf.options.training import Training
+from ekg_tf.phases import finetuning, pipeline, searching
 from ekg_tf.utils.devices import Device
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import load_keras
 from ekg_tf.utils.runfolder import RunFolder
 
-from ekg_tf import train_cifar
+from ekg_tf import finetune, search, train_cifar
+from tests.helpers.options import search_options
 from tests.helpers.runs import (
     ARGUMENTS,
     SEARCH,
@@ -72,7 +72,7 @@ def test_overwrite_starts_anew_and_resume_off_refuses_a_rest(finished, tmp_path,
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_cifar, "search_from_flags", stop)
+    monkeypatch.setattr(pipeline, "search_phase", stop)
     with pytest.raises(KeyboardInterrupt):
         main(folder, "--overwrite", "--baseline_epoch", "1")
     left = {path.name for path in folder.iterdir()}
@@ -138,31 +138,25 @@ def test_finetune_elsewhere_with_every_switch(finished, tmp_path, quick_latency)
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
-PLAIN = finetune.Transfer(method="plain")
-
-
 def test_phases_as_imported_functions(tmp_path):
     """On the smallest ResNet; the fine-tuning is compiled by XLA, whose time this keeps short."""
-    searching = SearchOptions(
-        target_rate=0.8,
+    options = search_options(
+        0.8,
         step=0.5,
         teacher="none",
         score="l1",
         evaluator="naive",
         subset_per_class=16,
         val_per_class=8,
-        num_teacher=1,
     )
-    training = TrainOptions(
-        epochs=1, learning_rate=0.01, batch_images=128, weight_decay=5e-4, seed=0
-    )
+    training = Training(epochs=1, learning_rate=0.01, batch_size=128, weight_decay=5e-4, seed=0)
     data, model = load("DIGITS"), cifar_resnet(8, 10, (8, 8, 1))
     weights = model.get_weights()
     device = Device(tf.distribute.get_strategy(), compile=False)
     compiled = replace(device, compile=True, val_batch_images=2000)
     with RunFolder.open(tmp_path, {}) as folder:
-        pruned = search.search(folder, model, data, searching, device, bank=None)
-        tuned = finetune.finetune(folder, tmp_path, data, training, compiled, PLAIN)
+        pruned = searching.run_search(folder, model, data, options, device, bank=None)
+        tuned = finetuning.run_finetuning(folder, tmp_path, data, training, compiled, Plain())
     for one, other in zip(weights, model.get_weights(), strict=True):
         assert np.array_equal(one, other), "the given network isn't changed"
     assert pruned.count_params() == tuned.count_params() < model.count_params()

@@ -28,7 +28,7 @@ def check(model):
     np.testing.assert_allclose(same, logits, rtol=1e-3, atol=1e-4)
     assert np.isfinite(scores).all() and (scores[mask == 0] == 0).all()
     by_weight = weight_scores("l1", graph.kernels(), mask, [0])
-    for gate in graph.gates:
+    for gate in graph.groups:
         assert scores[gate.units].max() > 0 and by_weight[gate.units].max() > 0
 
 

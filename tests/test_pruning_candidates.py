@@ -5,7 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from ekg_tf.nets.gates import Gate
+from ekg_tf.nets.gates import Gate, Gates, Group
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.pruning.space.candidates import (
     OVERSHOOT,
@@ -58,7 +58,7 @@ def test_quota(channels, layers, step, expected):
     ],
 )
 def test_removable_counts(channels, width, count, round_to, expected):
-    gate = Gate(0, channels, ["layer"])
+    gate = Gate(Group(0, channels, ("layer",)))
     gate.remove(gate.weakest(channels - width))
     assert removable(gate, count, round_to) == expected
 
@@ -66,13 +66,13 @@ def test_removable_counts(channels, width, count, round_to, expected):
 @pytest.mark.parametrize("round_to", [1, 4, 8])
 def test_the_lowest_mask_leaves_round_to_filters_in_every_gate(round_to):
     graph = two_branches()
-    lowest = lowest_mask(graph, round_to)
-    for gate in graph.gates:
+    lowest, gates = lowest_mask(graph, round_to), Gates(graph.groups)
+    for gate in gates:
         least = min(gate.channels, round_to)
         if gate.width > least:
             gate.remove(gate.weakest(gate.width - least))
-    assert [lowest[gate.units].sum() for gate in graph.gates] == graph.gates.widths
-    assert graph.flops(lowest) == graph.flops(graph.gates.mask()) < graph.flops()
+    assert [lowest[gate.units].sum() for gate in gates] == gates.widths
+    assert graph.flops(lowest) == graph.flops(gates.mask()) < graph.flops()
 
 
 @pytest.mark.parametrize(
@@ -119,29 +119,31 @@ def two_branches():
     return ChannelGraph(keras.Model(image, L.Dense(5)(L.Concatenate()(pooled))))
 
 
-def proposals_of(graph, target, step, widths=()):
+def proposals_of(graph, target, step, widths=(), gates=None):
     """{layer: proposal}; scores rise with the channel number, so that low numbers go first."""
-    scores = np.arange(graph.gates.num_units + 1, dtype=float) + 1
-    for gate, width in zip(graph.gates, widths, strict=False):
+    gates = gates or Gates(graph.groups)
+    scores = np.arange(graph.num_units + 1, dtype=float) + 1
+    for gate, width in zip(gates, widths, strict=False):
         gate.remove(np.arange(gate.channels - width))
-    for gate in graph.gates:
+    for gate in gates:
         gate.rank(scores[gate.units])
-    proposed = Candidates(graph, target, step).propose(scores)
+    proposed = Candidates(gates, graph.flops, target, step).propose(scores)
     assert [one.gate for one in proposed] == sorted(one.gate for one in proposed)
-    return {graph.gates[one.gate].layers[0]: one for one in proposed}
+    return {graph.groups[one.gate].layers[0]: one for one in proposed}
 
 
 def ordered(graph, widths):
     """Widths in the order of the gates."""
-    return [widths[gate.layers[0]] for gate in graph.gates]
+    return [widths[gate.layers[0]] for gate in graph.groups]
 
 
 def test_a_proposal_far_from_the_target():
     graph = two_branches()
     assert graph.flops() == 1404
-    proposals = proposals_of(graph, target=100, step=0.3)
+    gates = Gates(graph.groups)
+    proposals = proposals_of(graph, target=100, step=0.3, gates=gates)
     cheap = proposals["cheap"]
-    gate = graph.gates[cheap.gate]
+    gate = graph.groups[cheap.gate]
     assert cheap.channels.tolist() == [0, 1, 2]
     assert cheap.size == 1404 - 3 * 53
     assert cheap.cost == sum(gate.start + i + 1 for i in range(3))
@@ -149,7 +151,7 @@ def test_a_proposal_far_from_the_target():
     expected[gate.start : gate.start + 3] = 0
     assert cheap.mask.tolist() == expected.tolist()
     assert proposals["dear"].channels.tolist() == [0]
-    assert graph.gates.widths == ordered(graph, {"dear": 2, "cheap": 10})  # only proposed
+    assert gates.widths == ordered(graph, {"dear": 2, "cheap": 10})  # only proposed
 
 
 @pytest.mark.parametrize(
@@ -184,14 +186,14 @@ def test_no_gate_is_ever_emptied():
     widths = ordered(graph, {"dear": 1, "cheap": 3})
     proposals = proposals_of(graph, target=10, step=1.0, widths=widths)
     assert {name: one.channels.tolist() for name, one in proposals.items()} == {"cheap": [7, 8]}
-    for gate in graph.gates:
+    for gate in graph.groups:
         assert proposals["cheap"].mask[gate.units].sum() >= 1
 
 
 def test_a_stream_shares_its_quota_among_its_layers():
     graph = ChannelGraph(residual())  # channels: stem 4, a1 5, the stream 6 by 3 layers, b1 7
     scores = np.random.default_rng(0).random(23)
-    proposals = Candidates(graph, target=1, step=0.6).propose(scores)
+    proposals = Candidates(Gates(graph.groups), graph.flops, target=1, step=0.6).propose(scores)
     assert [len(one.channels) for one in proposals] == [2, 3, 1, 4]
 
 
@@ -200,6 +202,10 @@ def test_the_quota_is_of_the_original_width():
     widths = ordered(graph, {"dear": 2, "cheap": 6})
     proposals = proposals_of(graph, target=1, step=0.3, widths=widths)
     assert proposals["cheap"].channels.tolist() == [4, 5, 6]  # 3 of 10, not of 6
+
+
+def candidates_of(graph):
+    return Candidates(Gates(graph.groups), graph.flops, target=1, step=0.2)
 
 
 def proposals_at(costs):
@@ -216,11 +222,11 @@ def proposals_at(costs):
     ],
 )
 def test_screening_keeps_the_cheap_ones_in_order(costs, kept):
-    candidates = Candidates(two_branches(), target=1, step=0.2)
+    candidates = candidates_of(two_branches())
     assert [one.gate for one in candidates.screened(proposals_at(costs))] == kept
 
 
 def test_screening_always_leaves_something():
-    candidates = Candidates(two_branches(), target=1, step=0.2)
+    candidates = candidates_of(two_branches())
     for costs in itertools.product([0.0, 1.0, 7.0], repeat=5):
         assert candidates.screened(proposals_at(costs))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ekg_tf.nets import tcl, tcl_norm
+from ekg_tf.nets.gates import Gates
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.resnet import cifar_resnet
 from ekg_tf.pruning.engine.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator
@@ -27,7 +28,7 @@ from tests.helpers.networks import (
     unknown,
     vgg,
 )
-from tests.helpers.searches import searched, validation
+from tests.helpers.searches import greedy_search, searched, validation
 
 
 def reward_for(model, val, seed=6):
@@ -38,11 +39,12 @@ def reward_for(model, val, seed=6):
 
 def proposals_at(graph, mask, step=0.4):
     """A proposal of every gate that has a filter to give, with random scores."""
-    graph.gates.set_mask(mask)
+    gates = Gates(graph.groups)
+    gates.set_mask(mask)
     scores = np.random.default_rng(8).random(len(mask))
-    for gate in graph.gates:
+    for gate in gates:
         gate.rank(scores[gate.units])
-    return Candidates(graph, target=1, step=step).propose(scores)
+    return Candidates(gates, graph.flops, target=1, step=step).propose(scores)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +78,9 @@ def test_the_same_choice_in_every_kind_of_network(build):
     reward = reward_for(model, val)
     exact, naive = ExactEvaluator(graph, val), NaiveEvaluator(graph, val)
     gated, variable = graph.gated()
-    for mask in (np.ones(graph.gates.num_units + 1, np.float32), random_mask(graph, keep=0.8)):
+    for mask in (graph.open_mask(), random_mask(graph, keep=0.8)):
         proposals = proposals_at(graph, mask)
-        assert len(proposals) == len(graph.gates)
+        assert len(proposals) == len(graph.groups)
         variable.assign(mask)
         expected = [gated(val.images[rows], training=True) for rows in val.batches()]
         logits = exact.set_current(mask)
@@ -99,7 +101,7 @@ def test_neither_memory_nor_devices_change_the_outcome(options):
     full = list(range(len(usual.current.segments.cuts)))
     assert usual.current.cuts.kept == full
     assert (other.current.cuts.kept == full) == ("devices" in options)
-    for mask in (np.ones(graph.gates.num_units + 1, np.float32), random_mask(graph, keep=0.7)):
+    for mask in (graph.open_mask(), random_mask(graph, keep=0.7)):
         proposals = proposals_at(graph, mask)
         outcomes = []
         for evaluator in (usual, other):
@@ -119,7 +121,7 @@ def test_every_device_works_on_its_own_copies():
     graph = ChannelGraph(shaken(residual()))
     val = validation(graph.model, count=24)
     evaluator = ExactEvaluator(graph, val, devices=("CPU:0", "CPU:1"))
-    evaluator.set_current(np.ones(graph.gates.num_units + 1, np.float32))
+    evaluator.set_current(graph.open_mask())
     for number, place in enumerate(evaluator.current.places):
         tensors = [x for cache in place.cache for x in cache.values()]
         tensors += [x for layer in place.weights.values() for x in layer.values()]
@@ -159,7 +161,7 @@ def test_the_logits_are_those_of_the_chosen_proposal_when_rewards_are_equal():
     fc.set_weights([np.zeros_like(fc.kernel), np.arange(5, dtype=np.float32)])
     val = validation(model)
     reward = reward_for(model, val)
-    mask = np.ones(graph.gates.num_units + 1, np.float32)
+    mask = graph.open_mask()
     for evaluator in (ExactEvaluator(graph, val), NaiveEvaluator(graph, val)):
         evaluator.set_current(mask)
         outcome = evaluator.best(proposals_at(graph, mask), reward)
@@ -174,7 +176,7 @@ def test_hopeless_proposals_are_given_up():
     graph = ChannelGraph(model)
     val = validation(model, batch_images=2)
     exact, naive = ExactEvaluator(graph, val, workers=1), NaiveEvaluator(graph, val)
-    mask = np.ones(graph.gates.num_units + 1, np.float32)
+    mask = graph.open_mask()
     logits = exact.set_current(mask)
     reward = Reward(logits.argmax(-1), logits, 5)
     mild, severe = proposals_at(graph, mask, step=0.1), proposals_at(graph, mask, step=1.0)
@@ -200,7 +202,7 @@ def test_dropout_is_off_in_both_evaluators():
     graph = ChannelGraph(model)
     val = validation(model)
     reward = reward_for(model, val)
-    mask = np.ones(graph.gates.num_units + 1, np.float32)
+    mask = graph.open_mask()
     proposals = proposals_at(graph, mask)
     exact, naive = ExactEvaluator(graph, val), NaiveEvaluator(graph, val)
     logits = exact.set_current(mask)
@@ -227,7 +229,8 @@ def test_networks_of_several_outputs_are_refused():
     ],
 )
 def test_a_whole_search_takes_the_same_steps(tmp_path, options):
-    graph, _, exact = searched(tmp_path / "exact", "exact", **options)
+    search = greedy_search(tmp_path / "exact", "exact", **options)
+    exact = search.history
     _, _, naive = searched(tmp_path / "naive", "naive", **options)
     assert len(exact.rows) == len(naive.rows) >= 5
     for one, other in zip(exact.rows[1:], naive.rows[1:], strict=True):
@@ -238,7 +241,7 @@ def test_a_whole_search_takes_the_same_steps(tmp_path, options):
     assert len({row["gate"] for row in exact.rows[1:]}) > 1
     rates = [row["flops_rate"] for row in exact.rows]
     assert rates[-2] > options.get("target", 0.72) >= rates[-1]
-    assert (graph.gates.mask() == exact.mask(graph, len(exact.rows) - 1)).all()
+    assert (search.gates.mask() == exact.mask(search.graph, len(exact.rows) - 1)).all()
 
 
 def test_lazy_search_saves_images_and_resumes_to_the_same_network(tmp_path):
@@ -292,7 +295,7 @@ def test_expectations_are_means_that_forget():
     val = validation(graph.model, count=8)
     evaluator = LazyEvaluator(graph, val)
     reward = reward_for(graph.model, val)
-    mask = np.ones(graph.gates.num_units + 1, np.float32)
+    mask = graph.open_mask()
     current = float(tf.reduce_mean(reward.losses(tf.constant(evaluator.set_current(mask)))))
     proposals = proposals_at(graph, mask)
     first, second = (one.gate for one in proposals[:2])
@@ -340,7 +343,7 @@ def test_nothing_is_traced_again_while_the_network_shrinks(monkeypatch):
     val = validation(model, count=25)
     evaluator = ExactEvaluator(graph, val)
     counts = []
-    mask = np.ones(graph.gates.num_units + 1, np.float32)
+    mask = graph.open_mask()
     for step in range(5):
         reward = reward_for(model, val, seed=step)
         evaluator.set_current_with_importance(mask, reward)
@@ -360,7 +363,7 @@ def test_full_width_with_xla_is_the_same_as_sliced(monkeypatch):
     reward = reward_for(model, val)
     sliced, masked = ExactEvaluator(graph, val), ExactEvaluator(graph, val, compile=True)
     traces, counts = Traces(monkeypatch), []
-    for mask in (np.ones(graph.gates.num_units + 1, np.float32), random_mask(graph, keep=0.8)):
+    for mask in (graph.open_mask(), random_mask(graph, keep=0.8)):
         logits, scores = sliced.set_current_with_importance(mask, reward)
         compiled_logits, compiled_scores = masked.set_current_with_importance(mask, reward)
         np.testing.assert_allclose(compiled_logits, logits, atol=1e-4)

@@ -106,4 +106,4 @@ def test_masks_of_the_steps(folder):
     for step, units in enumerate(closed):
         mask = history.mask(graph, step)
         assert np.flatnonzero(mask == 0).tolist() == units
-        assert mask.shape == (graph.gates.num_units + 1,)
+        assert mask.shape == (graph.num_units + 1,)

@@ -78,7 +78,7 @@ def batch_loss(model, val, rows, teacher_logits):
 def tapped_copy(build, graph, mask):
     """The network under `mask` with a multiplier at every site."""
     pruned = graph.pruned(mask)
-    by_first_layer = {gate.layers[0]: gate for gate in graph.gates}
+    by_first_layer = {gate.layers[0]: gate for gate in graph.groups}
     first = {"stream": "stem"}
     widths = [int(mask[by_first_layer[first.get(name, name)].units].sum()) for name in GATES[build]]
     model = build(widths, tap)
@@ -91,7 +91,7 @@ def tapped_copy(build, graph, mask):
 def expected_scores(build, graph, mask, val, teacher_logits):
     """float64 [U]: |derivative of a batch's loss to a site's multipliers|, summed."""
     model, gates = tapped_copy(build, graph, mask)
-    scores = np.zeros(graph.gates.num_units)
+    scores = np.zeros(graph.num_units)
     for layer in model.layers:
         if not isinstance(layer, Tap):
             continue
@@ -114,7 +114,7 @@ def graph_of(build):
 @pytest.mark.parametrize("build", [residual, flat])
 def test_taylor_scores(build, teacher, pruned):
     graph = graph_of(build)
-    mask = np.ones(graph.gates.num_units + 1, np.float32)
+    mask = graph.open_mask()
     if pruned:
         mask = random_mask(graph)
     val, reward, teacher_logits = data(graph.model, teacher)
@@ -131,7 +131,7 @@ def test_taylor_scores(build, teacher, pruned):
 
 def test_the_derivative_is_that_of_finite_differences():
     graph = graph_of(residual)
-    mask = np.ones(graph.gates.num_units + 1, np.float32)
+    mask = graph.open_mask()
     val, _, teacher_logits = data(graph.model, teacher=True)
     model, gates = tapped_copy(residual, graph, mask)
     whole = Validation(val.images, val.labels, EXAMPLES)

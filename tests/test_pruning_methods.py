@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from ekg_tf.nets.gates import Gates
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.resnet import cifar_resnet
 from ekg_tf.pruning.history import History
@@ -59,7 +60,7 @@ def test_the_target_is_met_and_the_history_tells_the_networks(tmp_path, method, 
 def test_widths_are_multiples_where_they_are_asked_for(tmp_path, method):
     graph, _, history = searched(tmp_path, method, target=0.6, round_to=4)
     assert history.rows[-1]["flops_rate"] <= 0.6
-    for gate, kept in zip(graph.gates, history.rows[-1]["widths"], strict=True):
+    for gate, kept in zip(graph.groups, history.rows[-1]["widths"], strict=True):
         assert kept % 4 == 0 or kept == gate.channels
 
 
@@ -77,7 +78,7 @@ def test_a_coarse_to_fine_search_resumes_to_the_same_network(tmp_path):
 def test_uniform_keeps_the_same_share_of_every_gate(tmp_path):
     graph, _, history = searched(tmp_path, "uniform", score="l1")
     widths = history.rows[-1]["widths"]
-    shares = [kept / gate.channels for kept, gate in zip(widths, graph.gates, strict=True)]
+    shares = [kept / gate.channels for kept, gate in zip(widths, graph.groups, strict=True)]
     # A filter of the narrowest gate is 1/16 of it; another one may go at the end.
     assert max(shares) - min(shares) <= 2 / 16
 
@@ -87,10 +88,10 @@ def test_a_global_threshold_takes_the_least_normalised_scores(tmp_path):
     _, _, uniform = searched(tmp_path / "uniform", "uniform", score="l1", target=0.8)
     assert history.rows[-1]["widths"] != uniform.rows[-1]["widths"]
     graph = ChannelGraph(residual())
-    scores = np.zeros(graph.gates.num_units + 1)
-    for gate in graph.gates:
+    scores = np.zeros(graph.num_units + 1)
+    for gate in graph.groups:
         scores[gate.units] = np.arange(1, gate.channels + 1)
-    first = relative_scores(graph.gates, scores)[0]
+    first = relative_scores(Gates(graph.groups), scores)[0]
     root_mean_square = np.sqrt((1 + 4 + 9 + 16) / 4)
     np.testing.assert_allclose(first, np.array([1, 2, 3, 4]) / root_mean_square)
 
@@ -102,7 +103,7 @@ def test_the_smallest_number_that_meets_a_condition():
 
 
 def test_filters_leave_several_gates_at_once():
-    gates = ChannelGraph(residual()).gates
+    gates = Gates(ChannelGraph(residual()).groups)
     gates[0].rank(np.array([3.0, 1.0, 2.0, 4.0]))
     mask = without(gates, {0: 2, 1: 1})
     assert np.flatnonzero(mask == 0).tolist() == [1, 2, gates[1].start + gates[1].channels - 1]

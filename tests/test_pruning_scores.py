@@ -33,14 +33,14 @@ def test_scores_of_a_stream_are_summed_over_its_layers(score):
     mask = random_mask(graph)
     scores = weight_scores(score, kernels, mask, [0])
     function = {"l1": l1, "fpgm": fpgm}[score]
-    kept = [np.flatnonzero(mask[gate.units]) for gate in graph.gates]
+    kept = [np.flatnonzero(mask[gate.units]) for gate in graph.groups]
     stem, a1, stream, b1 = range(4)
     inputs = {"a2": a1, "shortcut": stem, "b2": b1}
     expected = sum(
         function(kernels[name][0][:, :, kept[gate]][..., kept[stream]])
         for name, gate in inputs.items()
     )
-    gate = graph.gates[stream]
+    gate = graph.groups[stream]
     np.testing.assert_allclose(scores[gate.start + kept[stream]], expected, rtol=1e-6)
     assert scores.shape == mask.shape
     assert (scores[:-1] > 0).tolist() == (mask[:-1] > 0).tolist()
@@ -49,9 +49,9 @@ def test_scores_of_a_stream_are_summed_over_its_layers(score):
 def test_a_shared_layer_counts_once():
     graph = ChannelGraph(shared())
     kernels = graph.kernels()
-    mask = np.ones(graph.gates.num_units + 1, np.float32)
+    mask = graph.open_mask()
     scores = weight_scores("l1", kernels, mask, [0])
-    gate = next(gate for gate in graph.gates if "both" in gate.layers)
+    gate = next(gate for gate in graph.groups if "both" in gate.layers)
     np.testing.assert_allclose(scores[gate.units], np.abs(kernels["both"][0]).sum((0, 1, 2)))
 
 

@@ -9,7 +9,6 @@ import pytest
 import tensorflow as tf
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.resnet import cifar_resnet
-from ekg_tf.options.search import SearchOptions, SupernetOptions
 from ekg_tf.pruning.engine.validation import Validation
 from ekg_tf.pruning.history import History
 from ekg_tf.pruning.methods.combine import combine, pareto
@@ -28,8 +27,12 @@ from ekg_tf.pruning.supernet.ratings import StageRater
 from ekg_tf.utils.runfolder import RunFolder
 
 from tests.helpers.networks import images_for, shaken
+from tests.helpers.options import search_options
 
-SUPERNET = SupernetOptions(width_steps=5, population=6, generations=3)
+OPTIONS = {
+    StageWiseSearch: {"method": "swp", "width_steps": 5, "population": 6, "generations": 3},
+    SlimmingSearch: {"method": "autoslim", "width_steps": 5},
+}
 
 
 # ---------------------------------------------------------------- combination
@@ -161,7 +164,7 @@ def val(graph):
 def random_mask(graph, gates, seed):
     random, mask = np.random.default_rng(seed), graph.open_mask()
     for gate in gates:
-        one = graph.gates[gate]
+        one = graph.groups[gate]
         mask[one.start + random.permutation(one.channels)[one.channels // 2 :]] = 0
     return mask
 
@@ -203,14 +206,12 @@ def test_stage_losses_are_those_of_the_masked_network(graph, val):
 
 def searched(method, path, graph, val, stop_at=None, **options):
     """The history of a search that is stopped before row `stop_at` and then goes on."""
-    options = {"target_rate": 0.5, "teacher": "none", "supernet": SUPERNET} | options
-    options = SearchOptions(method="swp" if method is StageWiseSearch else "autoslim", **options)
-    arguments = {"do_log": False, "method": options.method}
+    options = search_options(**({"rate": 0.5} | OPTIONS[method] | options))
+    arguments = {"do_log": False, "method": options.method.name}
     for stop in (stop_at, None) if stop_at else (None,):
         with RunFolder.open(path, arguments) as folder:
-            graph.gates.set_mask(graph.open_mask())
             history = History(folder, (25, 5))
-            search = method(graph, val, history, options)
+            search = method(graph, val, history, options, order=order_of(graph))
             if stop:
                 history.add = partial(add_until, history.add, stop)
                 with pytest.raises(KeyboardInterrupt):
@@ -218,6 +219,12 @@ def searched(method, path, graph, val, stop_at=None, **options):
             else:
                 search.run()
     return history
+
+
+def order_of(graph):
+    """Some rank for every unit in its gate."""
+    random = np.random.default_rng(3)
+    return np.concatenate([random.permutation(group.channels) for group in graph.groups])
 
 
 def add_until(add, stop, row, logits):
@@ -247,22 +254,23 @@ def test_a_search_ends_at_the_target_and_resumes(method, tmp_path, graph, val):
 
 def test_networks_of_combinations_are_those_of_the_rows(tmp_path, graph, val):
     """They aren't nested: rows take filters back, and keep the leading channels all the same."""
-    history = searched(StageWiseSearch, tmp_path / "run", graph, val, rates=(0.7,))
+    history = searched(StageWiseSearch, tmp_path / "run", graph, val, keep=(0.7,))
     assert any("restored_units" in row for row in history.rows)
     near = [row["rate"] for row in history.rows if 0.7 - OVERSHOOT <= row["rate"] <= 0.7]
     assert len(near) == 1
+    order = order_of(graph)
     for number, row in enumerate(history.rows):
         mask = history.mask(graph, number)
         assert graph.flops(mask) == row["flops"]
-        for gate, width in zip(graph.gates, row["widths"], strict=True):
-            np.testing.assert_array_equal(mask[gate.units], gate.order < width)
+        for gate, width in zip(graph.groups, row["widths"], strict=True):
+            np.testing.assert_array_equal(mask[gate.units], order[gate.units] < width)
 
 
 @pytest.mark.parametrize("method", [StageWiseSearch, SlimmingSearch])
 def test_widths_are_multiples(method, tmp_path, graph, val):
-    history = searched(method, tmp_path / "run", graph, val, target_rate=0.6, round_to=4)
+    history = searched(method, tmp_path / "run", graph, val, rate=0.6, round_to=4)
     assert history.rows[-1]["rate"] <= 0.6
-    for gate, width in zip(graph.gates, history.rows[-1]["widths"], strict=True):
+    for gate, width in zip(graph.groups, history.rows[-1]["widths"], strict=True):
         assert width % 4 == 0 or width == gate.channels
 
 
@@ -285,9 +293,9 @@ def test_slimming_steps_go_down_the_grid(tmp_path, graph, val):
     for before, after in itertools.pairwise(history.rows[:-2]):
         changed = [
             (gate.channels, old, new)
-            for gate, old, new in zip(graph.gates, before["widths"], after["widths"], strict=True)
+            for gate, old, new in zip(graph.groups, before["widths"], after["widths"], strict=True)
             if old != new
         ]
         ((channels, old, new),) = changed
         assert new == max(width for width in grids[channels] if width < old)
-        assert after["evaluations"] == len(graph.gates) or before["rate"] < 0.7
+        assert after["evaluations"] == len(graph.groups) or before["rate"] < 0.7

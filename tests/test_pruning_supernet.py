@@ -4,17 +4,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ekg_tf.nets.gates import Gates
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.builders import build
 from ekg_tf.op_utils import make_train_step
-from ekg_tf.options.search import SupernetOptions
+from ekg_tf.options.methods import SWP, AutoSlim
 from ekg_tf.pruning.space.stages import frozen_gates
 from ekg_tf.pruning.space.width_grid import WidthGrid, grid
 from ekg_tf.pruning.supernet.network import (
     Supernet,
     feature_loss,
-    order_of,
-    set_order,
     softmax_loss,
     stages_of,
 )
@@ -26,13 +25,14 @@ from tests.helpers.replicas import one_replica, two_replicas
 
 def random_order(graph, seed=3):
     random = np.random.default_rng(seed)
-    parts = [random.permutation(gate.channels) for gate in graph.gates]
+    parts = [random.permutation(gate.channels) for gate in graph.groups]
     return np.concatenate(parts).astype(np.int32)
 
 
-def supernet_of(model, stagewise, **options):
+def supernet_of(model, stagewise):
     order = random_order(ChannelGraph(model))
-    return Supernet(model, order, SupernetOptions(width_steps=4, **options), stagewise=stagewise)
+    options = (SWP if stagewise else AutoSlim)(width_steps=4)
+    return Supernet(model, order, options, stagewise=stagewise)
 
 
 # ---------------------------------------------------------------- widths
@@ -57,15 +57,15 @@ def test_grid(channels, steps, round_to, widths):
 
 def test_masks_keep_the_leading_channels():
     graph = ChannelGraph(residual())
-    order = random_order(graph)
-    set_order(graph, order)
-    np.testing.assert_array_equal(order_of(graph), order)
-    widths = WidthGrid(graph, 4, frozen={1})
-    assert widths.grids[1] == [graph.gates[1].channels] and 1 not in widths.free
+    order, gates = random_order(graph), Gates(graph.groups)
+    gates.set_order(order)
+    np.testing.assert_array_equal(gates.order(), order)
+    widths = WidthGrid(gates, 4, frozen={1})
+    assert widths.grids[1] == [graph.groups[1].channels] and 1 not in widths.free
     for choice in (widths.full(), np.zeros_like(widths.sizes), widths.sizes // 2):
         mask = widths.mask(choice)
         assert mask[-1] == 1 and mask.dtype == np.float32
-        for number, gate in enumerate(graph.gates):
+        for number, gate in enumerate(graph.groups):
             kept = widths.grids[number][choice[number]]
             ranks = order[gate.start : gate.start + gate.channels]
             np.testing.assert_array_equal(mask[gate.units], ranks < kept)
@@ -73,7 +73,7 @@ def test_masks_keep_the_leading_channels():
 
 
 def test_random_choices_depend_on_seed_and_step_alone():
-    widths = WidthGrid(ChannelGraph(residual()), 9)
+    widths = WidthGrid(Gates(ChannelGraph(residual()).groups), 9)
     draw = tf.function(lambda step: widths.random_choice(7, step, 0))
     draws = np.array([draw(tf.constant(step)).numpy() for step in range(2000)])
     for column, size in zip(draws.T, widths.sizes, strict=True):
@@ -111,11 +111,11 @@ def test_one_stage_for_every_resolution(arch, shape, stages, frozen):
 def test_stages_are_joined_and_cut_to_a_number():
     graph = ChannelGraph(build("ResNet-20", 10, (8, 8, 1)))
     (whole,) = stages_of(graph, 1)
-    assert len(whole.gates) == len(graph.gates) and not frozen_gates(graph, [whole])
+    assert len(whole.gates) == len(graph.groups) and not frozen_gates(graph, [whole])
     # 893,952 + 819,200 + 819,840 by resolution: cut once the first two-thirds or the last
     assert [one.last for one in stages_of(graph, 2)] == [4, 11]
     assert [one.last for one in stages_of(graph, 5)] == [2, 4, 7, 9, 11]
-    with pytest.raises(UserError, match=r"--swp_stages 60: .* into 9 stages at most"):
+    with pytest.raises(UserError, match=r"60 stages: .* into 9 stages at most"):
         stages_of(graph, 60)
 
 
@@ -123,7 +123,7 @@ def test_stages_are_joined_and_cut_to_a_number():
 def test_what_a_stage_removes_is_saved_in_that_stage_alone(count):
     graph = ChannelGraph(build("ResNet-20", 10, (8, 8, 1)))
     stages = stages_of(graph, count)
-    widths = WidthGrid(graph, 9, frozen=frozen_gates(graph, stages))
+    widths = WidthGrid(Gates(graph.groups), 9, frozen=frozen_gates(graph, stages))
     saved = []
     for stage in stages:
         choice = widths.full()
@@ -186,7 +186,7 @@ def test_random_layers_are_off_in_the_whole_network_and_its_versions():
     values = [tf.convert_to_tensor(v.value) for v in model.variables]
     moving = [v for v in model.variables if v.name == "moving_mean"]
     (logits,), state = supernet.features(values, images, moving)
-    version = supernet.run_stage(values, 0, images, tf.ones(supernet.graph.gates.num_units + 1))
+    version = supernet.run_stage(values, 0, images, tf.ones(supernet.graph.num_units + 1))
     np.testing.assert_allclose(version, logits, atol=1e-5)
     assert len(moving) == 2
     for new, variable in zip(state, moving, strict=True):
@@ -240,7 +240,7 @@ def test_one_stagewise_step_against_eager_gradients():
     model = two_resolutions()
     start = [v.numpy() for v in model.trainable_variables]
     supernet = supernet_of(model, stagewise=True)
-    assert len(supernet.stages) == 2 and len(supernet.graph.gates) == 4
+    assert len(supernet.stages) == 2 and len(supernet.graph.groups) == 4
     gated, mask_variable = supernet.graph.gated()
     cut = gated.get_layer(_add(gated)).output
     first, second = keras.Model(gated.inputs, cut), keras.Model(cut, gated.outputs)

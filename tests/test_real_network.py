@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ekg_tf.dataloader import load
+from ekg_tf.nets.gates import Gates
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.load import load_network
 from ekg_tf.training.trainer import both_modes
@@ -32,10 +33,11 @@ def test_both_batch_norm_modes_score_what_the_paper_trained(res56_pkl, cifar10):
 def test_pruned_real_network_computes_what_the_masked_one_does(res56_pkl, cifar10):
     graph = ChannelGraph(load_network(res56_pkl, "ResNet-56", 10, (32, 32, 3)))
     rng = np.random.default_rng(0)
-    for gate in graph.gates:
+    gates = Gates(graph.groups)
+    for gate in gates:
         gate.rank(rng.random(gate.channels))
         gate.remove(gate.weakest(gate.channels // 4))
-    mask = graph.gates.mask()
+    mask = gates.mask()
     gated, variable = graph.gated()
     variable.assign(mask)
     pruned = graph.pruned(mask)

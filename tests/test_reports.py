@@ -1,5 +1,4 @@
-"""The before -> after block, and figures: that they are made and not empty (how they look is checked
-by eye)."""
+"""The before -> after block; that the figures are made and not empty (their looks: by eye)."""
 
 import numpy as np
 import pytest

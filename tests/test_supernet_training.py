@@ -7,26 +7,23 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ekg_tf.dataloader import load, normalised_images
+from ekg_tf.nets.gates import Gates
 from ekg_tf.nets.graph import ChannelGraph
-from ekg_tf.options.search import SearchOptions, SupernetOptions
 from ekg_tf.pruning.engine.validation import Validation
-from ekg_tf.pruning.supernet.network import order_of
 from ekg_tf.pruning.supernet.training import (
     micro_batches,
+    order_in,
     seconds_before,
-    take_order,
     train_supernet,
 )
 from ekg_tf.utils.devices import Device
 from ekg_tf.utils.runfolder import START, SUPERNET_ORDER, RunFolder
 
 from tests.helpers.networks import L, conv_bn
+from tests.helpers.options import search_options
 
-OPTIONS = SearchOptions(
-    target_rate=0.5,
-    method="swp",
-    teacher="none",
-    supernet=SupernetOptions(epochs=2, batch_images=32, width_steps=3),
+OPTIONS = search_options(
+    0.5, method="swp", epochs=2, learning_rate=0.02, supernet_batch_size=32, width_steps=3
 )
 
 
@@ -53,11 +50,10 @@ def trained(path, data, val, stop_after=None):
             folder, START, model, data, val, np.arange(100, 260), OPTIONS, device
         )
         seconds = seconds_before(folder)
-        graph = ChannelGraph(start)
-        take_order(folder, graph)
+        order = order_in(folder)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-    return start, order_of(graph), seconds
+    return start, order, seconds
 
 
 def append_until(append, epoch, name, row):
@@ -77,7 +73,7 @@ def test_a_killed_supernet_training_ends_with_the_same_network(tmp_path):
     assert not (tmp_path / "killed" / START).exists()
     resumed, resumed_order, _ = trained(tmp_path / "killed", data, val)
     np.testing.assert_array_equal(order, resumed_order)
-    assert (order != order_of(ChannelGraph(whole))).any()
+    assert (order != Gates(ChannelGraph(whole).groups).order()).any()
     for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 

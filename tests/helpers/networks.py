@@ -185,8 +185,8 @@ def _calibrate_kept(model, mask):
 def random_mask(graph, seed=0, keep=0.6):
     """A unit mask with at least one filter kept and, of several, at least one removed per gate."""
     rng = np.random.default_rng(seed)
-    mask = np.ones(graph.gates.num_units + 1, np.float32)
-    for gate in graph.gates:
+    mask = graph.open_mask()
+    for gate in graph.groups:
         kept = int(np.clip(round(keep * gate.channels), 1, max(1, gate.channels - 1)))
         mask[gate.start + rng.permutation(gate.channels)[kept:]] = 0
     return mask
@@ -216,4 +216,4 @@ def assert_masked_is_pruned(model, mask, images, sizes=(0.3, 30.0)):
 
 
 def groups(graph):
-    return [(tuple(sorted(gate.layers)), gate.channels) for gate in graph.gates]
+    return [(tuple(sorted(gate.layers)), gate.channels) for gate in graph.groups]

@@ -18,13 +18,20 @@ def validation(model, count=24, batch_images=10, seed=5):
     return Validation(images_for(model, count), labels.astype(np.int32), batch_images)
 
 
-def searched(path, evaluator, *, target=0.72, batch_images=16, **options):
-    """The history of a real search on a small ResNet-8, and its channel graph."""
+def searched(path, evaluator, **options):
+    """(channel graph, D_val, history) of a `greedy_search`."""
+    search = greedy_search(path, evaluator, **options)
+    return search.graph, search.val, search.history
+
+
+def greedy_search(path, evaluator, *, target=0.72, batch_images=16, **options):
+    """A real search on a small ResNet-8, at its end."""
     keras.utils.set_random_seed(0)
     graph = ChannelGraph(shaken(cifar_resnet(8, 5, (8, 8, 3))))
     val = validation(graph.model, count=40, batch_images=batch_images)
     settings = search_options(target, evaluator=evaluator, **options)
     with RunFolder.open(path, {}) as folder:
         history = History(folder, (40, 5))
-        GreedySearch(graph, val, history, settings).run()
-    return graph, val, history
+        search = GreedySearch(graph, val, history, settings)
+        search.run()
+    return search
