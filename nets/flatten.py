@@ -9,6 +9,7 @@ may come to have different widths.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,7 +118,7 @@ class _Pass:
     def _called(self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         operation = call.operation
         if is_op(operation):
-            return self._copy_of_op(operation, owner)(*args, **kwargs)
+            return self._copy_of_op(call, owner)(*args, **kwargs)
         _refuse(operation)
         if operation.name not in self.flat.closed and may_open(operation):
             try:
@@ -136,8 +137,12 @@ class _Pass:
         self._names.add(name)
         return name
 
-    def _copy_of_op(self, operation: keras.Operation, owner: str) -> keras.Operation:
+    def _copy_of_op(self, call: Call, owner: str) -> keras.Operation:
+        operation = call.operation
         name = self._name(operation.name, owner)
+        if type(operation).__name__ == "Reshape" and _keeps_the_batch(operation, call.inputs[0]):
+            # As a layer its sizes follow the channels.
+            return keras.layers.Reshape(tuple(operation.newshape[1:]), name=name)
         try:
             return type(operation).from_config(operation.get_config() | {"name": name})
         except (NotImplementedError, TypeError, ValueError):
@@ -217,6 +222,15 @@ class _Without:
 
 class _Closed(Exception):
     """A layer can't be opened; the text says why."""
+
+
+def _keeps_the_batch(operation: keras.Operation, tensor: keras.KerasTensor) -> bool:
+    """Whether an operation Reshape leaves the examples apart."""
+    before, after = tensor.shape[1:], tuple(operation.newshape)
+    if not after or after[0] not in (-1, None) or None in before:
+        return False
+    sizes = [size for size in after[1:] if size != -1]
+    return len(sizes) == len(after) - 1 and math.prod(sizes) == math.prod(before)
 
 
 def may_open(layer: keras.Layer) -> bool:

@@ -247,18 +247,22 @@ def _softmax_of(model: keras.Model) -> Call | None:
         name = _activation(layer)
         if name == "softmax":
             return call
-        passing = isinstance(layer, PASSING) or (
-            isinstance(layer, L.Activation) and name == "linear"
-        )
         if name and name not in PLAIN:
             raise UserError(
                 f"{model.name} ends in {name} (layer {layer.name}): the losses need a network that "
                 "gives logits or softmax probabilities"
             )
-        if not passing and type(layer).__name__ not in ("Reshape", "Squeeze"):
+        if not _passes(layer):
             return None
         call = makers.get(id(call.inputs[0]))
     return None
+
+
+def _passes(layer: keras.Operation) -> bool:
+    """Whether an operation only passes on values, perhaps in another shape."""
+    if isinstance(layer, L.Activation):
+        return _activation(layer) == "linear"
+    return isinstance(layer, PASSING) or type(layer).__name__ in ("Reshape", "Squeeze")
 
 
 def _without(model: keras.Model, softmax: Call) -> keras.Model:
@@ -296,7 +300,10 @@ def _logarithm(model: keras.Model) -> keras.Model:
 def _meaning(model: keras.Model, body: keras.Model, examples: np.ndarray | None) -> str:
     """ "logits" or "probabilities", of an output that isn't plainly a softmax."""
     makers = {id(tensor): call for call in calls_of(body) for tensor in call.outputs}
-    last = makers[id(body.outputs[0])].operation
+    call = makers[id(body.outputs[0])]
+    while _passes(call.operation) and id(call.inputs[0]) in makers:
+        call = makers[id(call.inputs[0])]
+    last = call.operation
     if getattr(last, "weights", ()) and _activation(last) in PLAIN:
         return LOGITS
     if examples is None:

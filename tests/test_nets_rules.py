@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 from ekg_tf.nets.channels import Ids
+from ekg_tf.nets.flatten import flatten
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.proof import agreement, agrees, sentence
-from ekg_tf.nets.tcl import slice_weights
+from ekg_tf.nets.tcl import kernel_rule, slice_weights
 from ekg_tf.utils.errors import UserError
 
 from tests.helpers.networks import CLASSES, groups, head, random_mask
@@ -28,7 +29,7 @@ L, ops = keras.layers, keras.ops
 def check(model, keep=0.5):
     """Masked = pruned, counts by formula = counts of the pruned network; returns the graph."""
     model = shake(model)
-    graph = ChannelGraph(model)
+    graph = ChannelGraph(flatten(model).model)
     mask = random_mask(graph, keep=keep)
     pruned = graph.pruned(mask)
     result = agreement(graph, mask, pruned, batch_of(model))
@@ -109,7 +110,7 @@ def test_several_inputs_and_outputs():
 
 
 def test_a_pruned_nested_model_is_flat_and_of_stock_layers():
-    graph = ChannelGraph(nested())
+    graph = ChannelGraph(flatten(nested()).model)
     pruned = graph.pruned(graph.least_mask())
     assert not any(isinstance(layer, keras.Model) for layer in pruned.layers)
     assert all(type(layer).__module__.startswith("keras.src.layers") for layer in pruned.layers)
@@ -132,7 +133,8 @@ def test_separable_convolutions_keep_the_norm_of_both_kernels():
     mask, layer = random_mask(graph), graph.model.get_layer("separable")
     axes = graph._axes()["separable"]
     full = {v.name: v.numpy() for v in layer.weights}
-    sliced = slice_weights(axes, full, mask, mask)
+    rules = {v.name: kernel_rule(v, True) for v in layer.weights}
+    sliced = slice_weights(axes, full, mask, mask, rules)
     for name in ("depthwise_kernel", "pointwise_kernel"):
         assert sliced[name].size < full[name].size
         norms = (np.linalg.norm(one[name]) for one in (sliced, full))

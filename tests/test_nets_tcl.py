@@ -7,11 +7,12 @@ import tensorflow as tf
 from ekg_tf.nets import tcl, tcl_norm
 
 
-def bound(layer, shape, weights, in_units, out_units):
-    """The layer, built for inputs of `shape` with `weights`, bound to the mask of `mask_of`."""
+def bound(layer, shape, weights, in_units, out_units, scaled=True):
+    """The layer, built for inputs of `shape` with `weights`, bound to an open mask of 5 units."""
     layer.build((None, *shape))
     layer.set_weights([np.array(w, np.float32) for w in weights])
-    layer.bind(tf.Variable([1.0, 1.0, 1.0, 1.0, 1.0]), in_units, out_units)
+    mask = tf.Variable([1.0, 1.0, 1.0, 1.0, 1.0])
+    layer.bind(mask, in_units, out_units, scaled=scaled)
     return layer
 
 
@@ -29,6 +30,22 @@ def test_the_norm_of_a_masked_kernel_stays():
     np.testing.assert_allclose(sliced["kernel"], [[7.8], [10.4]], rtol=1e-6)
     np.testing.assert_array_equal(masked["bias"], [1, 0])
     np.testing.assert_array_equal(sliced["bias"], [1])
+
+
+def test_a_kernel_without_a_batch_norm_behind_it_is_only_masked():
+    layer = bound(tcl.FC(2), (2,), [[[3.0, 0.0], [4.0, 12.0]], [1.0, 2.0]], [0, 1], [2, 3], False)
+    mask = np.array([1, 1, 1, 0, 1], np.float32)
+    np.testing.assert_array_equal(layer.masked(mask)["kernel"], [[3, 0], [4, 0]])
+    np.testing.assert_array_equal(layer.sliced(mask)["kernel"], [[3], [4]])
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_constrained_kernel_keeps_to_its_constraint_instead(scaled):
+    layer = tcl.FC(2, use_bias=False, kernel_constraint=keras.constraints.UnitNorm(axis=0))
+    bound(layer, (2,), [[[0.6, 1.0], [0.8, 0.0]]], [0, 1], [2, 3], scaled)
+    mask = np.array([0, 1, 1, 1, 1], np.float32)  # without input 0
+    np.testing.assert_allclose(layer.masked(mask)["kernel"], [[0, 0], [1, 0]], atol=1e-6)
+    np.testing.assert_allclose(layer.sliced(mask)["kernel"], [[1, 0]], atol=1e-6)
 
 
 def test_input_and_output_masks_meet_in_one_kernel():

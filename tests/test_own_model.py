@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ekg_tf.cli import inputs
 from ekg_tf.dataloader import load
-from ekg_tf.nets.given import ending_as, ends_in_softmax, without_softmax
+from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.load import load_own
 from ekg_tf.reports import networks as measure
@@ -52,23 +52,21 @@ def test_softmax_off_and_on_again(head, sequential):
     model = own_network(head, sequential)
     images = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype(np.float32)
     probabilities = model(images).numpy()
-    logits_model = without_softmax(model)
-    logits = logits_model(images).numpy()
+    given = Given.read(model)
+    logits = given.core(images).numpy()
     np.testing.assert_allclose(keras.ops.softmax(logits), probabilities, atol=1e-6)
-    assert ends_in_softmax(model) and not ends_in_softmax(logits_model)
-    assert without_softmax(logits_model) is logits_model
-    assert all(one is not other for one in model.weights for other in logits_model.weights)
+    assert given.kind == "softmax" and Given.read(given.core).kind == "logits"
+    assert all(one is not other for one in model.weights for other in given.core.weights)
 
-    graph = ChannelGraph(logits_model)
+    graph = ChannelGraph(given.core)
     mask = graph.open_mask()
     mask[graph.groups[0].start] = 0
-    pruned = ending_as(model, graph.pruned(mask))
+    pruned = given.finished(graph.pruned(mask))
     assert pruned.count_params() < model.count_params()
     assert pruned.layers[-1].name == model.layers[-1].name
     np.testing.assert_allclose(pruned(images).numpy().sum(1), 1, atol=1e-6)
-    full = ending_as(model, graph.pruned(graph.open_mask()))
+    full = given.finished(graph.pruned(graph.open_mask()))
     np.testing.assert_allclose(full(images), probabilities, atol=1e-5)
-    assert ending_as(logits_model, logits_model) is logits_model
 
 
 def test_softmax_inside_a_nested_model_and_as_an_operation():
@@ -78,10 +76,10 @@ def test_softmax_inside_a_nested_model_and_as_an_operation():
     body = own_network([L.Dense(10, name="head")])
     by_operation = keras.Model(body.inputs[0], keras.ops.softmax(body.outputs[0]), name="op")
     for model in (nested, by_operation):
-        logits_model = without_softmax(model)
-        assert not ends_in_softmax(logits_model)
-        graph = ChannelGraph(logits_model)
-        pruned = ending_as(model, graph.pruned(graph.open_mask()))
+        given = Given.read(model)
+        assert given.kind == "softmax"
+        graph = ChannelGraph(given.core)
+        pruned = given.finished(graph.pruned(graph.open_mask()))
         np.testing.assert_allclose(pruned(images), model(images), atol=1e-5)
 
 
@@ -91,8 +89,8 @@ def test_other_ends_are_refused():
         ([L.Dense(10), L.ReLU()], "ReLU"),
     ):
         with pytest.raises(UserError, match=f"ends in {name}"):
-            ends_in_softmax(own_network(head))
-    assert not ends_in_softmax(own_network([L.Dense(10, activation="log_softmax")]))
+            Given.read(own_network(head))
+    assert Given.read(own_network([L.Dense(10, activation="log_softmax")])).kind == "logits"
 
 
 def flags(**values) -> argparse.Namespace:
@@ -185,7 +183,7 @@ def test_three_phases_from_the_command_line(project, capsys, monkeypatch):
         np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
         assert probabilities.min() >= 0
         assert (probabilities.argmax(1) == digits.labels).mean() > 0.7
-    assert not ends_in_softmax(load_keras(run / "search_start.keras"))
+    assert Given.read(load_keras(run / "search_start.keras")).kind == "logits"
     assert ChannelGraph(pruned).flops() <= 0.6 * ChannelGraph(given).flops()
 
     capsys.readouterr()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from ekg_tf.nets.flatten import flatten
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.pruning.engine.importance import ImportancePass
 from ekg_tf.pruning.engine.segments import Segments
@@ -15,7 +16,7 @@ from tests.helpers.rule_networks import CASES, NORMS, batch_of, between, shake
 
 def check(model):
     model = shake(model)
-    graph, images = ChannelGraph(model), batch_of(model)
+    graph, images = ChannelGraph(flatten(model).model), batch_of(model)
     segments, mask = Segments(graph), random_mask(graph, keep=0.5)
     weights = segments.weights(mask)
     logits = segments.logits(tf.constant(images), weights)

@@ -1,0 +1,192 @@
+"""Networks of every kind that people have go the whole way, or are refused in one line."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ekg_tf.dataloader import examples_of, own
+from ekg_tf.dataloader.dataset import make_split
+from ekg_tf.nets.given import Given
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.rebuild import copied
+from ekg_tf.phases.rehearsal import rehearse
+from ekg_tf.utils import devices
+from ekg_tf.utils.errors import UserError
+
+from tests.helpers import own_kinds
+from tests.helpers.own_kinds import CLASSES, KINDS, SIZE
+
+L, ops = keras.layers, keras.ops
+# Kinds of which less than half of the FLOPs is within reach, each for a layer that stays whole.
+LITTLE = {"normalisation_of_features", "sliced", "recurrent", "per_step", "transformer"}
+
+
+def data_for(model: keras.Model, high: float = 255):
+    shape = tuple(model.inputs[0].shape[1:]) if getattr(model, "inputs", None) else (SIZE, SIZE, 3)
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, high, (24, *shape)).astype(np.float32)
+    split = make_split(images, np.arange(24) % CLASSES, CLASSES, "the test")
+    return own.dataset(split, split, ("a", "b", "c"))
+
+
+def device():
+    return devices.make(tf.distribute.get_strategy())
+
+
+@pytest.mark.parametrize("name", sorted(KINDS.keys() - {"nested_twice"}))
+def test_a_network_of_this_kind_goes_the_whole_way(name):
+    model = KINDS[name]()
+    data = data_for(model, high=19 if name == "embedded" else 255)
+    model(np.zeros((1, *data.image_shape), np.float32))  # Keras builds some layers only now
+    before = [array.copy() for array in model.get_weights()]
+    given = Given.read(model, examples_of(data))
+    rehearse(given, data, device())
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)  # the user's network isn't touched
+    graph = ChannelGraph(given.core)
+    assert (graph.lowest_rate() < 0.5) == (name not in LITTLE)
+
+
+def test_a_file_that_keras_itself_reads_back_otherwise_is_refused():
+    model = KINDS["nested_twice"]()
+    data = data_for(model)
+    with pytest.raises(UserError, match="the network in its own file gives other outputs"):
+        rehearse(Given.read(model, examples_of(data)), data, device())
+
+
+class NoConfig(L.Layer):
+    """A layer whose configuration lacks an argument of __init__."""
+
+    def __init__(self, factor, **options):
+        super().__init__(**options)
+        self.factor = factor
+        self.inner = L.Dense(4)
+
+    def call(self, x):
+        return self.inner(x) * self.factor
+
+    def get_config(self):
+        return super().get_config()
+
+
+def refused(build) -> str:
+    i = keras.Input((6,))
+    model = keras.Model(i, L.Dense(CLASSES)(build(i)))
+    with pytest.raises(UserError) as error:
+        Given.read(model)
+    return str(error.value)
+
+
+def test_what_cannot_be_copied_is_refused_with_the_remedy():
+    assert "is a Lambda" in refused(lambda x: L.Lambda(lambda y: y * 2)(x))
+    assert "let get_config() return all arguments" in refused(lambda x: NoConfig(2.0)(x))
+
+
+def test_lora_and_quantised_layers_are_refused_with_the_remedy():
+    dense = L.Dense(8)
+    i = keras.Input((6,))
+    model = keras.Model(i, L.Dense(CLASSES)(dense(i)))
+    dense.enable_lora(2)
+    with pytest.raises(UserError, match="has LoRA enabled: merge it"):
+        Given.read(model)
+    quantised = keras.Model(i, L.Dense(CLASSES)(L.Dense(8)(i)))
+    quantised.quantize("int8")
+    with pytest.raises(UserError, match=r"is quantised .*prune the network before"):
+        Given.read(quantised)
+
+
+def test_other_losses_are_refused():
+    model = KINDS["plain"]()
+    model.compile("sgd", "mse")
+    with pytest.raises(UserError, match="compiled with the loss mse"):
+        Given.read(model)
+
+
+def test_nan_is_refused_at_the_door():
+    model = KINDS["plain_logits"]()
+    model.layers[-1].bias.assign([np.nan, 0, 0])
+    data = data_for(model)
+    with pytest.raises(UserError, match="NaN or infinite outputs"):
+        rehearse(Given.read(model, examples_of(data)), data, device())
+
+
+def test_probabilities_are_told_from_logits_by_their_values():
+    i = keras.Input((4,))
+    average = L.Average()([L.Dense(CLASSES)(i), L.Dense(CLASSES)(i)])
+    images = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    assert Given.read(keras.Model(i, average), images).kind == "logits"
+    given = Given.read(KINDS["averaged_heads"](), np.zeros((4, SIZE, SIZE, 3), np.float32))
+    assert given.kind == "probabilities"
+    x = np.random.default_rng(0).uniform(0, 255, (4, SIZE, SIZE, 3)).astype(np.float32)
+    np.testing.assert_allclose(tf.nn.softmax(given.core(x)), given.model(x), atol=1e-6)
+
+
+def test_the_result_has_the_given_networks_policy_flags_names_and_loss():
+    model = own_kinds.bfloat16()
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    given = Given.read(model)
+    assert {layer.compute_dtype for layer in given.core.layers} == {"float32"}
+    finished = given.finished(given.core)
+    policies = [layer.dtype_policy.name for layer in model.layers[1:]]
+    assert [layer.dtype_policy.name for layer in finished.layers[1:]] == policies
+    assert finished.loss == "sparse_categorical_crossentropy" and finished.optimizer is not None
+
+    named = own_kinds.named_ends()
+    finished = Given.read(named).finished(Given.read(named).core)
+    assert list(finished.output) == ["kind"] and list(finished.input) == ["picture"]
+
+    frozen = own_kinds.frozen_inside()
+    given = Given.read(frozen)
+    norms = [one for one in given.core.layers if isinstance(one, L.BatchNormalization)]
+    assert norms and not any(norm.trainable for norm in norms)
+    assert all(norm.by_moving for norm in _twins(given.core, norms))
+    flags = [layer.trainable for layer in given.finished(given.core).layers]
+    assert flags.count(False) == len(norms)
+
+
+def _twins(core, norms):
+    gated, _ = ChannelGraph(core).gated()
+    return [gated.get_layer(norm.name) for norm in norms]
+
+
+# ---------------------------------------------------------------- state outside of the weights
+
+
+def _normalization():
+    layer = L.Normalization(axis=-1)
+    layer.adapt(np.random.default_rng(0).normal(3, 5, (32, 4)).astype("float32"))
+    return layer
+
+
+def _discretization():
+    layer = L.Discretization(num_bins=4)
+    layer.adapt(np.random.default_rng(0).normal(0, 1, (64, 4)).astype("float32"))
+    return layer
+
+
+def _lookup():
+    return L.IntegerLookup(vocabulary=[3, 5, 7])
+
+
+@pytest.mark.parametrize(
+    ("layer", "inputs"),
+    [
+        (_normalization(), np.random.default_rng(1).normal(3, 5, (8, 4)).astype("float32")),
+        (_discretization(), np.random.default_rng(1).normal(0, 1, (8, 4)).astype("float32")),
+        (_lookup(), np.array([[3, 5, 9, 7]], "int64")),
+    ],
+    ids=["Normalization", "Discretization", "IntegerLookup"],
+)
+def test_a_copy_carries_the_state_that_a_layer_keeps_outside_of_its_weights(layer, inputs):
+    i = keras.Input((4,), dtype=inputs.dtype.name)
+    model = keras.Model(i, layer(i))
+    np.testing.assert_allclose(copied(model)(inputs), model(inputs), atol=1e-6)
+
+
+def test_opened_layers_are_compared_with_themselves():
+    given = Given.read(own_kinds.custom_layers())
+    assert len(given.closed) == 1
+    assert "asks for sizes" in next(iter(given.closed.values()))
+    given = Given.read(own_kinds.blocks())
+    assert not given.closed
+    assert sum(isinstance(one, L.Conv2D) for one in given.core.layers) == 5
