@@ -30,6 +30,7 @@ class Site:
         inputs: channel ids of every input tensor, int64 [channels] each.
         in_shapes, out_shape: shapes with the batch axis, None where a size is open.
         constants: the arguments that are numbers or arrays.
+        arguments: all arguments of the call, positional ones first.
     """
 
     layer: keras.Operation
@@ -37,6 +38,7 @@ class Site:
     in_shapes: list[tuple]
     out_shape: tuple
     constants: list
+    arguments: list
 
 
 class Ids:

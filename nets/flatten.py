@@ -10,7 +10,9 @@ may come to have different widths.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import keras
@@ -31,6 +33,7 @@ from .keras_graph import (
     rename,
     takes_training,
 )
+from .openers import OPENERS
 from .rebuild import carry_over, like
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -120,9 +123,12 @@ class _Pass:
         if is_op(operation):
             return self._copy_of_op(call, owner)(*args, **kwargs)
         _refuse(operation)
-        if operation.name not in self.flat.closed and may_open(operation):
+        if operation.name not in self.flat.closed:
             try:
-                return self._opened(operation, owner, args, kwargs)
+                if type(operation) in OPENERS:
+                    return self._in_parts(call, args, kwargs)
+                if may_open(operation):
+                    return self._opened(operation, owner, args, kwargs)
             except _Closed as reason:
                 self.flat.closed[operation.name] = str(reason)
         return self._copy(operation, owner)(*args, **kwargs)
@@ -194,6 +200,18 @@ class _Pass:
 
     # ---------------------------------------------------------------- opening
 
+    def _in_parts(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """One of Keras's own layers as the parts that it is made of."""
+        layer = call.operation
+        if id(layer) not in self._copies:
+            parts = OPENERS[type(layer)](layer, call)
+            if parts is None:
+                raise _Closed("is used in a form that isn't known")
+            _check_opened(layer, parts, args, kwargs)
+            self._copies[id(layer)] = parts
+        self.opened = True
+        return self._copies[id(layer)](*args, **kwargs)
+
     def _opened(self, layer: keras.Layer, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         if id(layer) not in self._copies:
             copy = _from_config(layer, layer.get_config())
@@ -204,10 +222,10 @@ class _Pass:
                 raise _Closed(f"doesn't come back from its configuration: {_line(error)}") from None
             for inner in layers_in(copy)[1:]:
                 rename(inner, self._name(inner.name, layer.name))
-            _check_opened(layer, copy, args, kwargs)
+            _check_opened(layer, partial(_call_opened, copy), args, kwargs)
             self._copies[id(layer)] = copy
         self.opened = True
-        return _call_opened(self._copies[id(layer)], args, kwargs)
+        return _call_opened(self._copies[id(layer)], *args, **kwargs)
 
 
 class _Without:
@@ -241,14 +259,14 @@ def may_open(layer: keras.Layer) -> bool:
     return not list(own_variables(layer))
 
 
-def _call_opened(copy: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> Any:
+def _call_opened(copy: keras.Layer, *args: Any, **kwargs: Any) -> Any:
     more = {key: value for key, value in kwargs.items() if key not in ("training", "mask")}
     if kwargs.get("training") is not None:
         more["training"] = kwargs["training"]
     return copy.call(*args, **more)
 
 
-def _check_opened(layer: keras.Layer, copy: keras.Layer, args: tuple, kwargs: dict) -> None:
+def _check_opened(layer: keras.Layer, parts: Callable, args: tuple, kwargs: dict) -> None:
     """Compares an opened copy with the layer on random numbers.
 
     Raises:
@@ -266,7 +284,7 @@ def _check_opened(layer: keras.Layer, copy: keras.Layer, args: tuple, kwargs: di
 
     try:
         symbolic_args, symbolic_kwargs = filled(fresh)
-        outputs = _call_opened(copy, symbolic_args, symbolic_kwargs)
+        outputs = parts(*symbolic_args, **symbolic_kwargs)
         opened = keras.Model(fresh, keras.tree.flatten(outputs))
     except Exception as error:  # the user's own code may raise anything
         raise _Closed(f"can't be run on symbolic tensors: {_line(error)}") from None

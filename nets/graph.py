@@ -78,7 +78,7 @@ class ChannelGraph:
         ids, layer = self._ids, call.operation
         inputs = [self._tensor_ids[id(tensor)] for tensor in call.inputs]
         try:
-            output = self._output_ids(call, inputs)
+            outputs = self._output_ids(call, inputs)
         except channels.NoRule as problem:
             why = f"{type(layer).__name__} {layer.name} {problem}"
             for one in inputs:
@@ -96,33 +96,35 @@ class ChannelGraph:
             return
         if layer_kinds.follows_channels(layer):
             if layer.name in self._left:
-                for one in (inputs[0], output):
+                for one in (inputs[0], outputs[0]):
                     ids.freeze(one, self._left[layer.name])
             elif layer.name in self._layer_ids:  # a shared layer: all its calls agree
                 seen_in, seen_out = self._layer_ids[layer.name]
                 ids.tie(seen_in, inputs[0])
-                ids.tie(seen_out, output)
+                ids.tie(seen_out, outputs[0])
             else:
-                self._layer_ids[layer.name] = (inputs[0], output)
-        self._tensor_ids[id(call.outputs[0])] = output
+                self._layer_ids[layer.name] = (inputs[0], outputs[0])
+        for tensor, output in zip(call.outputs, outputs, strict=True):
+            self._tensor_ids[id(tensor)] = output
 
-    def _output_ids(self, call: Call, inputs: list[np.ndarray]) -> np.ndarray:
+    def _output_ids(self, call: Call, inputs: list[np.ndarray]) -> list[np.ndarray]:
         site = channels.Site(
             call.operation,
             inputs,
             [tuple(tensor.shape) for tensor in call.inputs],
             tuple(call.outputs[0].shape),
             call.constants,
+            call.values,
         )
-        if len(call.outputs) > 1:
-            raise channels.NoRule("has several outputs")
         if not all(len(one) for one in inputs):
             raise channels.NoRule("reads channels of an open number")
         rules = op_rules if is_op(call.operation) else layer_kinds
         output = rules.follow(self._ids, site)
-        if len(output) != _width(call.outputs[0]):
+        outputs = output if isinstance(output, list) else [output]
+        widths = [_width(tensor) for tensor in call.outputs]
+        if [len(one) for one in outputs] != widths:
             raise channels.NoRule("changes the number of channels")
-        return output
+        return outputs
 
     def _number_units(self) -> None:
         """Ties -> units -> gates: units written by the same layers form one gate."""

@@ -40,6 +40,11 @@ class Call:
         ]
 
     @property
+    def values(self) -> list:
+        """The arguments as they were written, positional ones first."""
+        return [*self.arguments.args, *self.arguments.kwargs.values()]
+
+    @property
     def training(self) -> bool | None:
         """The `training` that the call was written with, None where it was left open."""
         value = self.arguments.kwargs.get("training")

@@ -187,6 +187,7 @@ _RENAMED = {
     L.PReLU: tcl_norm.PReLU,
     L.Reshape: tcl_norm.Reshape,
     layer_rules.LayerScale: tcl_norm.LayerScale,
+    L.Embedding: tcl_norm.Embedding,
 }
 _register(layer_rules.convolution_rule, *layer_rules.CONVOLUTIONS, cost=costs.kernel_costs)
 _register(
@@ -205,3 +206,6 @@ _register(layer_rules.layer_norm_rule, L.LayerNormalization)
 _register(layer_rules.group_norm_rule, L.GroupNormalization)
 _register(layer_rules.concatenate_rule, L.Concatenate)
 _register(layer_rules.permute_rule, L.Permute)
+_register(layer_rules.off_channels_rule, L.Softmax, L.UnitNormalization)
+_register(layer_rules.same_rule, L.Resizing, L.CenterCrop)
+_register(layer_rules.embedding_rule, L.Embedding)

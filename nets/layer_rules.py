@@ -170,6 +170,20 @@ def permute_rule(ids: Ids, site: Site) -> np.ndarray:
     return site.inputs[0]
 
 
+def off_channels_rule(ids: Ids, site: Site) -> np.ndarray:
+    """Softmax and UnitNormalization along other axes than the channels'."""
+    rank = len(site.in_shapes[0])
+    axes = {axis % rank for axis in np.atleast_1d(site.layer.axis)}
+    if rank - 1 in axes:
+        raise NoRule("runs over the channels")
+    return site.inputs[0]
+
+
+def embedding_rule(ids: Ids, site: Site) -> np.ndarray:
+    ids.freeze(site.inputs[0], f"{site.layer.name} takes numbers of tokens")
+    return kernel_rule(ids, site)
+
+
 def is_linear(layer) -> bool:
     """Whether the layer has no activation."""
     activation = getattr(layer, "activation", None)

@@ -69,12 +69,80 @@ def _pooling_rule(ids: Ids, site: Site) -> np.ndarray:
     return site.inputs[0]
 
 
+def _item_rule(ids: Ids, site: Site) -> np.ndarray:
+    """Slices on other axes than the channels'."""
+    key = site.arguments[1]
+    keys = list(key) if isinstance(key, (tuple, list)) else [key]
+    rank = len(site.in_shapes[0])
+    if any(one is None for one in keys):
+        raise NoRule("adds an axis")
+    if Ellipsis in keys:
+        place = keys.index(Ellipsis)
+        missing = rank - (len(keys) - 1)
+        keys[place : place + 1] = [slice(None)] * missing
+    if len(keys) == rank and keys[-1] != slice(None):
+        raise NoRule("takes some of the channels")
+    return site.inputs[0]
+
+
+def _split_rule(ids: Ids, site: Site) -> list[np.ndarray]:
+    """Parts of equal size stay so: their k-th channels are tied. Other axes leave channels alone.
+
+    Channels [0, 1, 2, 3] in two parts: [0, 1] and [2, 3], 0-2, 1-3.
+    """
+    parts, rank = site.layer.indices_or_sections, len(site.in_shapes[0])
+    count = parts if isinstance(parts, int) else len(parts) + 1
+    if site.layer.axis % rank != rank - 1:
+        return [site.inputs[0]] * count
+    if not isinstance(parts, int):
+        raise NoRule("splits the channels at fixed places")
+    rows = site.inputs[0].reshape(parts, -1)
+    ids.tie_rows(rows)
+    return list(rows)
+
+
+def _stack_rule(ids: Ids, site: Site) -> np.ndarray:
+    if site.layer.axis % len(site.out_shape) == len(site.out_shape) - 1:
+        raise NoRule("moves the channels to another axis")
+    for other in site.inputs[1:]:
+        ids.tie(site.inputs[0], other)
+    return site.inputs[0]
+
+
+def _einsum_rule(ids: Ids, site: Site) -> np.ndarray:
+    """A letter on the last axis of every operand that has it is a channel: tied, or summed over."""
+    sides, _, output = site.layer.subscripts.replace(" ", "").partition("->")
+    sides = sides.split(",")
+    if "." in site.layer.subscripts or len(sides) != len(site.inputs) or not output:
+        raise NoRule("has a form that isn't known")
+    channel: dict[str, np.ndarray] = {}
+    for letters, units in zip(sides, site.inputs, strict=True):
+        last = letters[-1]
+        elsewhere = any(last in one[:-1] for one in (*sides, output))
+        if elsewhere:
+            ids.freeze(units, f"{site.layer.name} uses them along another axis")
+        elif last in channel:
+            ids.tie(channel[last], units)
+        else:
+            channel[last] = units
+    if output[-1] in channel:
+        return channel[output[-1]]
+    fresh = ids.fresh(site.out_shape[-1] or 0, site.layer.name)
+    ids.freeze(fresh, f"{site.layer.name} makes them of positions")
+    return fresh
+
+
 RULES = {
     **dict.fromkeys(POINTWISE, same_rule),
     **dict.fromkeys(MERGES, merge_rule),
     **dict.fromkeys(REDUCTIONS, _reduction_rule),
     **dict.fromkeys(POOLING, _pooling_rule),
     "Concatenate": concatenate_rule,
+    "Einsum": _einsum_rule,
+    "GetItem": _item_rule,
+    "Resize": same_rule,
+    "Split": _split_rule,
+    "Stack": _stack_rule,
     "ExpandDims": _expand_dims_rule,
     "Squeeze": _squeeze_rule,
     "Transpose": _transpose_rule,
@@ -84,10 +152,10 @@ RULES = {
 
 
 # Operations that multiply nothing with anything but a number per place.
-FREE = frozenset({*RULES, *"GetItem Slice Split Stack Softmax Flip Roll Resize".split()})
+FREE = frozenset({*RULES, "Softmax", "Flip", "Roll"} - {"Einsum"})
 
 
-def follow(ids: Ids, site: Site) -> np.ndarray:
+def follow(ids: Ids, site: Site) -> np.ndarray | list[np.ndarray]:
     """Channel ids of an operation's output.
 
     Raises:

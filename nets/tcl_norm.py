@@ -157,6 +157,25 @@ class PReLU(Gated, keras.layers.PReLU):
         return tf.nn.relu(x) - weights["alpha"] * tf.nn.relu(-x)
 
 
+class Embedding(Gated, keras.layers.Embedding):
+    """keras.layers.Embedding whose vectors lose entries."""
+
+    @staticmethod
+    def axes(layer, in_units, out_units) -> Axes:
+        return {"embeddings": {-1: out_units}}
+
+    @staticmethod
+    def config(layer, in_units, out_units, mask) -> dict:
+        return {"output_dim": int(np.count_nonzero(mask[out_units]))}
+
+    def apply(self, x, weights: Weights, training: bool = True):
+        """x numbers [n, ...] -> float [n, ..., dimensions]; `training` is unused."""
+        return tf.gather(weights["embeddings"], tf.cast(x, tf.int32))
+
+    def call(self, inputs):
+        return self.apply(inputs, self.current())
+
+
 class LayerScale(Gated, keras_graph.LayerScale):
     """ConvNeXt's factor per channel."""
 

@@ -1,0 +1,131 @@
+"""Keras's own layers that are made of others, as these others: attention and the like.
+
+An opener takes a layer and its call, and gives its parts as a function of the same arguments, or
+None where it doesn't know this form of the layer. The parts are stock layers and `keras.ops`; where
+they stand, channels can be followed and removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from .keras_graph import Call
+
+L = keras.layers
+Parts = Callable[..., Any]
+
+
+def open_attention(layer: L.MultiHeadAttention, call: Call) -> Parts | None:
+    """MultiHeadAttention as projections, scores, softmax and weighted values.
+
+    Widths of keys and values can be removed, the k-th of all heads together; the scores go on being
+    divided by the square root of the original width.
+    """
+    kwargs = call.arguments.kwargs
+    forms = ("attention_mask", "return_attention_scores", "use_causal_mask")
+    masks = ("query_mask", "value_mask", "key_mask")
+    if any(kwargs.get(name) is not None and kwargs[name] is not False for name in (*forms, *masks)):
+        return None
+    config = layer.get_config()
+    plain = len(call.inputs[0].shape) == 3 and config["attention_axes"] in ((1,), [1], None)
+    if not plain or config.get("sliding_window") or config.get("use_gate"):
+        return None
+    return _Attention(layer, config)
+
+
+class _Attention:
+    def __init__(self, layer: L.MultiHeadAttention, config: dict[str, Any]):
+        self._config = config
+        heads, bias = config["num_heads"], config["use_bias"]
+        keys, values = config["key_dim"], config["value_dim"] or config["key_dim"]
+        self._scale = 1 / float(keys) ** 0.5
+        common = {"dtype": layer.dtype_policy, "trainable": layer.trainable}
+        self._made = {}
+        for part, width in (("query", keys), ("key", keys), ("value", values)):
+            name = f"{layer.name}_{part}"
+            dense = L.Dense(heads * width, use_bias=bias, name=name, **common)
+            split = L.Reshape((-1, heads, width), name=f"{name}_heads", **common)
+            self._made[part] = dense, split
+        shape = layer._output_dense.kernel.shape
+        self._output = L.Dense(shape[-1], use_bias=bias, name=f"{layer.name}_output", **common)
+        self._joined = L.Reshape((-1, heads * values), name=f"{layer.name}_joined", **common)
+        self._softmax = L.Softmax(name=f"{layer.name}_softmax", **common)
+        self._dropout = L.Dropout(config["dropout"], name=f"{layer.name}_dropout", **common)
+        self._layer, self._filled = layer, False
+
+    def __call__(self, query, value, key=None, **_):
+        tensors = {"query": query, "value": value, "key": value if key is None else key}
+        split = {name: self._split(name, tensor) for name, tensor in tensors.items()}
+        scores = keras.ops.einsum("bthd,bshd->bhts", split["query"] * self._scale, split["key"])
+        weights = self._dropout(self._softmax(scores))
+        mixed = keras.ops.einsum("bhts,bshd->bthd", weights, split["value"])
+        output = self._output(self._joined(mixed))
+        if not self._filled:
+            self._fill()
+        return output
+
+    def _split(self, name: str, tensor):
+        dense, split = self._made[name]
+        return split(dense(tensor))
+
+    def _fill(self) -> None:
+        for name, (dense, _) in self._made.items():
+            _take(dense, getattr(self._layer, f"_{name}_dense"))
+        _take(self._output, self._layer._output_dense)
+        self._filled = True
+
+
+def open_einsum_dense(layer: L.EinsumDense, call: Call) -> Parts | None:
+    """An EinsumDense over the last axis alone as the Dense that it is."""
+    sides, _, output = layer.equation.replace(" ", "").partition("->")
+    given, _, kernel = sides.partition(",")
+    alike = len(kernel) == 2 and given[-1:] == kernel[:1] and output == given[:-1] + kernel[1]
+    biased = layer.bias is not None
+    if not alike or (biased and len(layer.bias.shape) != 1):
+        return None
+    dense = L.Dense(
+        layer.kernel.shape[-1],
+        activation=layer.activation,
+        use_bias=biased,
+        name=layer.name,
+        dtype=layer.dtype_policy,
+        trainable=layer.trainable,
+    )
+    return _filled_from(dense, layer)
+
+
+def open_time_distributed(layer: L.TimeDistributed, call: Call) -> Parts | None:
+    """A TimeDistributed Dense as the Dense, which works on every step by itself."""
+    inner = layer.layer
+    if type(inner) is not L.Dense or call.arguments.kwargs.get("mask") is not None:
+        return None
+    config = inner.get_config() | {"name": layer.name, "trainable": layer.trainable}
+    return _filled_from(L.Dense.from_config(config), inner)
+
+
+def _filled_from(dense: L.Dense, source: keras.Layer) -> Parts:
+    def parts(x, **_):
+        built = dense.built
+        output = dense(x)
+        if not built:
+            _take(dense, source)
+        return output
+
+    return parts
+
+
+def _take(dense: L.Dense, source: keras.Layer) -> None:
+    """Gives a Dense the kernel [in, out] and the bias of a layer with the same in other shapes."""
+    dense.kernel.assign(keras.ops.reshape(source.kernel, dense.kernel.shape))
+    if dense.bias is not None:
+        dense.bias.assign(keras.ops.reshape(source.bias, dense.bias.shape))
+
+
+OPENERS: dict[type, Callable[[Any, Call], Parts | None]] = {
+    L.MultiHeadAttention: open_attention,
+    L.EinsumDense: open_einsum_dense,
+    L.TimeDistributed: open_time_distributed,
+}
