@@ -55,6 +55,37 @@ def kernel_costs(call: Call, units: tuple | None, num_units: int, shape_of: Shap
     return [(taps, in_units[: len(in_units) // getattr(layer, "groups", 1)], out_units)]
 
 
+def recurrent_costs(
+    call: Call, units: tuple | None, num_units: int, shape_of: ShapeOf
+) -> list[Cost]:
+    """The costs of a recurrent layer; the arguments are those of `kernel_costs`."""
+    if units is None:
+        return _fixed(_recurrent(call, shape_of), num_units)
+    in_units, out_units = units
+    gates = call.operation.cell.kernel.shape[-1] // len(out_units)
+    steps = shape_of(call.inputs[0])[1] * gates
+    return [(steps, in_units, out_units), (steps, out_units, out_units)]
+
+
+def einsum_costs(call: Call, units: np.ndarray, shape_of: ShapeOf) -> list[Cost]:
+    """The cost of an einsum one of whose letters runs over channels.
+
+    Args:
+        units: of these channels, int32 [channels].
+    """
+    return [(_einsum(call, shape_of) // len(units), None, units)]
+
+
+def channel_operand(subscripts: str) -> int | None:
+    """The first operand whose last letter stands on the last axis wherever it is; None without."""
+    sides, _, output = subscripts.replace(" ", "").partition("->")
+    every = [*sides.split(","), output]
+    for number, letters in enumerate(every[:-1]):
+        if not any(letters[-1:] in other[:-1] for other in every):
+            return number
+    return None
+
+
 def total(costs: list[Cost], mask: np.ndarray) -> int:
     """Sum of the costs under a unit mask, float [U + 1]."""
     result = 0

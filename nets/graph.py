@@ -54,13 +54,7 @@ class ChannelGraph:
         self.scaled = norm_keeping(self.calls)
         self._inference = inference_only(self.calls)
         self._shapes: dict[int, tuple] = {}
-        self._costs = [
-            cost
-            for call in self.calls
-            for cost in layer_kinds.call_costs(
-                call, self.units.get(call.operation.name), self.num_units, self.shape_of
-            )
-        ]
+        self._costs = [cost for call in self.calls for cost in self.costs_of(call)]
 
     def _follow(self) -> None:
         """Gives every tensor its channel ids."""
@@ -190,6 +184,17 @@ class ChannelGraph:
         if not self._shapes:
             self._shapes = _measured_shapes(self.model, self.calls)
         return self._shapes[id(tensor)]
+
+    def costs_of(self, call: Call) -> list[costs.Cost]:
+        """The costs of one of the network's calls."""
+        layer = call.operation
+        if is_op(layer) and type(layer).__name__ == "Einsum":
+            number = costs.channel_operand(layer.subscripts)
+            if number is not None:
+                units = self.tensor_units(call.inputs[number])
+                return costs.einsum_costs(call, units, self.shape_of)
+        units = self.units.get(layer.name)
+        return layer_kinds.call_costs(call, units, self.num_units, self.shape_of)
 
     def open_mask(self) -> np.ndarray:
         """The unit mask of the whole network, float32 [U + 1]."""

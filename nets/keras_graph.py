@@ -5,7 +5,8 @@ Keras has no public view of a functional graph. Everything that reads one goes t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,6 +150,15 @@ def own_variables(layer: keras.Layer) -> Iterator[keras.Variable]:
     """Variables that a layer holds itself, not by a layer inside it."""
     yield from layer._trainable_variables
     yield from layer._non_trainable_variables
+
+
+@contextmanager
+def values_of(pairs: Iterable[tuple[keras.Variable, Any]]) -> Iterator[None]:
+    """Inside, variables have these values, which may be of other shapes; nothing is assigned."""
+    with keras.StatelessScope() as scope:
+        for pair in pairs:
+            scope.add_update(pair)
+        yield
 
 
 def rename(layer: keras.Operation, name: str) -> None:

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 
 from ..utils.errors import UserError
-from . import costs, layer_rules, tcl, tcl_norm
+from . import costs, layer_rules, tcl, tcl_norm, tcl_rnn
 from .channels import Ids, NoRule, Site
-from .keras_graph import Call, is_op
+from .keras_graph import Call, is_op, values_of
 from .op_rules import FREE as FREE_OPS
 
 L = keras.layers
@@ -96,7 +96,7 @@ def register_per_channel(
         def apply(self, x, weights: tcl.Weights, training: bool = True):
             """x float [n, ..., c] -> the same shape; `training` is unused."""
             values = [(v, weights[v.name]) for v in self.weights if v.name in weights]
-            with keras.StatelessScope(values):
+            with values_of(values):
                 return layer.call(self, x)
 
     Twin.__name__ = Twin.__qualname__ = layer.__name__
@@ -188,6 +188,7 @@ _RENAMED = {
     L.Reshape: tcl_norm.Reshape,
     layer_rules.LayerScale: tcl_norm.LayerScale,
     L.Embedding: tcl_norm.Embedding,
+    **{one: getattr(tcl_rnn, one.__name__) for one in (L.SimpleRNN, L.GRU, L.LSTM)},
 }
 _register(layer_rules.convolution_rule, *layer_rules.CONVOLUTIONS, cost=costs.kernel_costs)
 _register(
@@ -209,3 +210,4 @@ _register(layer_rules.permute_rule, L.Permute)
 _register(layer_rules.off_channels_rule, L.Softmax, L.UnitNormalization)
 _register(layer_rules.same_rule, L.Resizing, L.CenterCrop)
 _register(layer_rules.embedding_rule, L.Embedding)
+_register(layer_rules.recurrent_rule, L.SimpleRNN, L.GRU, L.LSTM, cost=costs.recurrent_costs)

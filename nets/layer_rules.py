@@ -50,6 +50,12 @@ POINTWISE_ACTIVATIONS = frozenset(
 )
 
 
+# Activations that give zero for zero.
+ZERO_AT_ZERO = frozenset(
+    "linear relu relu6 leaky_relu elu selu gelu silu swish tanh softsign".split()
+)
+
+
 def is_depthwise(layer, in_channels: int) -> bool:
     """Whether a grouped convolution has one input channel per group, as a depthwise one.
 
@@ -177,6 +183,18 @@ def off_channels_rule(ids: Ids, site: Site) -> np.ndarray:
     if rank - 1 in axes:
         raise NoRule("runs over the channels")
     return site.inputs[0]
+
+
+def recurrent_rule(ids: Ids, site: Site) -> np.ndarray:
+    """A unit of the state is a channel, if a unit without weights stays at zero."""
+    layer = site.layer
+    if layer.stateful or layer.return_state or len(site.inputs) > 1:
+        raise NoRule("passes its states on")
+    name = getattr(layer.activation, "__name__", "")
+    output = kernel_rule(ids, site)
+    if name not in ZERO_AT_ZERO:
+        ids.freeze(output, f"{layer.name} has units that are not zero without weights ({name})")
+    return output
 
 
 def embedding_rule(ids: Ids, site: Site) -> np.ndarray:

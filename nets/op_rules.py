@@ -132,6 +132,13 @@ def _einsum_rule(ids: Ids, site: Site) -> np.ndarray:
     return fresh
 
 
+def _flip_rule(ids: Ids, site: Site) -> np.ndarray:
+    rank, axis = len(site.in_shapes[0]), site.layer.axis
+    if axis is None or rank - 1 in {one % rank for one in np.atleast_1d(axis)}:
+        raise NoRule("turns the channels round")
+    return site.inputs[0]
+
+
 RULES = {
     **dict.fromkeys(POINTWISE, same_rule),
     **dict.fromkeys(MERGES, merge_rule),
@@ -140,6 +147,7 @@ RULES = {
     "Concatenate": concatenate_rule,
     "Einsum": _einsum_rule,
     "GetItem": _item_rule,
+    "Flip": _flip_rule,
     "Resize": same_rule,
     "Split": _split_rule,
     "Stack": _stack_rule,
@@ -152,7 +160,7 @@ RULES = {
 
 
 # Operations that multiply nothing with anything but a number per place.
-FREE = frozenset({*RULES, "Softmax", "Flip", "Roll"} - {"Einsum"})
+FREE = frozenset({*RULES, "Softmax", "Roll"} - {"Einsum"})
 
 
 def follow(ids: Ids, site: Site) -> np.ndarray | list[np.ndarray]:

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from .keras_graph import Call
+from .rebuild import carry_over
 
 L = keras.layers
 Parts = Callable[..., Any]
@@ -124,8 +125,35 @@ def _take(dense: L.Dense, source: keras.Layer) -> None:
         dense.bias.assign(keras.ops.reshape(source.bias, dense.bias.shape))
 
 
+def open_bidirectional(layer: L.Bidirectional, call: Call) -> Parts | None:
+    """Both directions as layers of their own, and their merge."""
+    merges = {"concat": L.Concatenate, "sum": L.Add, "mul": L.Multiply, "ave": L.Average}
+    one = layer.forward_layer
+    plain = len(call.inputs) == 1 and call.arguments.kwargs.get("mask") is None
+    if not plain or layer.merge_mode not in merges or one.return_state or one.stateful:
+        return None
+    sides = []
+    for side in (layer.forward_layer, layer.backward_layer):
+        config = side.get_config() | {"name": f"{layer.name}_{side.name}"}
+        sides.append((side, type(side).from_config(config)))
+    merge = merges[layer.merge_mode](name=f"{layer.name}_merged")
+
+    def parts(x, **_):
+        built = sides[0][1].built
+        outputs = [copy(x) for _, copy in sides]
+        if not built:
+            for side, copy in sides:
+                carry_over(side, copy)
+        if one.return_sequences:
+            outputs[1] = keras.ops.flip(outputs[1], axis=1)
+        return merge(outputs)
+
+    return parts
+
+
 OPENERS: dict[type, Callable[[Any, Call], Parts | None]] = {
     L.MultiHeadAttention: open_attention,
     L.EinsumDense: open_einsum_dense,
     L.TimeDistributed: open_time_distributed,
+    L.Bidirectional: open_bidirectional,
 }

@@ -18,7 +18,7 @@ from tests.helpers.own_kinds import CLASSES, KINDS, SIZE
 
 L, ops = keras.layers, keras.ops
 # Kinds of which less than half of the FLOPs is within reach, each for a layer that stays whole.
-LITTLE = {"normalisation_of_features", "sliced", "recurrent", "per_step", "transformer"}
+LITTLE = {"normalisation_of_features", "per_step"}
 
 
 def data_for(model: keras.Model, high: float = 255):

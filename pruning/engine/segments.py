@@ -139,16 +139,21 @@ class Segments:
         everything = np.ones(self.graph.num_units + 1, np.float32)
         return [
             {
-                key: tf.TensorSpec(self._weight_shape(value.shape), tf.float32)
+                key: tf.TensorSpec(self._weight_shape(name, key, value.shape), tf.float32)
                 for key, value in self._layer_weights(name, everything, everything).items()
             }
             for name in names
         ]
 
-    def _weight_shape(self, shape: tf.TensorShape) -> list:
-        if self.compile:
-            return list(shape)
-        return [*shape[:-2], None, None] if len(shape) > 1 else [None]
+    def _weight_shape(self, name: str, key: str, shape: tf.TensorShape) -> list:
+        """The shape of an effective weight, open along the axes that lose channels."""
+        sizes, layer = list(shape), self.layers[name]
+        if not self.compile:
+            axes = layer.axes(layer, layer.in_units, layer.out_units)
+            for axis, units in axes.get(key, {-1: layer.out_units}).items():
+                if (units < self.graph.num_units).any():
+                    sizes[axis] = None
+        return sizes
 
     def _trace(self, number: int) -> Segment:
         first, last = self.bounds[number : number + 2]

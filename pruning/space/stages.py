@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...nets import costs, layer_kinds
+from ...nets import costs
 from ...nets.graph import ChannelGraph
 from ...options.methods import AUTO
 from ...utils.errors import UserError
@@ -45,7 +45,7 @@ class _Cutter:
         self._spans: dict[int, list[int]] = {}  # gate: first and last segment that it changes
         for call, place in zip(graph.calls, segment, strict=True):
             units = graph.units.get(call.operation.name)
-            parts = layer_kinds.call_costs(call, units, graph.num_units, graph.shape_of)
+            parts = graph.costs_of(call)
             self.flops[place] += costs.total(parts, everything)
             touched = np.unique(gate_of[np.concatenate(units)]) if units else []
             for gate in touched:
