@@ -58,12 +58,12 @@ def test_layers_that_normalise_or_scale(layer):
 @pytest.mark.parametrize(
     ("layer", "why"),
     [
-        (L.UnitNormalization(name="it"), "UnitNormalization it has no rule"),
+        (L.UnitNormalization(name="it"), "UnitNormalization it runs over the channels"),
         (L.LayerNormalization(axis=[1, 2, 3], name="it"), "works along axis"),
         (L.LayerNormalization(rms_scaling=True, name="it"), "has rms_scaling"),
         (L.BatchNormalization(axis=1, name="it"), "works along axis 1"),
         (L.BatchNormalization(renorm=True, name="it"), "renormalises"),
-        (L.Softmax(name="it"), "has no rule"),
+        (L.Softmax(name="it"), "runs over the channels"),
         (L.Permute((3, 1, 2), name="it"), "moves the channels to another axis"),
         (L.AveragePooling2D(2, data_format="channels_first", name="it"), "channels_first"),
         (lambda x: ops.softmax(x), "has no rule"),
@@ -72,7 +72,7 @@ def test_layers_that_normalise_or_scale(layer):
         (lambda x: ops.transpose(x, (0, 3, 1, 2)), "moves the channels"),
         (lambda x: ops.reshape(x, (-1, 4, 16, 6)), "fixed number of channels"),
         (lambda x: ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, 1]]), "pads the channels"),
-        (lambda x: x[..., :3], "has no rule"),
+        (lambda x: x[..., :3], "takes some of the channels"),
         (L.Rescaling([0.5] * 6, name="it"), "has constants per channel"),
     ],
 )

@@ -306,11 +306,21 @@ def test_forward_in_both_bn_modes(compile):
     assert model.layers[-2].rate == 0.9
 
 
-def test_batch_mode_refuses_frozen_bn_and_unknown_modes():
-    model = small_net()
+def test_frozen_batch_norms_keep_to_their_moving_statistics_in_batch_mode():
+    model, images = small_net(), examples(4)["image"][:, 0]
+    by_batch = evaluation.make_forward(model, bn="batch")(images)
     model.trainable = False
-    with pytest.raises(ValueError, match="trainable=False"):
-        evaluation.make_forward(model, bn="batch")(examples(4)["image"][:, 0])
+    frozen = evaluation.make_forward(model, bn="batch")(images)
+    np.testing.assert_allclose(frozen, model(images, training=False), atol=1e-6)
+    assert np.abs(frozen - by_batch).max() > 1e-3
+    before = [v.numpy() for v in model.variables]
+    evaluation.reestimate_bn(model, [{"image": images}])
+    for old, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(old, variable)
+
+
+def test_unknown_modes_are_refused():
+    model = small_net()
     with pytest.raises(ValueError, match="'inference' or 'batch'"):
         evaluation.make_forward(model, bn="train")
 

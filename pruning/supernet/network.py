@@ -101,7 +101,7 @@ class Supernet:
             for call in self.graph.calls:
                 args, kwargs = call.arguments.fill_in(tensors)
                 layer = call.operation
-                if takes_training(layer) and call.training is None:
+                if takes_training(layer) and call.training is not False:
                     kwargs["training"] = not draws_random(layer)
                 results = keras.tree.flatten(layer(*args, **kwargs))
                 tensors |= {id(t): value for t, value in zip(call.outputs, results, strict=True)}
