@@ -29,6 +29,7 @@ def parser() -> manners.Parser:
     parser.add_argument("--search_path", help="folder of the search; default: --train_path")
     parser.add_argument("--data_path", help="default: that of the search")
     parser.add_argument("--data", help="your own data; default: that of the search")
+    flags.add_custom(parser)
     flags.add_augmentation(parser)
     parser.add_argument(
         "--rate",
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.training.trainer import check_batch
     from ekg_tf.utils.keras_files import load_keras
 
+    inputs.import_custom(args.custom_module)
     search_path = Path(args.search_path or args.train_path)
     pruned = search_path / pruned_file(search_path, args.rate)
     inputs.inherit_data(args, search_path)

@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.phases.searching import check, run_search
     from ekg_tf.reports.search import print_summary
 
+    inputs.import_custom(args.custom_module)
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
     with unreadable_named():

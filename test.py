@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.reports.networks import describe, print_report
     from ekg_tf.utils.keras_files import load_keras
 
+    inputs.import_custom(args.custom_module)
     device = flags.device_of(args)
     with unreadable_named():
         if args.model and inputs.is_run(Path(path).parent):

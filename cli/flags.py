@@ -162,9 +162,22 @@ def fraction(text: str) -> float:
     return typed(_SHARE)(text)
 
 
+def add_custom(parser: argparse.ArgumentParser) -> None:
+    """The flag that names modules with layers of the user's own."""
+    parser.add_argument(
+        "--custom_module",
+        nargs="+",
+        default=(),
+        metavar="MODULE",
+        help="Python modules of yours, in the current folder, that register the network's own "
+        "layers (keras.saving.register_keras_serializable); default: none",
+    )
+
+
 def add_own(parser: argparse.ArgumentParser) -> None:
     """Flags, after add_data: a network and data of the user's own."""
-    parser.add_argument("--model", help="trained functional .keras network of your own")
+    parser.add_argument("--model", help="trained .keras network of your own")
+    add_custom(parser)
     add_own_data(parser)
     parser.set_defaults(arch=None)  # so that --arch beside --model is noticed
 

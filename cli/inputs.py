@@ -1,12 +1,14 @@
 """Which network and which data the flags name: ours by name, or the user's own."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 
 from ..dataloader import Dataset, load
 from ..dataloader import own as own_data
+from ..dataloader.own_function import import_module
 from ..nets.zoo.builders import build
 from ..nets.zoo.load import check_fits, load_network, load_own
 from ..options.data import Data
@@ -15,6 +17,16 @@ from ..utils.jsonl import read_json
 from .flags import ARCH, DATASET, NAMED_DATA, OWN_DATA, made
 
 ARGS = "args.json"
+
+
+def import_custom(modules: Sequence[str]) -> None:
+    """Imports the modules of --custom_module, so that their layers are known.
+
+    Raises:
+        UserError: as `dataloader.own_function.import_module`.
+    """
+    for name in modules:
+        import_module(name)
 
 
 def is_run(folder: Path) -> bool:

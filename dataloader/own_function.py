@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 import traceback
+from types import ModuleType
 
 import numpy as np
 import tensorflow as tf
@@ -77,19 +78,9 @@ def checked(splits, shape: tuple[int, ...], spec: str) -> tuple[Split, Split, tu
 
 def _called(spec: str):
     module_name, _, function_name = spec.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name not in (module_name, module_name.split(".")[0]):
-            raise UserError(f"{module_name} can't be imported: {_where(error)}") from error
-        raise UserError(
-            f"there is no folder and no Python module {module_name} for the data {spec}: work "
-            "in the folder where the module is, or give that folder by PYTHONPATH"
-        ) from None
-    except Exception as error:  # the user's code may raise anything
-        raise UserError(f"{module_name} can't be imported: {_where(error)}") from error
+    module = import_module(
+        module_name, f"folder and no Python module {module_name} for the data {spec}"
+    )
     function = getattr(module, function_name, None)
     if not callable(function):
         raise UserError(f"{module.__file__} has no function {function_name!r} for the data {spec}")
@@ -101,6 +92,30 @@ def _called(spec: str):
         return function()
     except Exception as error:  # the user's code may raise anything
         raise UserError(f"{spec} failed: {_where(error)}") from error
+
+
+def import_module(name: str, missing: str = "") -> ModuleType:
+    """Imports a module of the user's as Python finds it, the current folder first.
+
+    Args:
+      missing: what there isn't then, in words.
+
+    Raises:
+      UserError: there is none, or importing it fails.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name in (name, name.split(".")[0]):
+            raise UserError(
+                f"there is no {missing or f'Python module {name}'}: work in the folder where the "
+                "module is, or give that folder by PYTHONPATH"
+            ) from None
+        raise UserError(f"{name} can't be imported: {_where(error)}") from error
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(f"{name} can't be imported: {_where(error)}") from error
 
 
 def _where(error: Exception) -> str:

@@ -45,6 +45,7 @@ def parser() -> manners.Parser:
     parser.add_argument("--json", help="also write the figures to this file")
     flags.add_dataset(parser)
     flags.add_own_data(parser)
+    flags.add_custom(parser)
     flags.add_val_batch_size(parser)
     return parser
 
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.deployment.exporting import export, load_float32, print_table
 
     kinds = formats.chosen(args.format, args.int8)
+    inputs.import_custom(args.custom_module)
     devices.choose([])  # the CPU, where LiteRT and ONNX Runtime are as well
     with unreadable_named():
         model = load_float32(args.network)

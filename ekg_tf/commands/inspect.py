@@ -23,6 +23,7 @@ def parser() -> manners.Parser:
     parser.add_argument(
         "--search_target_rate", type=flags.fraction, help="FLOPs that shall remain, as a share"
     )
+    flags.add_custom(parser)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser
 
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     args = parser().parse_args(argv)
     devices.import_tensorflow()
+    from ekg_tf.cli import inputs
     from ekg_tf.nets.flatten import flatten
     from ekg_tf.nets.graph import ChannelGraph
     from ekg_tf.nets.zoo.applications import fresh_application
@@ -38,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.reports.inspection import inspection, text
     from ekg_tf.utils.keras_files import load_keras
 
+    inputs.import_custom(args.custom_module)
     if args.network.startswith(APPLICATIONS):
         model = fresh_application(args.network.removeprefix(APPLICATIONS))
     else:

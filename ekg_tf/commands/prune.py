@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.phases.rehearsal import rehearse
     from ekg_tf.reports.networks import print_report
 
+    inputs.import_custom(args.custom_module)
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
     with unreadable_named():
