@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,10 @@ def load_keras(path: str | os.PathLike) -> Any:
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist")
     try:
-        return keras.models.load_model(path, safe_mode=True)
+        with warnings.catch_warnings():
+            # A network that is only looked at needs no optimizer's state.
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+            return keras.models.load_model(path, safe_mode=True)
     except Exception as error:  # zipfile, h5py, json and keras each raise their own
         lines = str(error).strip().splitlines() or [type(error).__name__]
         problem = f"{path} is not a network that can be loaded: {lines[0]}"

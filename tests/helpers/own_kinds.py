@@ -27,6 +27,14 @@ def classifier(i, x, activation="softmax") -> keras.Model:
     return keras.Model(i, L.Dense(CLASSES, activation=activation)(x))
 
 
+def no_batch_norm():
+    """Convolutions with biases and without batch norm, VGG's kind."""
+    i, x = image()
+    for filters, strides in ((8, 1), (16, 2), (16, 1)):
+        x = conv(x, filters, strides, norm=False)
+    return classifier(i, x)
+
+
 def plain():
     i, x = image()
     return classifier(i, conv(conv(x, 8, 2), 12))
@@ -436,7 +444,7 @@ def uint8_input():
 KINDS = {
     build.__name__: build
     for build in (
-        *(plain, plain_logits, logits_compiled, sequential, augmented, adapted),
+        *(no_batch_norm, plain, plain_logits, logits_compiled, sequential, augmented, adapted),
         *(normalisation_of_features, operators, sliced, shuffled, pixels_shuffled, squeezed),
         *(separable, series, volume, recurrent, per_step, transformer, einsum_dense, group_norm),
         *(activation_layers, bfloat16, frozen_inside, nested_twice, named_ends, input_in_a_list),
