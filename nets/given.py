@@ -11,7 +11,9 @@ models inside models, half precision, frozen layers, inputs by name. The core is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import keras
@@ -20,7 +22,7 @@ import tensorflow as tf
 
 from ..utils.errors import UserError
 from .flatten import Flat, flatten
-from .keras_graph import Call, calls_of, ends, has_graph, is_op, packed
+from .keras_graph import Call, calls_of, ends, has_graph, inference_only, is_op, packed
 from .rebuild import carry_over, like, rebuilt, replay, with_config
 
 L = keras.layers
@@ -45,7 +47,8 @@ class Given:
     Attributes:
         model: as given; it is never changed.
         core: flat, of layers of its own, float32 [n, ...] -> logits float32 [n, classes]. All its
-            layers are trainable but for batch norms that the user has frozen.
+            layers are trainable but for batch norms that the user has frozen or calls with
+            training=False.
         kind: what `model` gives: "logits", "softmax" (its last operation but for reshapes) or
             "probabilities" (made otherwise; the core then ends in their logarithm).
         closed: {layer name: why it stays whole}.
@@ -57,6 +60,7 @@ class Given:
     closed: dict[str, str]
     _flat: Flat = field(repr=False)
     _softmax: str | None = field(default=None, repr=False)
+    _fixed: frozenset[str] = field(default=frozenset(), repr=False)
 
     @classmethod
     def read(
@@ -99,11 +103,13 @@ class Given:
         else:
             kind = kind or _meaning(model, body, examples)
             core = _logarithm(body) if kind == PROBABILITIES else body
+        fixed = inference_only(calls_of(core))
+        core = rebuilt(core, without_training=fixed) if fixed else core
         for layer in core.layers:
-            if not isinstance(layer, L.BatchNormalization):
-                layer.trainable = True
+            norm = isinstance(layer, L.BatchNormalization)
+            layer.trainable = not norm or (layer.trainable and layer.name not in fixed)
         name = softmax.operation.name if softmax is not None else None
-        return cls(model, core, kind, flat.closed, flat, name)
+        return cls(model, core, kind, flat.closed, flat, name, fixed)
 
     def read_again(self, model: keras.Model) -> Given:
         """A network that came of `finished`, from its file."""
@@ -141,7 +147,13 @@ class Given:
         calls = calls_of(whole)
         if self.kind == PROBABILITIES:
             calls = calls[:-2]
-        replay(calls, values, lambda call: call.operation)
+
+        def operation_of(call: Call) -> Callable:
+            # As the user called it: `base(x, training=False)`.
+            fixed = call.operation.name in self._fixed
+            return partial(call.operation, training=False) if fixed else call.operation
+
+        replay(calls, values, operation_of)
         end = values[id(calls[-1].outputs[0])]
         finished = keras.Model(
             inputs, keras.tree.pack_sequence_as(outputs, [end]), name=self.model.name

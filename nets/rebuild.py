@@ -8,7 +8,7 @@ names.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -72,6 +72,7 @@ def rebuilt(
     make: Make = with_config,
     *,
     carry: Callable[[keras.Layer, keras.Layer], None] = carry_over,
+    without_training: Collection[str] = (),
 ) -> keras.Model:
     """A functional model with the calls of another one, on new operations.
 
@@ -79,14 +80,18 @@ def rebuilt(
         model: functional or Sequential.
         make: gives the new operation for an old one; called once for each.
         carry: what goes over from an old layer to the new one, once this is built.
+        without_training: names of the layers whose calls lose their `training`.
     """
     made: dict[int, tuple[keras.Operation, keras.Operation]] = {}
 
-    def operation_of(call: Call) -> keras.Operation:
+    def operation_of(call: Call) -> Callable:
         old = call.operation
         if id(old) not in made:
             made[id(old)] = old, _op(old) if is_op(old) else make(old)
-        return made[id(old)][1]
+        new = made[id(old)][1]
+        if old.name not in without_training:
+            return new
+        return lambda *args, training=None, **kwargs: new(*args, **kwargs)
 
     inputs, outputs = ends(model)
     fresh = keras.tree.map_structure(like, inputs)

@@ -34,29 +34,34 @@ def call(model, values, images, *, training, updated=()):
     return tf.cast(logits, tf.float32), [scope.get_current_value(v) for v in updated]
 
 
-def batch_norms(model: keras.Model) -> list[keras.layers.Layer]:
+def batch_norms(model: keras.Model, *, frozen: bool = False) -> list[keras.layers.Layer]:
     """All layers, nested ones included, that keep and update moving statistics.
 
-    Not those that the network always runs by them: frozen ones, and those that are called with
-    training=False.
+    Not those that the network always runs by them: frozen ones, but with `frozen`, and those that
+    are called with training=False.
     """
     calls = calls_of(model) if is_functional(model) else []
     fixed = inference_only(calls)
     return [
         layer
         for layer in layers_in(model)
-        if hasattr(layer, "moving_variance") and layer.trainable and layer.name not in fixed
+        if hasattr(layer, "moving_variance")
+        and (frozen or layer.trainable)
+        and layer.name not in fixed
     ]
 
 
 @contextlib.contextmanager
-def batch_statistics(model: keras.Model, **attributes: float) -> Iterator[None]:
+def batch_statistics(
+    model: keras.Model, *, frozen: bool = False, **attributes: float
+) -> Iterator[None]:
     """While a function is traced: training=True means batch statistics and nothing else.
 
     Dropout is switched off; `attributes` are set on every batch norm and put back afterwards. Batch
-    norms that the network runs by their moving statistics go on so.
+    norms that the network runs by their moving statistics go on so, but with `frozen`.
     """
-    norms = batch_norms(model)
+    norms = batch_norms(model, frozen=frozen)
+    attributes |= {"trainable": True} if frozen else {}
     changes = [(layer, name, value) for layer in norms for name, value in attributes.items()]
     changes += [
         (layer, "rate", 0.0)

@@ -61,6 +61,8 @@ def run_finetuning(
     if folder.file(EXPORTED).exists():
         return load_keras(folder.file(EXPORTED))
     student = given.read_again(load_keras(search_path / pruned_file(search_path, rate))).core
+    # Frozen batch norms as well: a smaller network has other statistics. `finished` freezes again.
+    student.trainable = True
     if finetuning.from_scratch:
         keras.utils.set_random_seed(training.seed)
         student = rebuilt(student, carry=lambda old, new: None)

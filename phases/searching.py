@@ -23,6 +23,7 @@ from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..nets.proof import TIMES, TOLERANCE, agreement, difference
 from ..nets.rebuild import copied
+from ..nets.stateless import batch_norms
 from ..op_utils import check_finite, make_train_step
 from ..options.bank import Bank
 from ..options.budgets import Latency
@@ -84,11 +85,13 @@ def run_search(
         mask = history.mask(graph, len(history.rows) - 1)
         pruned = graph.pruned(mask)
         proof = {"masked_and_pruned": agreement(graph, mask, pruned, val.images)}
+        recalibrate_frozen(pruned, data, device)
         results = summary(graph, history, options, teachers, seconds) | proof
         folder.write_json("search.json", results)
         draw(folder, history, options.budget.rate, options.budget.label)
         for one in results["front"]:
             network = graph.pruned(history.mask(graph, one["step"]))
+            recalibrate_frozen(network, data, device)
             save_finished(folder.file(front_file(one["wanted"])), given, network, val.images)
         save_finished(folder.file(PRUNED), given, pruned, val.images)
     results = folder.read_json("search.json")
@@ -102,6 +105,15 @@ def run_search(
         _test_front(folder, given, results["front"], data, device)
         folder.write_json("search.json", results | {"test": test})
     return load_keras(folder.file(PRUNED))
+
+
+def recalibrate_frozen(model: keras.Model, data: Dataset, device: Device) -> None:
+    """Once after the search: what a frozen batch norm has kept is of activations that are gone.
+
+    Afterwards it is frozen again. Does nothing for a network without frozen ones.
+    """
+    if len(batch_norms(model, frozen=True)) > len(batch_norms(model)):
+        recalibrate(model, data, device, frozen=True)
 
 
 def save_finished(path: Path, given: Given, core: keras.Model, images: np.ndarray) -> None:

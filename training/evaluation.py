@@ -93,16 +93,19 @@ def evaluate(model: keras.Model, batches: Iterable[Batch], **options) -> dict:
     return make_evaluate(model, **options)(batches)
 
 
-def reestimate_bn(model: keras.Model, batches: Iterable[Batch], *, compile: bool = False) -> None:
+def reestimate_bn(
+    model: keras.Model, batches: Iterable[Batch], *, compile: bool = False, frozen: bool = False
+) -> None:
     """Sets the moving statistics of all batch norms to averages over the given batches.
 
     Each becomes the mean of the batches' own statistics, weighted by batch size: the variance is
     that within batches (over n, as Keras's), so batches should be large and shuffled. Images are
     [b, h, w, c]; dropout is off. All are set after the last batch, and nothing else changes. A
-    model without batch norms is left alone.
+    model without batch norms is left alone; frozen ones are, but with `frozen`.
     Raises ValueError when there is no batch.
     """
-    moving = [v for n in batch_norms(model) for v in (n.moving_mean, n.moving_variance)]
+    norms = batch_norms(model, frozen=frozen)
+    moving = [v for n in norms for v in (n.moving_mean, n.moving_variance)]
     if not moving:
         return
 
@@ -111,7 +114,7 @@ def reestimate_bn(model: keras.Model, batches: Iterable[Batch], *, compile: bool
         chosen = {id(v) for v in moving}
         pairs = zip(model.variables, values, strict=True)
         values = [tf.zeros_like(x) if id(v) in chosen else x for v, x in pairs]
-        with batch_statistics(model, momentum=0.0):
+        with batch_statistics(model, frozen=frozen, momentum=0.0):
             new = call(model, values, images, training=True, updated=moving)[1]
         return tf.concat([tf.reshape(x, [-1]) for x in new], 0)
 

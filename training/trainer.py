@@ -166,12 +166,16 @@ def _schedule(options: Training, steps_per_epoch: int):
     )
 
 
-def recalibrate(model: keras.Model, data: Dataset, device: Device) -> None:
-    """Re-estimates the moving statistics in place on (at most BN_IMAGES) training images."""
+def recalibrate(model: keras.Model, data: Dataset, device: Device, *, frozen: bool = False) -> None:
+    """Re-estimates the moving statistics in place on (at most BN_IMAGES) training images.
+
+    Args:
+        frozen: those of frozen batch norms, too.
+    """
     count = len(data.train.labels)
     indices = np.random.default_rng(0).permutation(count)[:BN_IMAGES]
     batches = eval_batches(data, "train", device.val_batch_images, indices=indices)
-    reestimate_bn(model, batches, compile=device.compile)
+    reestimate_bn(model, batches, compile=device.compile, frozen=frozen)
 
 
 def both_modes(model: Given | keras.Model, data: Dataset, split: str, device: Device) -> dict:
