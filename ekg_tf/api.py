@@ -30,9 +30,9 @@ from ekg_tf.options import recipes
 from ekg_tf.options.bank import NO_BANK, Bank
 from ekg_tf.options.budgets import Budget, Flops
 from ekg_tf.options.data import Data, Sampling
-from ekg_tf.options.finetuning import Contrastive, Ensemble, FineTuning
+from ekg_tf.options.finetuning import FINETUNINGS, Contrastive, Ensemble, FineTuning
 from ekg_tf.options.kinds import FORMATS
-from ekg_tf.options.methods import EKG, FFP, Method
+from ekg_tf.options.methods import EKG, FFP, METHODS, Method
 from ekg_tf.options.search import SearchOptions
 from ekg_tf.options.training import Training
 from ekg_tf.phases import pipeline
@@ -179,14 +179,12 @@ def prune(
         UserError: anything that is wrong with the arguments, the network or the data, before any
             work where it can be known.
     """
-    finetune, method = finetune or Ensemble(), method or EKG()
+    finetune = _given("finetune", finetune, Ensemble(), *FINETUNINGS)
+    search = _search(budget, method, sampling)
+    of_training = _given("training", training, Training(), Training)
+    both = _bank(bank, search.method, finetune)
     run = _Run(model, train, test, folder, data, seed, log, compile, val_batch_size)
-    plan = pipeline.Plan(
-        SearchOptions(_budget(budget), method, sampling or Sampling()),
-        _bank(bank, method, finetune),
-        finetune,
-        replace(training or Training(), seed=seed),
-    ).resolved(run.data)
+    plan = pipeline.Plan(search, both, finetune, replace(of_training, seed=seed)).resolved(run.data)
     pipeline.check_plan(model, run.data, plan, run.device)
     with run.open(plan.flags(), overwrite) as opened:
         if not opened.finished:
@@ -231,11 +229,11 @@ def run_search(
     Raises:
         UserError: as `prune`.
     """
-    method = method or EKG()
+    search = _search(budget, method, sampling)
+    if bank is not None:
+        bank = _given("bank", bank, None, Bank)
     run = _Run(model, train, test, folder, data, seed, log, compile, val_batch_size)
-    options = recipes.search(
-        SearchOptions(_budget(budget), method, sampling or Sampling()), run.data
-    )
+    options = recipes.search(search, run.data)
     check(model, run.data, options, bank)
     kept = options.flags() | (bank.flags() if bank else {"bank": NO_BANK})
     with run.open(kept, overwrite) as opened:
@@ -285,12 +283,13 @@ def run_finetuning(
     Raises:
         UserError: as `prune`; the search isn't finished, or its bank is of other data or missing.
     """
-    source, finetune = Path(searched), finetune or Ensemble()
+    source, finetune = Path(searched), _given("finetune", finetune, Ensemble(), *FINETUNINGS)
+    of_training = _given("training", training, Training(), Training)
     pruned = source / pruned_file(source, rate)
     model = load_keras(source / BASELINE)
     run = _Run(model, train, test, folder, data, seed, log, compile, val_batch_size)
     finetune = recipes.finetuning(finetune, run.data)
-    wanted = recipes.training(replace(training or Training(), seed=seed), run.data)
+    wanted = recipes.training(replace(of_training, seed=seed), run.data)
     check_batch(wanted, run.data, run.device)
     objective_of(source, load_logits(pruned), run.data, finetune, seed, run.device)
     with run.open(finetune.flags() | wanted.flags() | {"rate": rate}, overwrite) as opened:
@@ -377,8 +376,27 @@ def export(
 # ---------------------------------------------------------------- what they share
 
 
-def _budget(budget: float | Budget) -> Budget:
-    return budget if isinstance(budget, Budget) else Flops(budget)
+def _given(name: str, value: Any, default: Any, *kinds: type) -> Any:
+    """The value, or the default for None.
+
+    Raises:
+        UserError: it is none of these kinds, such as a class instead of its instance.
+    """
+    value = default if value is None else value
+    if not isinstance(value, kinds):
+        wanted = ", ".join(f"{kind.__name__}()" for kind in kinds)
+        raise UserError(f"{name}={value!r}: give {wanted}")
+    return value
+
+
+def _search(
+    budget: float | Budget, method: Method | None, sampling: Sampling | None
+) -> SearchOptions:
+    return SearchOptions(
+        budget if isinstance(budget, Budget) else Flops(budget),
+        _given("method", method, EKG(), *METHODS.values()),
+        _given("sampling", sampling, Sampling(), Sampling),
+    )
 
 
 def _bank(bank: Bank | Literal["auto"] | None, method: Method, finetune: FineTuning) -> Bank | None:
@@ -388,12 +406,13 @@ def _bank(bank: Bank | Literal["auto"] | None, method: Method, finetune: FineTun
             raise UserError(f"bank={bank!r}: give a Bank, None or {AUTO!r}")
         features = isinstance(finetune, Contrastive) or isinstance(method, FFP)
         return Bank(features=features) if finetune.replays else None
+    given: Bank | None = None if bank is None else _given("bank", bank, None, Bank)
     kind = type(finetune).__name__
-    if bank is None and finetune.replays:
+    if given is None and finetune.replays:
         raise UserError(f"finetune={kind}() replays the memory bank: bank=None leaves it without")
-    if bank and isinstance(finetune, Contrastive) and not bank.features:
+    if given and isinstance(finetune, Contrastive) and not given.features:
         raise UserError(f"finetune={kind}() needs the features: bank=Bank(features=True)")
-    return bank
+    return given
 
 
 def _dataset(
@@ -401,7 +420,7 @@ def _dataset(
 ) -> Dataset:
     check_own(model, model.name)
     splits = own_function.checked((train, test), model.input_shape[1:], caller)
-    dataset = own.dataset(*splits, data or Data())
+    dataset = own.dataset(*splits, _given("data", data, Data(), Data))
     check_fits(model.name, model, dataset.num_classes, dataset.image_shape)
     return dataset
 
@@ -428,7 +447,7 @@ class _Run:
         # They stand in args.json, so that a folder isn't taken up with another network or other
         # data. Names of layers differ from one process to the next: the weights stand for it.
         given = {"model": digest(model.get_weights()), "data": self.data.fingerprint}
-        more = {"seed": seed, "do_log": log, "val_batch_size": val_batch_size}
+        more = {"seed": seed, "do_log": log, "compile": compile, "val_batch_size": val_batch_size}
         self._kept = given | (data or Data()).flags() | more
         keras.utils.set_random_seed(seed)
 

@@ -31,12 +31,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     args = parser().parse_args(argv)
     devices.import_tensorflow()
+    import tensorflow as tf
+
     from ekg_tf.nets.graph import ChannelGraph
     from ekg_tf.nets.zoo.applications import fresh_application
     from ekg_tf.pruning.space.budgets import check_reachable
     from ekg_tf.reports.inspection import inspection, text
     from ekg_tf.utils.keras_files import load_keras
 
+    with devices.hold_stderr():  # the lines about GPU drivers come at the first look for a GPU
+        tf.config.list_physical_devices("GPU")
     if args.network.startswith(APPLICATIONS):
         model = fresh_application(args.network.removeprefix(APPLICATIONS))
     else:
