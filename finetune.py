@@ -22,9 +22,7 @@ from ekg_tf.utils.runfolder import BASELINE
 
 def parser() -> manners.Parser:
     """The flags of the fine-tuning."""
-    parser = manners.Parser(
-        prog="finetune.py", description="Fine-tunes the network that a search has pruned."
-    )
+    parser = manners.Parser(description="Fine-tunes the network that a search has pruned.")
     flags.add_run(parser)
     parser.add_argument("--search_path", help="folder of the search; default: --train_path")
     parser.add_argument("--data_path", help="default: that of the search")

@@ -20,9 +20,7 @@ from ekg_tf.utils.runfolder import START, SUPERNET_ORDER
 
 def parser() -> manners.Parser:
     """The flags of the search."""
-    parser = manners.Parser(
-        prog="search.py", description="Searches a sub-network and builds its memory bank."
-    )
+    parser = manners.Parser(description="Searches a sub-network and builds its memory bank.")
     flags.add_run(parser)
     flags.add_data(parser)
     flags.add_own(parser)

@@ -22,7 +22,7 @@ from ekg_tf.utils.runfolder import BASELINE
 
 def parser() -> manners.Parser:
     """The flags of the test."""
-    parser = manners.Parser(prog="test.py", description="Measures a saved network.")
+    parser = manners.Parser(description="Measures a saved network.")
     flags.add_data(parser)
     flags.add_own(parser)
     flags.add_device(parser)

@@ -89,7 +89,7 @@ def export(
         "reference_bytes", "reference_latency_ms".
 
     Raises:
-        UserError: as `load_float32` and `export_formats.write`; networks and data of other shapes.
+        UserError: as `load_float32` and `formats.write`; networks and data of other shapes.
     """
     unpruned = load_float32(reference) if reference else None
     for network, name in ((model, path), (unpruned, reference)):

@@ -26,14 +26,15 @@ from ekg_tf.nets import layer_kinds
 from ekg_tf.nets.flatten import flatten
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.keras_graph import has_graph
 from ekg_tf.nets.zoo.load import check_fits, check_own
 from ekg_tf.options import recipes
 from ekg_tf.options.bank import NO_BANK, Bank
 from ekg_tf.options.budgets import Budget, Flops
 from ekg_tf.options.data import Data, Sampling
-from ekg_tf.options.finetuning import Contrastive, Ensemble, FineTuning
+from ekg_tf.options.finetuning import FINETUNINGS, Contrastive, Ensemble, FineTuning
 from ekg_tf.options.kinds import FORMATS
-from ekg_tf.options.methods import EKG, FFP, Method
+from ekg_tf.options.methods import EKG, FFP, METHODS, Method
 from ekg_tf.options.search import SearchOptions
 from ekg_tf.options.training import Training
 from ekg_tf.phases import pipeline
@@ -181,14 +182,12 @@ def prune(
         UserError: anything that is wrong with the arguments, the network or the data, before any
             work where it can be known.
     """
-    finetune, method = finetune or Ensemble(), method or EKG()
+    finetune = _given("finetune", finetune, Ensemble(), *FINETUNINGS)
+    search = _search(budget, method, sampling)
+    of_training = _given("training", training, Training(), Training)
+    both = _bank(bank, search.method, finetune)
     run = _Run(model, train, test, folder, data, seed, log, compile, val_batch_size)
-    plan = pipeline.Plan(
-        SearchOptions(_budget(budget), method, sampling or Sampling()),
-        _bank(bank, method, finetune),
-        finetune,
-        replace(training or Training(), seed=seed),
-    ).resolved(run.data)
+    plan = pipeline.Plan(search, both, finetune, replace(of_training, seed=seed)).resolved(run.data)
     pipeline.check_plan(run.given, run.data, plan, run.device)
     rehearse(run.given, run.data, run.device)
     with run.open(plan.flags(), overwrite) as opened:
@@ -234,11 +233,11 @@ def run_search(
     Raises:
         UserError: as `prune`.
     """
-    method = method or EKG()
+    search = _search(budget, method, sampling)
+    if bank is not None:
+        bank = _given("bank", bank, None, Bank)
     run = _Run(model, train, test, folder, data, seed, log, compile, val_batch_size)
-    options = recipes.search(
-        SearchOptions(_budget(budget), method, sampling or Sampling()), run.data
-    )
+    options = recipes.search(search, run.data)
     check(run.given, run.data, options, bank)
     rehearse(run.given, run.data, run.device)
     kept = options.flags() | (bank.flags() if bank else {"bank": NO_BANK})
@@ -289,12 +288,13 @@ def run_finetuning(
     Raises:
         UserError: as `prune`; the search isn't finished, or its bank is of other data or missing.
     """
-    source, finetune = Path(searched), finetune or Ensemble()
+    source, finetune = Path(searched), _given("finetune", finetune, Ensemble(), *FINETUNINGS)
+    of_training = _given("training", training, Training(), Training)
     pruned = source / pruned_file(source, rate)
     model = load_keras(source / BASELINE)
     run = _Run(model, train, test, folder, data, seed, log, compile, val_batch_size)
     finetune = recipes.finetuning(finetune, run.data)
-    wanted = recipes.training(replace(training or Training(), seed=seed), run.data)
+    wanted = recipes.training(replace(of_training, seed=seed), run.data)
     check_batch(wanted, run.data, run.device)
     student = run.given.read_again(load_keras(pruned)).core
     objective_of(source, student, run.data, finetune, seed, run.device)
@@ -384,8 +384,27 @@ def export(
 # ---------------------------------------------------------------- what they share
 
 
-def _budget(budget: float | Budget) -> Budget:
-    return budget if isinstance(budget, Budget) else Flops(budget)
+def _given(name: str, value: Any, default: Any, *kinds: type) -> Any:
+    """The value, or the default for None.
+
+    Raises:
+        UserError: it is none of these kinds, such as a class instead of its instance.
+    """
+    value = default if value is None else value
+    if not isinstance(value, kinds):
+        wanted = ", ".join(f"{kind.__name__}()" for kind in kinds)
+        raise UserError(f"{name}={value!r}: give {wanted}")
+    return value
+
+
+def _search(
+    budget: float | Budget, method: Method | None, sampling: Sampling | None
+) -> SearchOptions:
+    return SearchOptions(
+        budget if isinstance(budget, Budget) else Flops(budget),
+        _given("method", method, EKG(), *METHODS.values()),
+        _given("sampling", sampling, Sampling(), Sampling),
+    )
 
 
 def _bank(bank: Bank | Literal["auto"] | None, method: Method, finetune: FineTuning) -> Bank | None:
@@ -395,23 +414,44 @@ def _bank(bank: Bank | Literal["auto"] | None, method: Method, finetune: FineTun
             raise UserError(f"bank={bank!r}: give a Bank, None or {AUTO!r}")
         features = isinstance(finetune, Contrastive) or isinstance(method, FFP)
         return Bank(features=features) if finetune.replays else None
+    given: Bank | None = None if bank is None else _given("bank", bank, None, Bank)
     kind = type(finetune).__name__
-    if bank is None and finetune.replays:
+    if given is None and finetune.replays:
         raise UserError(f"finetune={kind}() replays the memory bank: bank=None leaves it without")
-    if bank and isinstance(finetune, Contrastive) and not bank.features:
+    if given and isinstance(finetune, Contrastive) and not given.features:
         raise UserError(f"finetune={kind}() needs the features: bank=Bank(features=True)")
-    return bank
+    return given
 
 
 def _dataset(
     model: keras.Model, train: Split, test: Split, data: Data | None, caller: str
 ) -> Dataset:
     check_own(model, model.name)
-    shape = tuple(model.inputs[0].shape[1:])
+    if has_graph(model):
+        check_own(model, model.name)
+        shape = tuple(model.inputs[0].shape[1:])
+    else:
+        shape = _shape_of(train, model)
     splits = own_function.checked((_unnamed(train), _unnamed(test)), shape, caller)
-    dataset = own.dataset(*splits, data or Data())
-    check_fits(model.name, model, dataset.num_classes, dataset.image_shape)
+    dataset = own.dataset(*splits, _given("data", data, Data(), Data))
+    if has_graph(model):
+        check_fits(model.name, model, dataset.num_classes, dataset.image_shape)
     return dataset
+
+
+def _shape_of(split: Split, model: keras.Model) -> tuple[int, ...]:
+    """Shape of the examples, for a subclassed network, whose graph doesn't say it.
+
+    Raises:
+        UserError: no pair of arrays.
+    """
+    plain = _unnamed(split)
+    if not isinstance(plain, tuple) or not hasattr(plain[0], "shape"):
+        raise UserError(
+            f"{model.name} is no functional network, so its data has to be a pair of arrays "
+            "(examples, labels)"
+        )
+    return tuple(plain[0].shape[1:])
 
 
 def _unnamed(split: Split) -> Split:
@@ -443,13 +483,14 @@ class _Run:
     ):
         self.data = _dataset(model, train, test, data, "prune")
         self.given = Given.read(model, examples_of(self.data))
+        check_fits(model.name, self.given.core, self.data.num_classes, self.data.image_shape)
         strategy = tf.distribute.get_strategy()
         self.device: Device = devices.make(strategy, compile, val_batch_images=val_batch_size)
         self._folder = folder
         # They stand in args.json, so that a folder isn't taken up with another network or other
         # data. Names of layers differ from one process to the next: the weights stand for it.
         given = {"model": digest(model.get_weights()), "data": self.data.fingerprint}
-        more = {"seed": seed, "do_log": log, "val_batch_size": val_batch_size}
+        more = {"seed": seed, "do_log": log, "compile": compile, "val_batch_size": val_batch_size}
         self._kept = given | (data or Data()).flags() | more
         keras.utils.set_random_seed(seed)
 

@@ -74,7 +74,7 @@ class Setting:
 
     def _problem_of_one(self, value: Any) -> str | None:
         if self.choices:
-            if value in self.choices:
+            if _is(value, self.kind) and value in self.choices:
                 return None
             return f"{value!r} is none of {', '.join(map(str, self.choices))}"
         if isinstance(value, str) and value in self.words:

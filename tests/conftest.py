@@ -1,17 +1,16 @@
-"""Shared by all tests: import path, two logical CPU devices, seeds and the real data."""
+"""Shared by all tests: two logical CPU devices, seeds, the real data and an undisturbed run."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+pytest.register_assert_rewrite("tests.helpers")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as utils.devices.import_tensorflow
 os.environ.setdefault("MPLBACKEND", "Agg")

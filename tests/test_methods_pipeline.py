@@ -13,13 +13,16 @@ import h5py
 import numpy as np
 import pytest
 from ekg_tf.nets.zoo.builders import build
+from ekg_tf.options.fields import settings_of
 from ekg_tf.options.methods import METHODS
 from ekg_tf.utils.keras_files import save_keras
 
 from tests.helpers.runs import command, read, rows, run, untimed
 
-SETTINGS = """--gpu_id cpu --do_log off --val_per_class 8 --subset_per_class 16 --supernet_epoch 2
-    --swp_population 6 --swp_generations 3 --width_steps 5 --search_target_rate 0.6""".split()
+SETTINGS = "--gpu_id cpu --do_log off --val_per_class 8 --subset_per_class 16".split()
+SETTINGS += ["--search_target_rate", "0.6"]
+# Of those methods that have them.
+OF_METHODS = {"supernet_epoch": 2, "swp_population": 6, "swp_generations": 3, "width_steps": 5}
 
 
 def weights(path: Path) -> dict[str, np.ndarray]:
@@ -72,6 +75,8 @@ def test_killed_searches_end_with_the_same_network(method, tmp_path):
     start = tmp_path / "start.keras"
     save_keras(start, build("ResNet-20", 10, (8, 8, 1)))
     argv = [*SETTINGS, "--method", method, "--trained_param", start]
+    flags = {one.flag for one in settings_of(METHODS[method])}
+    argv += [f"--{flag}={value}" for flag, value in OF_METHODS.items() if flag in flags]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(command("search.py", whole, *argv))
     result = read(whole / "search.json")

@@ -17,6 +17,7 @@ from ekg_tf.utils.keras_files import load_keras, save_keras
 from PIL import Image
 
 from ekg_tf import finetune, search, test
+from ekg_tf.commands import prune, report
 
 L = keras.layers
 HEADS = {
@@ -200,6 +201,38 @@ def test_three_phases_from_the_command_line(project, capsys, monkeypatch):
     assert alone["before"] is None
     assert alone["after"]["test"]["top1"] == figures["before"]["test"]["top1"]
     assert "not measured" in capsys.readouterr().out
+
+
+def test_prune_and_report_from_the_command_line(project, capsys, monkeypatch):
+    """All phases in one command, and the figures of its folder again."""
+    monkeypatch.setattr(measure, "latencies", lambda models, *a, **k: [1.0] * len(models))
+    run = project / "in_one_go"
+    argv = ["--model", project / "my.keras", "--data", project / "pngs", "--data_flip", "off"]
+    argv += ["--method", "uniform", "--score", "l1", "--search_target_rate", "0.6"]
+    argv += ["--finetune_method", "plain", "--train_epoch", "1", "--do_log", "off"]
+    argv = [str(argument) for argument in [*argv, "--train_path", run]]
+    prune.main(argv)
+    said = capsys.readouterr().out
+    assert "search: to 60% of the FLOPs" in said and "fine-tuning: 1 epochs" in said
+    args = json.loads((run / "args.json").read_text())
+    assert (args["method"], args["finetune_method"], args["bank"]) == ("uniform", "plain", "none")
+    assert (args["batch_size"], args["val_per_class"], args["data_crop"]) == (64, 8, None)
+    pruned = load_keras(run / "pruned.keras")
+    assert ends_in_softmax(pruned) and not list(run.glob("bank*"))
+    figures = json.loads((run / "result.json").read_text())
+    assert figures["after"]["parameters"] == pruned.count_params()
+    assert figures["after"]["flops"] <= 0.6 * figures["before"]["flops"]
+    prune.main(argv)
+    again = capsys.readouterr().out
+    assert again.startswith("running on the CPU") or again.startswith("no GPU found")
+    assert "holds the finished run of this command" in again
+    report.main([str(run)])
+    figures = capsys.readouterr().out
+    assert figures.startswith(f"{run}:\n")
+    block = again[again.index("parameters ") :]
+    assert block in said and block in figures
+    with pytest.raises(UserError, match="other arguments"):
+        prune.main([*argv, "--search_target_rate", "0.5"])
 
 
 SERIES = """

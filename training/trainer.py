@@ -77,6 +77,9 @@ def train(
     check_batch(options, data, device)
     count = len(data.train) if objective.indices is None else len(objective.indices)
     steps_per_epoch = schedules.steps_in(1, count, options.batch_size)
+    # The seeds of dropout and the like are drawn in cloning: not from what this process did before,
+    # so that a resumed run goes on with the same ones.
+    keras.utils.set_random_seed(options.seed)
     with device.strategy.scope():
         # Cloned in any case: under MirroredStrategy variables must be made in its scope.
         policy = "mixed_bfloat16" if options.mixed_precision else "float32"

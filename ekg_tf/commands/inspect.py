@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     args = parser().parse_args(argv)
     devices.import_tensorflow()
+    import tensorflow as tf
+
     from ekg_tf.cli import inputs
     from ekg_tf.nets.flatten import flatten
     from ekg_tf.nets.graph import ChannelGraph
@@ -40,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.reports.inspection import inspection, text
     from ekg_tf.utils.keras_files import load_keras
 
+    with devices.hold_stderr():  # the lines about GPU drivers come at the first look for a GPU
+        tf.config.list_physical_devices("GPU")
     inputs.import_custom(args.custom_module)
     if args.network.startswith(APPLICATIONS):
         model = fresh_application(args.network.removeprefix(APPLICATIONS))

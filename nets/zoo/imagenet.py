@@ -1,7 +1,7 @@
 """ResNet-18, -34, -50 and MobileNet-v2 as stock Keras functional models.
 
 Paddings are symmetric, as in PyTorch, and a layer's name is its torchvision name with "_" for the
-dot before its last part, so that torchvision's weights fit without a table (`nets.torch_weights`).
+dot before its last part, so that torchvision's weights fit without a table (`torch_weights`).
 """
 
 import keras

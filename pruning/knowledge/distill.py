@@ -119,7 +119,7 @@ def kd_loss(temperature: float, alpha: float) -> LossFunction:
 
 
 def ensemble_loss(temperature: float) -> LossFunction:
-    """Cross-entropy plus distillation from the bank, whose rows (`bank.open_bank`) are in batch."""
+    """Cross-entropy plus distillation from the bank, whose rows (`open_bank`) are in batch."""
 
     def loss_fn(logits, batch, teacher_logits):
         label_loss = tf.reduce_mean(label_losses(logits, batch["label"]))
