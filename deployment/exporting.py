@@ -17,6 +17,7 @@ from ..dataloader import Dataset, eval_batches
 from ..nets.rebuild import to_policy
 from ..training.latency import alternately
 from ..utils import provenance
+from ..utils.columns import aligned
 from ..utils.errors import UserError
 from ..utils.files import size_of
 from ..utils.keras_files import load_keras
@@ -234,10 +235,7 @@ def _pair(before: float | None, after: float, form) -> str:
 def print_table(results: dict) -> None:
     """Prints the figures; before → after where a reference was given."""
     rows = table(results)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for name, *numbers in rows:
-        cells = [text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True)]
-        print("   ".join([name.ljust(widths[0]), *cells]))
+    print(aligned(rows, right=range(1, len(rows[0]))))
     entry = results["input"]
     print(
         f"input: float32 {entry['shape']}, (pixel value - mean) / std with mean "

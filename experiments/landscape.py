@@ -28,6 +28,7 @@ from tqdm import tqdm
 from ..cli import flags
 from ..dataloader import unreadable_named
 from ..nets import layer_rules
+from ..nets.keras_graph import layers_in
 from ..options.fields import Options, setting
 from ..pruning.engine.validation import Validation
 from ..reports.plots import DPI
@@ -65,7 +66,7 @@ def filter_axes(model: keras.Model) -> list[int | None]:
     The filter of a depthwise convolution is one input channel's kernel.
     """
     axis_of: dict[int, int] = {}
-    for layer in model._flatten_layers():
+    for layer in layers_in(model):
         for variable in getattr(layer, "trainable_variables", ()):
             if len(variable.shape) < 2 or "kernel" not in variable.name:
                 continue

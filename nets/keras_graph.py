@@ -141,11 +141,6 @@ def layers_in(layer: keras.Layer) -> list[keras.Layer]:
     return layer._flatten_layers()
 
 
-def parts_of(layer: keras.Layer) -> Sequence[keras.Layer]:
-    """The layers directly inside a layer."""
-    return getattr(layer, "_layers", ())
-
-
 def own_variables(layer: keras.Layer) -> Iterator[keras.Variable]:
     """Variables that a layer holds itself, not by a layer inside it."""
     yield from layer._trainable_variables

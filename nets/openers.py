@@ -50,7 +50,7 @@ class _Attention:
             dense = L.Dense(heads * width, use_bias=bias, name=name, **common)
             split = L.Reshape((-1, heads, width), name=f"{name}_heads", **common)
             self._made[part] = dense, split
-        shape = layer._output_dense.kernel.shape
+        shape = layer.output_dense.kernel.shape
         self._output = L.Dense(shape[-1], use_bias=bias, name=f"{layer.name}_output", **common)
         self._joined = L.Reshape((-1, heads * values), name=f"{layer.name}_joined", **common)
         self._softmax = L.Softmax(name=f"{layer.name}_softmax", **common)
@@ -74,8 +74,8 @@ class _Attention:
 
     def _fill(self) -> None:
         for name, (dense, _) in self._made.items():
-            _take(dense, getattr(self._layer, f"_{name}_dense"))
-        _take(self._output, self._layer._output_dense)
+            _take(dense, getattr(self._layer, f"{name}_dense"))
+        _take(self._output, self._layer.output_dense)
         self._filled = True
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..nets.graph import ChannelGraph
 from ..nets.layer_rules import DEPTHWISE, KERNEL_LAYERS, is_depthwise
+from ..utils.columns import aligned
 
 LARGEST_LIST = 4  # layers named per group
 
@@ -74,12 +75,7 @@ def text(result: dict[str, Any]) -> str:
             names += f" and {len(group['layers']) - len(shown)} more"
         state = "prunable" if group["prunable"] else f"not prunable: {group['reason']}"
         rows.append((str(number), str(group["width"]), names, state))
-    rows = [("group", "width", "layers", ""), *rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = [
-        f"{a.rjust(widths[0])}  {b.rjust(widths[1])}  {c.ljust(widths[2])}  {d}".rstrip()
-        for a, b, c, d in rows
-    ]
+    lines = [aligned([("group", "width", "layers", ""), *rows], right=(0, 1), gap="  ")]
     share = 100 * result["prunable_filters"] / max(1, result["filters"])
     count = sum(group["prunable"] for group in result["groups"])
     lines += [

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..utils.columns import aligned
+
 NOT_MEASURED = "not measured"
 Row = tuple[str, float | None, float | None, str]
 
@@ -22,12 +24,7 @@ def before_after(rows: Sequence[Row]) -> str:
     cells = [["", "before", "after", "ratio"]]
     for name, before, after, spec in rows:
         cells.append([name, _number(before, spec), _number(after, spec), _ratio(before, after)])
-    widths = [max(len(row[column]) for row in cells) for column in range(4)]
-    lines = []
-    for name, *numbers in cells:
-        right = [text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True)]
-        lines.append("   ".join([name.ljust(widths[0]), *right]))
-    return "\n".join(lines)
+    return aligned(cells, right=(1, 2, 3))
 
 
 def _number(value: float | None, spec: str) -> str:

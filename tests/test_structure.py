@@ -101,3 +101,24 @@ def test_no_import_goes_round_in_a_circle():
     for name in graph:
         visit(name, ())
     assert done >= graph.keys()
+
+
+# ---------------------------------------------------------------- Keras's private API
+
+PRIVATE = (
+    *("keras.src", "_keras_history", "_inbound_nodes", "_nodes_by_depth", "_functional"),
+    *("_flatten_layers", "_call_has_training_arg", "_seed_generators"),
+)
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_keras_private_api_stays_in_one_file(path):
+    if name_of(path) == "nets.keras_graph":
+        return
+    used = {
+        node.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+    assert not used & set(PRIVATE)
+    assert "from keras.src" not in path.read_text(encoding="utf-8")
