@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -200,7 +200,7 @@ def _problem(split: FileSplit, index: int) -> str:
 
 
 @contextmanager
-def unreadable_named():
+def unreadable_named() -> Iterator[None]:
     """Turns TensorFlow's error about an image of `ImageFiles` into a UserError that names it."""
     try:
         yield

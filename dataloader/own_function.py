@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -43,7 +44,7 @@ def call(spec: str, shape: tuple[int, ...]) -> tuple[Split, Split, tuple[str, ..
     return checked(_called(spec), shape, spec)
 
 
-def checked(splits, shape: tuple[int, ...], spec: str) -> tuple[Split, Split, tuple[str, ...]]:
+def checked(splits: Any, shape: tuple[int, ...], spec: str) -> tuple[Split, Split, tuple[str, ...]]:
     """The two splits that `call` describes.
 
     Args:

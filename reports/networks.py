@@ -19,7 +19,7 @@ def describe(
     data: Dataset,
     device: Device,
     *,
-    accuracy=True,
+    accuracy: bool = True,
 ) -> dict:
     """Figures of two networks.
 

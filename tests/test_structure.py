@@ -122,3 +122,33 @@ def test_keras_private_api_stays_in_one_file(path):
     }
     assert not used & set(PRIVATE)
     assert "from keras.src" not in path.read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- signatures
+
+
+def public_functions(path: Path) -> Iterator[ast.FunctionDef]:
+    """Functions and methods that no name on the way to them hides, __init__ among them."""
+
+    def inside(body: list[ast.stmt]) -> Iterator[ast.FunctionDef]:
+        for node in body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                yield from inside(node.body)
+            if isinstance(node, ast.FunctionDef):
+                if not node.name.startswith("_") or node.name == "__init__":
+                    yield node
+
+    yield from inside(ast.parse(path.read_text(encoding="utf-8")).body)
+
+
+SHIPPED = [path for path in modules() if name_of(path).split(".")[0] not in FLOORS[-1] + FLOORS[-2]]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=name_of)
+def test_public_signatures_are_typed(path):
+    for function in public_functions(path):
+        names = function.args
+        every = [*names.posonlyargs, *names.args, *names.kwonlyargs]
+        bare = [a.arg for a in every if a.annotation is None and a.arg not in ("self", "cls")]
+        assert not bare, f"{name_of(path)}.{function.name}: {bare}"
+        assert function.returns is not None or function.name == "__init__", function.name

@@ -133,13 +133,13 @@ def _variables(model, optimizer) -> dict[str, keras.Variable]:
     }
 
 
-def save(path: Path, model, optimizer, epochs_done: int) -> None:
+def save(path: Path, model: keras.Model, optimizer: keras.Optimizer, epochs_done: int) -> None:
     """Writes all variables of model and optimizer and the number of finished epochs, atomically."""
     state = {key: variable.numpy() for key, variable in _variables(model, optimizer).items()}
     save_state(path, state | {"epochs_done": np.int64(epochs_done)})
 
 
-def restore(path: Path, model, optimizer) -> int:
+def restore(path: Path, model: keras.Model, optimizer: keras.Optimizer) -> int:
     """Sets the variables that `save` wrote and returns the number of finished epochs.
 
     Raises UserError, with nothing changed, when the file belongs to another network or optimizer.

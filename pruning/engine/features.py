@@ -21,7 +21,7 @@ def width(model: keras.Model) -> int:
     return int(penultimate(model).shape[-1])
 
 
-def pooled(x):
+def pooled(x: tf.Tensor) -> tf.Tensor:
     """float [n, ..., channels] -> [n, channels], the mean over positions if there are any."""
     return keras.ops.mean(x, list(range(1, len(x.shape) - 1))) if len(x.shape) > 2 else x
 

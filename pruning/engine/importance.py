@@ -68,7 +68,14 @@ class ImportancePass:
             parts.weight_specs(self._names),
         )
 
-    def run(self, images, labels, teacher, weights: LayerWeights, mask: np.ndarray) -> tuple:
+    def run(
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        teacher: tf.Tensor,
+        weights: LayerWeights,
+        mask: np.ndarray,
+    ) -> tuple:
         """One batch of the pass.
 
         Args:

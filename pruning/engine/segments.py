@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -128,7 +129,7 @@ class Segments:
 
     # ---------------------------------------------------------------- compiled parts
 
-    def tensor_spec(self, tensor) -> tf.TensorSpec:
+    def tensor_spec(self, tensor: keras.KerasTensor) -> tf.TensorSpec:
         shape = [None, *tensor.shape[1:]]
         prunable = self.graph.tensor_units(tensor) < self.graph.num_units
         if prunable.any() and not self.compile:

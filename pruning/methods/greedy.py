@@ -1,11 +1,16 @@
 """EKG's greedy search: the loop of Algorithm 1 (docs/method.md 1)."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
+from ...nets.graph import ChannelGraph
 from ...options.methods import CACHE_MB, EKG
+from ...options.search import SearchOptions
 from ..engine.evaluator import EVALUATORS, LazyEvaluator
+from ..engine.validation import Validation
+from ..history import History
 from ..space.candidates import Candidates, Proposal
 from ..worth.rewards import Knowledge, Reward
 from ..worth.scores import weight_scores
@@ -18,7 +23,17 @@ DEFAULTS = {"step": EKG().step, "evaluator": "exact", "cache_mb": CACHE_MB, "tea
 class GreedySearch(Search):
     """Algorithm 1: every step removes the filters whose removal leaves the largest reward."""
 
-    def __init__(self, graph, val, history, options, *, order=None, compile=False, devices=()):
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        val: Validation,
+        history: History,
+        options: SearchOptions,
+        *,
+        order: np.ndarray | None = None,
+        compile: bool = False,
+        devices: Sequence[str] = (),
+    ):
         super().__init__(
             graph, val, history, options, order=order, compile=compile, devices=devices
         )

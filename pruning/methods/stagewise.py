@@ -12,7 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
+from ...nets.graph import ChannelGraph
+from ...options.search import SearchOptions
 from ...utils.arrays import load_state, save_state
+from ..engine.validation import Validation
+from ..history import History
 from ..space.candidates import OVERSHOOT
 from ..space.stages import frozen_gates
 from ..space.width_grid import WidthGrid
@@ -29,7 +33,17 @@ INTERIM = 8  # networks between the whole one and the target: teachers of the me
 class StageWiseSearch(Search):
     """Rows of its history are the best combinations at falling rates, not nested in each other."""
 
-    def __init__(self, graph, val, history, options, *, order=None, compile=False, devices=()):
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        val: Validation,
+        history: History,
+        options: SearchOptions,
+        *,
+        order: np.ndarray | None = None,
+        compile: bool = False,
+        devices: Sequence[str] = (),
+    ):
         super().__init__(
             graph, val, history, options, order=order, compile=compile, devices=devices
         )
