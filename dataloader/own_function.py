@@ -24,7 +24,7 @@ def call(spec: str, shape: tuple[int, ...]) -> tuple[Split, Split, tuple[str, ..
     The function is found as Python finds modules, the current folder first. It returns
     `(train, test)`; each is either
 
-    * a pair of numpy arrays: images [n, *shape], labels [n] or [n, 1], or
+    * a pair of numpy arrays: images [n, *shape], labels [n], [n, 1] or one-hot [n, classes], or
     * a finite `tf.data.Dataset` of (image, label), single or in batches.
 
     Images, or whatever the network takes, are uint8 (grey levels 0..255) or floating (they become
@@ -183,11 +183,19 @@ def _checked(
             raise UserError(f"{origin} has images with NaN or infinite values: clean the data")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]  # as keras.datasets gives them
+    elif _one_hot(labels):
+        labels = labels.argmax(1)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
-            f"{origin} has {labels.dtype} labels of shape {labels.shape}: integers [n] are "
-            "expected (one-hot labels: labels.argmax(1))"
+            f"{origin} has {labels.dtype} labels of shape {labels.shape}: integers [n], or rows of "
+            "zeros with a single one, are expected"
         )
     if not len(labels):
         raise UserError(f"{origin} is empty")
     return images, labels
+
+
+def _one_hot(labels: np.ndarray) -> bool:
+    """Whether labels [n, classes] are rows of zeros with a single one."""
+    plain = labels.ndim == 2 and labels.dtype.kind in "biuf"
+    return plain and bool(np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all())

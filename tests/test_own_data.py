@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from ekg_tf.dataloader import eval_batches, own, train_batches
+from ekg_tf.dataloader import eval_batches, own, own_function, train_batches
 from ekg_tf.options.data import Data
 from ekg_tf.utils.errors import UserError
 from PIL import Image
@@ -117,8 +117,8 @@ def single():
 def not_pairs():
     return images, labels
 
-def one_hot():
-    return (images, np.eye(4)[labels]), (images, labels)
+def several_labels():
+    return (images, np.ones((len(labels), 4))), (images, labels)
 
 def grey():
     return (images[..., 0], labels), (images, labels)
@@ -217,7 +217,7 @@ def test_shuffled_datasets_come_in_one_order(module):
         ("three", r"returned a tuple of 3: a pair \(train, test\)"),
         ("single", "returned a tuple of 4"),
         ("not_pairs", "the train split of .* is a ndarray: a tf.data.Dataset or a pair"),
-        ("one_hot", "float64 labels of shape .*labels.argmax"),
+        ("several_labels", "float64 labels of shape .*rows of zeros with a single one"),
         ("grey", r"images of shape \(6, 8\): the network takes \(6, 8, 3\)$"),
         ("integers", "int32 images: uint8 or floats"),
         ("not_finite", "NaN or infinite"),
@@ -270,3 +270,12 @@ def test_module_errors(module):
         own.load("no_module:load", SHAPE)
     with pytest.raises(UserError, match="broken_module can't be imported: ModuleNotFoundError"):
         own.load("broken_module:load", SHAPE)
+
+
+def test_one_hot_labels_are_the_classes_that_they_name():
+    labels = np.array([2, 0, 1, 2])
+    images = np.zeros((4, 6, 8, 3), np.uint8)
+    split = (images, np.eye(3, dtype="float32")[labels])
+    train, _, names = own_function.checked((split, split), (6, 8, 3), "the test")
+    np.testing.assert_array_equal(train.labels, labels)
+    assert names == ("0", "1", "2")

@@ -134,9 +134,10 @@ def public_functions(path: Path) -> Iterator[ast.FunctionDef]:
         for node in body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 yield from inside(node.body)
-            if isinstance(node, ast.FunctionDef):
-                if not node.name.startswith("_") or node.name == "__init__":
-                    yield node
+            if isinstance(node, ast.FunctionDef) and (
+                not node.name.startswith("_") or node.name == "__init__"
+            ):
+                yield node
 
     yield from inside(ast.parse(path.read_text(encoding="utf-8")).body)
 
