@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -26,11 +27,14 @@ def with_config(operation: keras.Operation, **changes: Any) -> keras.Operation:
     return type(operation).from_config(config)
 
 
-def carry_over(old: keras.Layer, new: keras.Layer) -> None:
+def carry_over(old: keras.Layer, new: keras.Layer, *, seeds: bool = True) -> None:
     """Gives a built copy all that the original layer has beside its configuration.
 
     Both are built and hold the same layers. It goes the way that Keras's own files go, so a layer
     that is read back right from a file is copied right.
+
+    Args:
+        seeds: the states of random numbers, too.
     """
     for source, target in zip(layers_in(old), layers_in(new), strict=True):
         target.trainable = source.trainable
@@ -42,10 +46,12 @@ def carry_over(old: keras.Layer, new: keras.Layer) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 source.save_assets(folder)
                 target.load_assets(folder)
+        if not seeds:
+            continue
         weights = {id(v) for v in source.weights}
-        seeds = [v for v in source.variables if id(v) not in weights]
+        states = [v for v in source.variables if id(v) not in weights]
         into = {id(v) for v in target.weights}
-        for a, b in zip(seeds, [v for v in target.variables if id(v) not in into], strict=False):
+        for a, b in zip(states, [v for v in target.variables if id(v) not in into], strict=False):
             if a.shape == b.shape:
                 b.assign(a)
 
@@ -157,7 +163,8 @@ def to_policy(model: keras.Model, policy: str) -> keras.Model:
     """A functional model of the same layers and weights under a dtype policy ("mixed_bfloat16").
 
     Variables stay float32 and in the same order, so clone and model exchange weights by
-    set_weights; the output layer, and what a concatenation there joins, computes float32.
+    set_weights; the output layer, and what a concatenation there joins, computes float32. Layers
+    that draw random numbers begin anew, so that these depend on Keras's seed alone.
 
     Raises:
         ValueError: nested models.
@@ -179,4 +186,4 @@ def to_policy(model: keras.Model, policy: str) -> keras.Model:
     def make(layer: keras.Operation) -> keras.Operation:
         return with_config(layer, dtype="float32" if layer.name in names else policy)
 
-    return rebuilt(model, make)
+    return rebuilt(model, make, carry=partial(carry_over, seeds=False))

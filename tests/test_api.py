@@ -17,6 +17,7 @@ from ekg_tf.utils.keras_files import load_keras, save_keras
 from ekg_tf.utils.runfolder import RunFolder
 
 import ekg_tf as ekg
+import ekg_tf.api
 
 L = keras.layers
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from ekg_tf.cli import manners
 from ekg_tf.dataloader import load
+from ekg_tf.nets.given import Given
 from ekg_tf.nets.zoo.builders import build
 from ekg_tf.nets.zoo.pkl_weights import save_pkl, to_pkl
 from ekg_tf.phases import searching
@@ -145,7 +146,7 @@ def test_unreachable_target_names_the_lowest_one_that_can_be_reached(refused, tm
     message = refused(train_cifar, "--train_path", run, "--search_target_rate", "0.001")
     lowest = float(re.search(r"([\d.]+) of the FLOPs remain", message)[1])
     assert not run.exists()
-    network, data = build("ResNet-20", *DIGITS), load("DIGITS")
+    network, data = Given.read(build("ResNet-20", *DIGITS)), load("DIGITS")
     sizes = {"subset_per_class": 64, "val_per_class": 24}
     searching.check(network, data, search_options(lowest, **sizes))
     with pytest.raises(UserError, match="can't be reached"):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ekg_tf.dataloader import load
+from ekg_tf.nets.given import Given
 from ekg_tf.nets.zoo.resnet import cifar_resnet
 from ekg_tf.options.finetuning import Plain
 from ekg_tf.options.training import Training
@@ -151,12 +152,14 @@ def test_phases_as_imported_functions(tmp_path):
     )
     training = Training(epochs=1, learning_rate=0.01, batch_size=128, weight_decay=5e-4, seed=0)
     data, model = load("DIGITS"), cifar_resnet(8, 10, (8, 8, 1))
-    weights = model.get_weights()
+    given, weights = Given.read(model), model.get_weights()
     device = Device(tf.distribute.get_strategy(), compile=False)
     compiled = replace(device, compile=True, val_batch_images=2000)
     with RunFolder.open(tmp_path, {}) as folder:
-        pruned = searching.run_search(folder, model, data, options, device, bank=None)
-        tuned = finetuning.run_finetuning(folder, tmp_path, data, training, compiled, Plain())
+        pruned = searching.run_search(folder, given, data, options, device, bank=None)
+        tuned = finetuning.run_finetuning(
+            folder, tmp_path, given, data, training, compiled, Plain()
+        )
     for one, other in zip(weights, model.get_weights(), strict=True):
         assert np.array_equal(one, other), "the given network isn't changed"
     assert pruned.count_params() == tuned.count_params() < model.count_params()
