@@ -161,17 +161,17 @@ class ChannelGraph:
     def _has_kernel(self, name: str) -> bool:
         return type(self.model.get_layer(name)) in layer_rules.KERNEL_LAYERS
 
-    def tensor_units(self, tensor) -> np.ndarray:
+    def tensor_units(self, tensor: keras.KerasTensor) -> np.ndarray:
         """The unit of every channel of one of the model's KerasTensors, int32 [channels]."""
         return self._unit[self._tensor_ids[id(tensor)]]
 
-    def is_whole(self, tensor) -> bool:
+    def is_whole(self, tensor: keras.KerasTensor) -> bool:
         """Whether no channel of one of the model's KerasTensors can be removed."""
         return bool((self.tensor_units(tensor) == self.num_units).all())
 
     # ---------------------------------------------------------------- counting
 
-    def shape_of(self, tensor) -> tuple[int, ...]:
+    def shape_of(self, tensor: keras.KerasTensor) -> tuple[int, ...]:
         """The shape of one of the model's KerasTensors for one example.
 
         Sizes that Keras leaves open come from running the network once on zeros.

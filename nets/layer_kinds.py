@@ -115,7 +115,9 @@ def follows_channels(layer: keras.Operation) -> bool:
     return kind is not None and (kind.twin is not None or kind.resize is not None)
 
 
-def config_of(layer: keras.Layer, in_units, out_units, mask: np.ndarray) -> dict:
+def config_of(
+    layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray, mask: np.ndarray
+) -> dict:
     """What changes in a layer's configuration under a unit mask, float32 [U + 1]."""
     kind = KINDS[type(layer)]
     change = kind.twin.config if kind.twin else kind.resize

@@ -56,7 +56,7 @@ ZERO_AT_ZERO = frozenset(
 )
 
 
-def is_depthwise(layer, in_channels: int) -> bool:
+def is_depthwise(layer: keras.Layer, in_channels: int) -> bool:
     """Whether a grouped convolution has one input channel per group, as a depthwise one.
 
     Only then can whole groups go. Three axes or unequal strides have no depthwise kernel in
@@ -202,13 +202,13 @@ def embedding_rule(ids: Ids, site: Site) -> np.ndarray:
     return kernel_rule(ids, site)
 
 
-def is_linear(layer) -> bool:
+def is_linear(layer: keras.Layer) -> bool:
     """Whether the layer has no activation."""
     activation = getattr(layer, "activation", None)
     return activation is None or getattr(activation, "__name__", "") == "linear"
 
 
-def mixing_activation(layer) -> str:
+def mixing_activation(layer: keras.Layer) -> str:
     """Name of the layer's activation if it may mix channels, else ""."""
     activation = getattr(layer, "activation", None)
     name = getattr(activation, "__name__", type(activation).__name__)

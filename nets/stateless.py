@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -27,7 +28,9 @@ def of(variables: Sequence[keras.Variable], model: keras.Model, values: Sequence
     return [by_id[id(v)] for v in variables]
 
 
-def call(model, values, images, *, training, updated=()):
+def call(
+    model: Any, values: Sequence, images: Any, *, training: bool | None, updated: Sequence = ()
+) -> tuple[tf.Tensor, list]:
     """The only output in float32, new values of the `updated` variables; changes no variable."""
     with keras.StatelessScope(list(zip(model.variables, values, strict=True))) as scope:
         logits = keras.tree.flatten(model(images, training=training))[0]

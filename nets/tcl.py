@@ -19,6 +19,7 @@ mask-aware twin. `nets.tcl_norm` has the other layers with weights per channel.
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -35,7 +36,7 @@ KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 ZEROED = (*KERNELS, "bias", "gamma", "beta", "embeddings", "recurrent_kernel")
 
 
-def kernel_rule(variable, scaled: bool) -> Rule | None:
+def kernel_rule(variable: keras.Variable, scaled: bool) -> Rule | None:
     """What is done to a masked weight: its constraint, the norm that it keeps, or nothing (None).
 
     A rule is a function (whole, masked) -> effective, both arrays of the same kind.
@@ -116,12 +117,14 @@ class Gated:
     reads = False
 
     @staticmethod
-    def axes(layer, in_units: np.ndarray, out_units: np.ndarray) -> Axes:
+    def axes(layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray) -> Axes:
         """The units of the axes of the layer's weights; a weight that isn't named stays whole."""
         return {v.name: {-1: out_units} for v in layer.weights}
 
     @staticmethod
-    def config(layer, in_units, out_units, mask: np.ndarray) -> dict:
+    def config(
+        layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray, mask: np.ndarray
+    ) -> dict:
         """What changes in the stock layer's configuration under a unit mask."""
         return {}
 
@@ -159,7 +162,7 @@ class Gated:
             return {v.name: v.value for v in self.weights}
         return self.masked(self.units_mask)
 
-    def masked(self, mask) -> Weights:
+    def masked(self, mask: Any) -> Weights:
         """Effective weights of the original shapes, removed filters zero."""
         axes = self.axes(self, self.in_units, self.out_units)
         weights = {}
@@ -190,11 +193,11 @@ class Gated:
         stay = mask if keep is None else keep
         return slice_weights(axes, full or self.full(), mask, stay, rules)
 
-    def apply(self, x, weights: Weights, training: bool = True):
+    def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
         """x float [n, ..., in] -> [n, ..., out] under effective weights of either form."""
         raise NotImplementedError
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         return self.apply(inputs, self.current())
 
 
@@ -326,13 +329,15 @@ class FC(_GatedKernel, keras.layers.Dense):
     """keras.layers.Dense with masks on its inputs and outputs."""
 
     @staticmethod
-    def config(layer, in_units, out_units, mask) -> dict:
+    def config(
+        layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray, mask: np.ndarray
+    ) -> dict:
         return {"units": int(np.count_nonzero(mask[out_units]))}
 
-    def transform(self, x, weights: Weights):
+    def transform(self, x: Any, weights: Weights) -> Any:
         return keras.ops.matmul(x, weights["kernel"])
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.apply(inputs, self.current())
 
 
@@ -353,7 +358,7 @@ class _GatedDepthwise(_GatedKernel):
         return _depthwise(self, x, weights["kernel"])
 
 
-def dilated(x, rates: tuple, sizes: tuple, padding: str, convolve: Callable):
+def dilated(x: Any, rates: tuple, sizes: tuple, padding: str, convolve: Callable) -> Any:
     """A dilated convolution of stride 1 as an undilated one of the positions so far apart.
 
     Keras's own needs the static size of the kernel, which sliced kernels don't have.

@@ -4,6 +4,8 @@ See `nets.tcl`. Normalisations whose statistics run over several channels take t
 ones alone; their effective weights carry `keep`, float32 [channels].
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -27,13 +29,13 @@ class BatchNorm(Gated, keras.layers.BatchNormalization):
         """Names of the weights that the search doesn't use."""
         return () if self.by_moving else MOVING
 
-    def masked(self, mask) -> Weights:
+    def masked(self, mask: Any) -> Weights:
         weights = super().masked(mask)
         if not self.scale or not self.center:
             weights["keep"] = tf.gather(mask, self.out_units)
         return weights
 
-    def apply(self, x, weights: Weights, training: bool = True):
+    def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
         """x float [..., c] -> the same shape; `training` chooses batch or moving statistics, but
         a frozen layer keeps to its moving ones, as in stock Keras."""
         training = training and not self.by_moving
@@ -45,11 +47,13 @@ class BatchNorm(Gated, keras.layers.BatchNormalization):
         y = batch_norm(x, gamma, beta, mean, variance, self.epsilon, training)
         return y * weights["keep"] if "keep" in weights else y
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         return self.apply(inputs, self.current(), bool(training) and self.trainable)
 
 
-def batch_norm(x, gamma, beta, mean, variance, epsilon: float, training: bool):
+def batch_norm(
+    x: Any, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float, training: bool
+) -> Any:
     """Batch normalisation over all axes but the last, by batch (training) or given statistics.
 
     `mean` and `variance` aren't looked at in training.
@@ -105,7 +109,7 @@ class _AcrossChannels(Gated):
 class LayerNorm(_AcrossChannels, keras.layers.LayerNormalization):
     """keras.layers.LayerNormalization over the last axis with a filter mask."""
 
-    def apply(self, x, weights: Weights, training: bool = True):
+    def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
         """x float [..., c] -> the same shape; `training` is unused."""
         keep = weights["keep"]
         count = tf.reduce_sum(keep)
@@ -118,11 +122,13 @@ class GroupNorm(_AcrossChannels, keras.layers.GroupNormalization):
     """keras.layers.GroupNormalization over the last axis with a filter mask."""
 
     @staticmethod
-    def config(layer, in_units, out_units, mask) -> dict:
+    def config(
+        layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray, mask: np.ndarray
+    ) -> dict:
         instance = layer.groups == len(out_units)  # every channel is a group by itself
         return {"groups": int(np.count_nonzero(mask[out_units]))} if instance else {}
 
-    def apply(self, x, weights: Weights, training: bool = True):
+    def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
         """x float [n, ..., c] -> the same shape; `training` is unused."""
         # -1: in instance normalisation the groups become fewer, else their channels.
         instance = self.groups == self._channels
@@ -149,10 +155,10 @@ class PReLU(Gated, keras.layers.PReLU):
     """keras.layers.PReLU whose slopes follow their channels."""
 
     @staticmethod
-    def axes(layer, in_units, out_units) -> Axes:
+    def axes(layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray) -> Axes:
         return {"alpha": {-1: out_units}} if layer.alpha.shape[-1] == len(out_units) else {}
 
-    def apply(self, x, weights: Weights, training: bool = True):
+    def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
         """x float [n, ..., c] -> the same shape; `training` is unused."""
         return tf.nn.relu(x) - weights["alpha"] * tf.nn.relu(-x)
 
@@ -161,18 +167,20 @@ class Embedding(Gated, keras.layers.Embedding):
     """keras.layers.Embedding whose vectors lose entries."""
 
     @staticmethod
-    def axes(layer, in_units, out_units) -> Axes:
+    def axes(layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray) -> Axes:
         return {"embeddings": {-1: out_units}}
 
     @staticmethod
-    def config(layer, in_units, out_units, mask) -> dict:
+    def config(
+        layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray, mask: np.ndarray
+    ) -> dict:
         return {"output_dim": int(np.count_nonzero(mask[out_units]))}
 
-    def apply(self, x, weights: Weights, training: bool = True):
+    def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
         """x numbers [n, ...] -> float [n, ..., dimensions]; `training` is unused."""
         return tf.gather(weights["embeddings"], tf.cast(x, tf.int32))
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         return self.apply(inputs, self.current())
 
 
@@ -180,10 +188,12 @@ class LayerScale(Gated, keras_graph.LayerScale):
     """ConvNeXt's factor per channel."""
 
     @staticmethod
-    def config(layer, in_units, out_units, mask) -> dict:
+    def config(
+        layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray, mask: np.ndarray
+    ) -> dict:
         return {"projection_dim": int(np.count_nonzero(mask[out_units]))}
 
-    def apply(self, x, weights: Weights, training: bool = True):
+    def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
         """x float [..., c] -> the same shape; `training` is unused."""
         (gamma,) = weights.values()
         return x * gamma
@@ -193,13 +203,15 @@ class Reshape(Gated, keras.layers.Reshape):
     """keras.layers.Reshape whose last axis follows the channels; the others stay."""
 
     @staticmethod
-    def config(layer, in_units, out_units, mask) -> dict:
+    def config(
+        layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray, mask: np.ndarray
+    ) -> dict:
         shape = list(layer.target_shape)
         if shape[-1] != -1:
             shape[-1] = int(np.count_nonzero(mask[out_units]))
         return {"target_shape": tuple(shape)}
 
-    def apply(self, x, weights: Weights, training: bool = True):
+    def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
         """x float [n, ..., in] -> [n, ..., out]; `training` is unused."""
         channels = x.shape[-1] if self.in_units is None else len(self.in_units)
         size = self.compute_output_shape((1, *x.shape[1:-1], channels))[1:-1]
