@@ -14,10 +14,11 @@ import keras
 import numpy as np
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+from keras.src.ops.numpy import Einsum
 
 from ..utils.errors import UserError
 
-__all__ = ["CustomScaleLayer", "LayerScale", "StochasticDepth"]
+__all__ = ["CustomScaleLayer", "Einsum", "LayerScale", "StochasticDepth"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,45 @@ def calls_of(model: keras.Model) -> list[Call]:
     ]
 
 
+def calls_to(outputs: Iterable) -> list[Call]:
+    """The calls that KerasTensors came of, in an order in which they can be run.
+
+    Args:
+        outputs: KerasTensors; anything else among them is passed over.
+    """
+    waiting = [(one, False) for one in outputs if isinstance(one, keras.KerasTensor)]
+    seen: set[int] = set()
+    nodes = []
+    while waiting:
+        one, done = waiting.pop()
+        if done:
+            nodes.append(one)
+            continue
+        history = getattr(one, "_keras_history", None)
+        if history is None or history.operation is None:
+            continue
+        node = history.operation._inbound_nodes[history.node_index]
+        if id(node) in seen or node.is_input:
+            continue
+        seen.add(id(node))
+        waiting.append((node, True))
+        waiting += [(tensor, False) for tensor in node.input_tensors]
+    return [
+        Call(node.operation, node.arguments, tuple(node.input_tensors), tuple(node.outputs))
+        for node in nodes
+    ]
+
+
+def forget(calls: Iterable[Call]) -> None:
+    """Takes calls out of what their operations remember of being called."""
+    for call in calls:
+        made = {id(tensor) for tensor in call.outputs}
+        operation = call.operation
+        operation._inbound_nodes[:] = [
+            node for node in operation._inbound_nodes if not made & {id(t) for t in node.outputs}
+        ]
+
+
 def inference_only(calls: Sequence[Call]) -> frozenset[str]:
     """Names of the layers that are called with `training=False` throughout."""
     written: dict[str, bool] = {}
@@ -159,8 +199,3 @@ def values_of(pairs: Iterable[tuple[keras.Variable, Any]]) -> Iterator[None]:
         for pair in pairs:
             scope.add_update(pair)
         yield
-
-
-def rename(layer: keras.Operation, name: str) -> None:
-    """Gives an operation another name, before a model is made of its calls."""
-    layer.name = name
