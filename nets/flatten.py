@@ -23,6 +23,7 @@ from . import layer_kinds
 from .keras_graph import (
     Call,
     calls_of,
+    default_training,
     ends,
     functional,
     has_graph,
@@ -30,6 +31,7 @@ from .keras_graph import (
     is_stock,
     layers_in,
     takes_training,
+    values_of,
 )
 from .openers import OPENERS, stock_norm_like
 from .rebuild import carry_over, config_of, like
@@ -83,7 +85,9 @@ class _Pass:
         self._copies: dict[int, keras.Operation] = {}
         self._pairs: list[tuple[keras.Layer, keras.Layer]] = []
         self._names: set[str] = set()
-        self._homes: dict[int, Any] = {}
+        self._whole = set(flat.closed)
+        self._given_up: dict[int, keras.Layer] = {}
+        self._homes: dict[int, tuple[Held, Any]] = {}
         self._indices: dict[Any, Any] = {}
         outer = functional(flat.model)
         inputs, outputs = ends(outer)
@@ -122,6 +126,8 @@ class _Pass:
                 results = self._replay(operation, given, context | inner)
             else:
                 if takes_training(operation):
+                    if kwargs.get("training") == default_training(operation):
+                        kwargs.pop("training", None)
                     kwargs |= context
                 results = keras.tree.flatten(self._called(call, owner, args, kwargs))
             values |= {id(t): value for t, value in zip(call.outputs, results, strict=True)}
@@ -131,15 +137,19 @@ class _Pass:
         if is_op(operation):
             return self._copy_of_op(call, owner)(*args, **kwargs)
         _refuse(operation)
-        if operation.name not in self.flat.closed:
+        reason = None
+        if operation.name not in self._whole and id(operation) not in self._given_up:
             try:
                 if type(operation) in OPENERS:
                     return self._in_parts(call, owner, args, kwargs)
                 if may_open(operation):
                     return self._opened(call, args, kwargs)
-            except Closed as reason:
-                self.flat.closed[operation.name] = str(reason)
+            except Closed as problem:
+                reason = str(problem)
+                self._given_up[id(operation)] = operation
         copy = self._copy(operation, owner)
+        if reason is not None:
+            self.flat.closed[getattr(copy, "name", operation.name)] = reason
         try:
             return copy(*args, **kwargs)
         except Exception as error:  # the user's own code may raise anything
@@ -250,6 +260,7 @@ class _Pass:
         outer_args, outer_kwargs = call.arguments.fill_in({id(one): one for one in call.inputs})
         training = kwargs.get("training")
         outer_kwargs = {key: one for key, one in outer_kwargs.items() if one is not None}
+        outer_kwargs.pop("training", None)
         if training is not None:
             outer_kwargs["training"] = training
         trace = traced(layer, outer_args, outer_kwargs)
@@ -280,8 +291,8 @@ class _Pass:
                         tensor = keras.ops.reshape(tensor, (*shape[:-1], -1))
             else:
                 tensor = self._constant(held)
-            self._homes[id(held.value)] = tensor
-        return self._homes[id(held.value)]
+            self._homes[id(held.value)] = held, tensor
+        return self._homes[id(held.value)][1]
 
     def _table(self, held: Held) -> keras.layers.Embedding:
         """An Embedding whose rows are a variable's."""
@@ -355,23 +366,38 @@ def _flat(args: tuple, kwargs: dict[str, Any]) -> list:
 def _check_trace(layer: keras.Layer, trace: Trace, args: tuple, kwargs: dict[str, Any]) -> None:
     """Compares a trace with its layer on random numbers, for batches of two sizes.
 
+    The second time all weights are others: a number that was made of one must not stay as it was.
+
     Raises:
         Closed: they differ, or the trace can't be run.
     """
     rng = np.random.default_rng(0)
-    given = tensors_in(args, kwargs)
-    for count in (2, 3):
-        values = dict(examples(trace, count, rng))
-        real = {id(a): values[id(b)] for a, b in zip(given, trace.inputs, strict=True)}
-        real_args, real_kwargs = keras.tree.map_structure(
-            lambda one, real=real: real.get(id(one), one), (args, kwargs)
-        )
-        expected = keras.tree.flatten(layer(*real_args, **real_kwargs))
-        try:
-            found = run(trace, values)
-        except Exception as error:  # what was found out symbolically may not run
-            raise Closed(f"asks for sizes that are known only later: {_line(error)}") from None
-        _compare(layer, expected, found)
+    _compare_runs(layer, trace, args, kwargs, dict(examples(trace, 2, rng)))
+    with values_of([(one, _other(one, rng)) for one in layer.weights]):
+        _compare_runs(layer, trace, args, kwargs, dict(examples(trace, 3, rng)))
+
+
+def _other(variable: keras.Variable, rng: np.random.Generator) -> Any:
+    """A variable's value, a little larger everywhere if it has a fraction."""
+    value = keras.ops.convert_to_tensor(variable)
+    if not keras.backend.is_float_dtype(variable.dtype):
+        return value
+    factor = keras.ops.cast(rng.uniform(1.0, 1.3, variable.shape), variable.dtype)
+    return value * factor + keras.ops.cast(rng.uniform(0, 0.1, variable.shape), variable.dtype)
+
+
+def _compare_runs(layer, trace: Trace, args: tuple, kwargs: dict, values: dict[int, Any]) -> None:
+    pairs = zip(tensors_in(args, kwargs), trace.inputs, strict=True)
+    real = {id(a): values[id(b)] for a, b in pairs}
+    real_args, real_kwargs = keras.tree.map_structure(
+        lambda one: real.get(id(one), one), (args, kwargs)
+    )
+    expected = keras.tree.flatten(layer(*real_args, **real_kwargs))
+    try:
+        found = run(trace, values)
+    except Exception as error:  # what was found out symbolically may not run
+        raise Closed(f"asks for sizes that are known only later: {_line(error)}") from None
+    _compare(layer, expected, found)
 
 
 def _compare(layer: keras.Layer, expected: list, found: list) -> None:

@@ -5,6 +5,7 @@ Keras has no public view of a functional graph. Everything that reads one goes t
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,10 +129,11 @@ def forget(calls: Iterable[Call]) -> None:
     """Takes calls out of what their operations remember of being called."""
     for call in calls:
         made = {id(tensor) for tensor in call.outputs}
-        operation = call.operation
-        operation._inbound_nodes[:] = [
-            node for node in operation._inbound_nodes if not made & {id(t) for t in node.outputs}
-        ]
+        makers = [getattr(tensor, "_keras_history", None) for tensor in call.inputs]
+        lists = [call.operation._inbound_nodes]
+        lists += [one.operation._outbound_nodes for one in makers if one and one.operation]
+        for nodes in lists:
+            nodes[:] = [node for node in nodes if not made & {id(one) for one in node.outputs}]
 
 
 def inference_only(calls: Sequence[Call]) -> frozenset[str]:
@@ -169,6 +171,12 @@ def is_stock(layer: keras.Layer) -> bool:
 def takes_training(operation: keras.Operation) -> bool:
     """Whether a call takes the argument `training`."""
     return bool(getattr(operation, "_call_has_training_arg", False))
+
+
+def default_training(operation: keras.Operation) -> bool | None:
+    """The `training` of a call that says nothing of it, which Keras then notes as if it did."""
+    option = inspect.signature(operation.call).parameters.get("training")
+    return None if option is None or option.default is option.empty else option.default
 
 
 def draws_random(operation: keras.Operation) -> bool:

@@ -230,9 +230,12 @@ class _Inner:
             )
         if has_graph(self._layer):
             return self._layer_by_layer(*args, **kwargs)
-        if is_stock(self._layer):
+        try:
             return self._layer(*args, **kwargs)
-        # Its own call, in place: a Node of Keras can't give anything but tensors.
+        except Exception:  # the layer's own code may raise anything
+            if is_stock(self._layer):
+                raise
+        # Its own call, in place: what Keras notes of a call can't be anything but tensors.
         if takes_training(self._layer):
             kwargs = {"training": None} | kwargs
         return self._holder.stand_in(self._layer).call(*args, **kwargs)
