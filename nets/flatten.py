@@ -1,18 +1,18 @@
 """A network as a graph of its smallest parts, on layers of its own, in float32.
 
 Models inside the network are inlined. A layer of the user's that is made of other layers or of
-`keras.ops` is *opened*: Keras runs its `call` on symbolic tensors, and what it calls becomes part
-of the graph. It is compared with the layer itself; where it differs, or can't be run so, the layer
-stays closed, with the reason. A layer without weights becomes one layer per call, since its calls
-may come to have different widths.
+`keras.ops` is *opened*: its `call` runs on symbolic tensors (`nets.traced`), and what it calls
+becomes part of the graph. It is compared with the layer itself; where it differs, or can't be run
+so, the layer stays closed, with the reason. A variable that it holds itself becomes the weight of
+an Embedding, the stock layer that gives its weights as they are. A layer without weights becomes
+one layer per call, since its calls may come to have different widths.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import keras
@@ -23,19 +23,21 @@ from . import layer_kinds
 from .keras_graph import (
     Call,
     calls_of,
+    default_training,
     ends,
     functional,
     has_graph,
     is_op,
     is_stock,
     layers_in,
-    own_variables,
-    rename,
     takes_training,
+    values_of,
 )
-from .openers import OPENERS
-from .rebuild import carry_over, like
+from .openers import OPENERS, stock_norm_like
+from .rebuild import carry_over, config_of, like
+from .traced import Closed, Held, Trace, examples, run, size_of, tensors_in, traced
 
+L = keras.layers
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1}  # of an opened layer, relative; else 1e-4
 DEEPEST = 12  # layers inside layers that are opened
@@ -83,10 +85,14 @@ class _Pass:
         self._copies: dict[int, keras.Operation] = {}
         self._pairs: list[tuple[keras.Layer, keras.Layer]] = []
         self._names: set[str] = set()
-        self._seen: dict[int, int] = {}
+        self._whole = set(flat.closed)
+        self._given_up: dict[int, keras.Layer] = {}
+        self._homes: dict[int, tuple[Held, Any]] = {}
+        self._indices: dict[Any, Any] = {}
         outer = functional(flat.model)
         inputs, outputs = ends(outer)
         fresh = keras.tree.map_structure(like, inputs)
+        self._first = keras.tree.flatten(fresh)[0]
         results = self._replay(outer, keras.tree.flatten(fresh), {})
         results = keras.tree.pack_sequence_as(outputs, results)
         self.model = keras.Model(fresh, results, name=flat.model.name)
@@ -98,7 +104,14 @@ class _Pass:
         owner, model = model.name, functional(model)
         tensors = keras.tree.flatten(model.inputs)
         values = {id(t): value for t, value in zip(tensors, inputs, strict=True)}
-        for call in calls_of(model):
+        self._follow(calls_of(model), values, owner, context)
+        return [values[id(tensor)] for tensor in keras.tree.flatten(model.outputs)]
+
+    def _follow(
+        self, calls: Iterable[Call], values: dict[int, Any], owner: str, context: dict[str, Any]
+    ) -> None:
+        """Makes the calls on copies; `values` {id of KerasTensor: tensor} grows."""
+        for call in calls:
             args, kwargs = call.arguments.fill_in(values)
             operation = call.operation
             if isinstance(operation, keras.Model) and has_graph(operation):
@@ -113,25 +126,39 @@ class _Pass:
                 results = self._replay(operation, given, context | inner)
             else:
                 if takes_training(operation):
+                    if kwargs.get("training") == default_training(operation):
+                        kwargs.pop("training", None)
                     kwargs |= context
                 results = keras.tree.flatten(self._called(call, owner, args, kwargs))
             values |= {id(t): value for t, value in zip(call.outputs, results, strict=True)}
-        return [values[id(tensor)] for tensor in keras.tree.flatten(model.outputs)]
 
     def _called(self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         operation = call.operation
         if is_op(operation):
             return self._copy_of_op(call, owner)(*args, **kwargs)
         _refuse(operation)
-        if operation.name not in self.flat.closed:
+        reason = None
+        if operation.name not in self._whole and id(operation) not in self._given_up:
             try:
                 if type(operation) in OPENERS:
-                    return self._in_parts(call, args, kwargs)
+                    return self._in_parts(call, owner, args, kwargs)
                 if may_open(operation):
-                    return self._opened(operation, owner, args, kwargs)
-            except _Closed as reason:
-                self.flat.closed[operation.name] = str(reason)
-        return self._copy(operation, owner)(*args, **kwargs)
+                    return self._opened(call, args, kwargs)
+            except Closed as problem:
+                reason = str(problem)
+                self._given_up[id(operation)] = operation
+        copy = self._copy(operation, owner)
+        if reason is not None:
+            self.flat.closed[getattr(copy, "name", operation.name)] = reason
+        try:
+            return copy(*args, **kwargs)
+        except Exception as error:  # the user's own code may raise anything
+            if is_stock(operation):
+                raise
+            raise UserError(
+                f"layer {operation.name} ({type(operation).__name__}), made again from its own "
+                f"get_config(), can't be called as before: {_line(error)}"
+            ) from None
 
     # ---------------------------------------------------------------- copies
 
@@ -160,8 +187,11 @@ class _Pass:
             return self._copies[id(layer)]
         name = self._name(layer.name, owner)
         activation = getattr(layer, "activation", None)
-        apart = isinstance(activation, keras.Layer)
-        config = layer.get_config()
+        # Keras reads no lambda back from a file.
+        apart = isinstance(activation, keras.Layer) or (
+            is_stock(layer) and getattr(activation, "__name__", "") == "<lambda>"
+        )
+        config = _config_of(layer)
         policy = config.get("dtype")
         changes: dict[str, Any] = {"name": name}
         if "dtype" in config and layer.dtype_policy.compute_dtype in FLOATS:
@@ -178,7 +208,15 @@ class _Pass:
         return copy
 
     def _with_activation(self, layer, copy, activation, owner: str):
-        """An activation that is a layer becomes a call of its own."""
+        """An activation that is a layer, or code without a name, becomes a call of its own."""
+        if not isinstance(activation, keras.Layer):
+            self._pairs.append((layer, copy))
+
+            def followed(*args, **kwargs):
+                return activation(copy(*args, **kwargs))
+
+            self._copies[id(layer)] = followed
+            return followed
         # carry_over walks both side by side: the activation isn't inside the copy any more.
         self._pairs.append((_Without(layer), copy))
         if id(activation) not in self._copies:
@@ -200,32 +238,101 @@ class _Pass:
 
     # ---------------------------------------------------------------- opening
 
-    def _in_parts(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _in_parts(self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         """One of Keras's own layers as the parts that it is made of."""
         layer = call.operation
         if id(layer) not in self._copies:
-            parts = OPENERS[type(layer)](layer, call)
+            parts = OPENERS[type(layer)](layer, call, self._name(layer.name, owner))
             if parts is None:
-                raise _Closed("is used in a form that isn't known")
+                raise Closed("is used in a form that isn't known")
             _check_opened(layer, parts, args, kwargs)
             self._copies[id(layer)] = parts
         self.opened = True
         return self._copies[id(layer)](*args, **kwargs)
 
-    def _opened(self, layer: keras.Layer, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
-        if id(layer) not in self._copies:
-            copy = _from_config(layer, layer.get_config())
-            try:
-                copy(*args, **kwargs)  # builds it
-                carry_over(layer, copy)
-            except Exception as error:  # the user's own code may raise anything
-                raise _Closed(f"doesn't come back from its configuration: {_line(error)}") from None
-            for inner in layers_in(copy)[1:]:
-                rename(inner, self._name(inner.name, layer.name))
-            _check_opened(layer, partial(_call_opened, copy), args, kwargs)
-            self._copies[id(layer)] = copy
-        self.opened = True
-        return _call_opened(self._copies[id(layer)], *args, **kwargs)
+    def _opened(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> Any:
+        layer = call.operation
+        if (parts := stock_norm_like(layer, call, self._name(layer.name, layer.name))) is not None:
+            _check_opened(layer, parts, args, kwargs)
+            self._copies[id(layer)], self.opened = parts, True
+            return parts(*args, **kwargs)
+        # The tensors of the outer trace say how large a batch is, those of the network don't.
+        outer_args, outer_kwargs = call.arguments.fill_in({id(one): one for one in call.inputs})
+        training = kwargs.get("training")
+        outer_kwargs = {key: one for key, one in outer_kwargs.items() if one is not None}
+        outer_kwargs.pop("training", None)
+        if training is not None:
+            outer_kwargs["training"] = training
+        trace = traced(layer, outer_args, outer_kwargs)
+        _check_trace(layer, trace, outer_args, outer_kwargs)
+        pairs = zip(_flat(outer_args, outer_kwargs), _flat(args, kwargs), strict=True)
+        network = {id(a): b for a, b in pairs}
+        given = tensors_in(outer_args, outer_kwargs)
+        values = {id(a): network[id(b)] for a, b in zip(trace.inputs, given, strict=True)}
+        values |= {key: self._home(held) for key, held in trace.held.items()}
+        context = {} if training is None else {"training": training}
+        self._follow(trace.calls, values, layer.name, context)
+        return keras.tree.map_structure(
+            lambda one: values[id(one)] if isinstance(one, keras.KerasTensor) else one,
+            trace.outputs,
+        )
+
+    def _home(self, held: Held) -> Any:
+        """What a layer holds, as a tensor of the network: of the held shape, or one per example."""
+        if id(held.value) not in self._homes:
+            rows, shape = size_of(held.shape), held.shape
+            if isinstance(held.value, keras.Variable):
+                tensor = self._table(held)(self._index(rows, held.per_example))
+                if held.per_example:
+                    tensor = tensor if len(shape) == 3 else L.Reshape(shape[1:])(tensor)
+                else:
+                    tensor = tensor[0, 0] if len(shape) == 1 else tensor[0]
+                    if len(shape) > 2:
+                        tensor = keras.ops.reshape(tensor, (*shape[:-1], -1))
+            else:
+                tensor = self._constant(held)
+            self._homes[id(held.value)] = held, tensor
+        return self._homes[id(held.value)][1]
+
+    def _table(self, held: Held) -> keras.layers.Embedding:
+        """An Embedding whose rows are a variable's."""
+        variable, layer, shape = held.value, held.layer, held.shape
+        rows = size_of(shape)
+        name = self._name(f"{layer.name}_{variable.name}", layer.name)
+        table = L.Embedding(
+            rows, shape[-1], embeddings_regularizer=variable.regularizer, name=name, dtype="float32"
+        )
+        table.build((None, rows))
+        table.embeddings.assign(keras.ops.reshape(variable, (rows, shape[-1])))
+        table.trainable = variable.trainable and layer.trainable
+        self.flat.policies.setdefault(name, _policy(layer))
+        self.flat.trainable.setdefault(name, table.trainable)
+        return table
+
+    def _constant(self, held: Held) -> Any:
+        """Numbers that a layer is called on, of the held shape and its dtype."""
+        value = keras.ops.convert_to_numpy(held.value).reshape(held.shape)
+        zero = keras.ops.cast(self._zero(held.per_example), str(value.dtype))
+        if held.per_example:
+            return keras.ops.reshape(zero, (-1, *[1] * (value.ndim - 1))) + value
+        return (zero + value.reshape(1, -1))[0] if value.ndim == 1 else zero + value
+
+    def _index(self, rows: int, per_example: bool) -> Any:
+        """The numbers of an array's rows, int32 [n or 1, rows]."""
+        key = rows, per_example
+        if key not in self._indices:
+            zero = self._zero(per_example)
+            self._indices[key] = zero + np.arange(rows, dtype=np.int32)[None] if rows > 1 else zero
+        return self._indices[key]
+
+    def _zero(self, per_example: bool) -> Any:
+        """A zero for every example, or one alone, int32 [n or 1, 1], of the network's input."""
+        if per_example not in self._indices:
+            zeros = keras.ops.zeros_like(self._first, dtype="int32")
+            axes = list(range(per_example, len(zeros.shape)))
+            largest = keras.ops.max(zeros, axis=axes, keepdims=True) if axes else zeros
+            self._indices[per_example] = keras.ops.reshape(largest, (-1, 1))
+        return self._indices[per_example]
 
 
 class _Without:
@@ -238,10 +345,6 @@ class _Without:
         return [self._layer]
 
 
-class _Closed(Exception):
-    """A layer can't be opened; the text says why."""
-
-
 def _keeps_the_batch(operation: keras.Operation, tensor: keras.KerasTensor) -> bool:
     """Whether an operation Reshape leaves the examples apart."""
     before, after = tensor.shape[1:], tuple(operation.newshape)
@@ -252,25 +355,67 @@ def _keeps_the_batch(operation: keras.Operation, tensor: keras.KerasTensor) -> b
 
 
 def may_open(layer: keras.Layer) -> bool:
-    """Whether a layer may be made of others: not one of Keras's or of a known kind, and without
-    variables of its own."""
-    if type(layer) in layer_kinds.KINDS or is_stock(layer):
-        return False
-    return not list(own_variables(layer))
+    """Whether a layer may be made of others: not one of Keras's or of a known kind."""
+    return not (type(layer) in layer_kinds.KINDS or is_stock(layer))
 
 
-def _call_opened(copy: keras.Layer, *args: Any, **kwargs: Any) -> Any:
-    more = {key: value for key, value in kwargs.items() if key not in ("training", "mask")}
-    if kwargs.get("training") is not None:
-        more["training"] = kwargs["training"]
-    return copy.call(*args, **more)
+def _flat(args: tuple, kwargs: dict[str, Any]) -> list:
+    return keras.tree.flatten((args, {k: v for k, v in kwargs.items() if v is not None}))
+
+
+def _check_trace(layer: keras.Layer, trace: Trace, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Compares a trace with its layer on random numbers, for batches of two sizes.
+
+    The second time all weights are others: a number that was made of one must not stay as it was.
+
+    Raises:
+        Closed: they differ, or the trace can't be run.
+    """
+    rng = np.random.default_rng(0)
+    _compare_runs(layer, trace, args, kwargs, dict(examples(trace, 2, rng)))
+    with values_of([(one, _other(one, rng)) for one in layer.weights]):
+        _compare_runs(layer, trace, args, kwargs, dict(examples(trace, 3, rng)))
+
+
+def _other(variable: keras.Variable, rng: np.random.Generator) -> Any:
+    """A variable's value, a little larger everywhere if it has a fraction."""
+    value = keras.ops.convert_to_tensor(variable)
+    if not keras.backend.is_float_dtype(variable.dtype):
+        return value
+    factor = keras.ops.cast(rng.uniform(1.0, 1.3, variable.shape), variable.dtype)
+    return value * factor + keras.ops.cast(rng.uniform(0, 0.1, variable.shape), variable.dtype)
+
+
+def _compare_runs(layer, trace: Trace, args: tuple, kwargs: dict, values: dict[int, Any]) -> None:
+    pairs = zip(tensors_in(args, kwargs), trace.inputs, strict=True)
+    real = {id(a): values[id(b)] for a, b in pairs}
+    real_args, real_kwargs = keras.tree.map_structure(
+        lambda one: real.get(id(one), one), (args, kwargs)
+    )
+    expected = keras.tree.flatten(layer(*real_args, **real_kwargs))
+    try:
+        found = run(trace, values)
+    except Exception as error:  # what was found out symbolically may not run
+        raise Closed(f"asks for sizes that are known only later: {_line(error)}") from None
+    _compare(layer, expected, found)
+
+
+def _compare(layer: keras.Layer, expected: list, found: list) -> None:
+    for a, b in zip(expected, found, strict=True):
+        if a is None and b is None:
+            continue
+        a, b = (np.asarray(keras.ops.convert_to_numpy(one), np.float64) for one in (a, b))
+        largest = float(np.abs(a).max()) if a.size else 0.0
+        tolerance = TOLERANCE.get(layer.compute_dtype, 1e-4) * max(1e-6, largest)
+        if a.shape != b.shape or not (np.abs(a - b) <= tolerance).all():
+            raise Closed("computes something else when it is opened")
 
 
 def _check_opened(layer: keras.Layer, parts: Callable, args: tuple, kwargs: dict) -> None:
     """Compares an opened copy with the layer on random numbers.
 
     Raises:
-        _Closed: they differ, or the copy can't be run on symbolic tensors.
+        Closed: they differ, or the copy can't be run on symbolic tensors.
     """
     flat = keras.tree.flatten((args, kwargs))
     tensors = [one for one in flat if isinstance(one, keras.KerasTensor)]
@@ -287,7 +432,7 @@ def _check_opened(layer: keras.Layer, parts: Callable, args: tuple, kwargs: dict
         outputs = parts(*symbolic_args, **symbolic_kwargs)
         opened = keras.Model(fresh, keras.tree.flatten(outputs))
     except Exception as error:  # the user's own code may raise anything
-        raise _Closed(f"can't be run on symbolic tensors: {_line(error)}") from None
+        raise Closed(f"can't be run on symbolic tensors: {_line(error)}") from None
     rng = np.random.default_rng(0)
     values = [_example(one, rng) for one in tensors]
     real_args, real_kwargs = filled(values)
@@ -295,12 +440,8 @@ def _check_opened(layer: keras.Layer, parts: Callable, args: tuple, kwargs: dict
     try:
         found = keras.tree.flatten(opened(values))
     except Exception as error:  # what was found out symbolically may not run
-        raise _Closed(f"asks for sizes that are known only later: {_line(error)}") from None
-    for a, b in zip(expected, found, strict=True):
-        a, b = (np.asarray(keras.ops.convert_to_numpy(one), np.float64) for one in (a, b))
-        tolerance = TOLERANCE.get(layer.compute_dtype, 1e-4) * max(1e-6, float(np.abs(a).max()))
-        if a.shape != b.shape or not np.abs(a - b).max() <= tolerance:
-            raise _Closed("computes something else when it is opened")
+        raise Closed(f"asks for sizes that are known only later: {_line(error)}") from None
+    _compare(layer, expected, found)
 
 
 def _example(tensor: keras.KerasTensor, rng: np.random.Generator) -> Any:
@@ -313,6 +454,21 @@ def _example(tensor: keras.KerasTensor, rng: np.random.Generator) -> Any:
 
 
 # ---------------------------------------------------------------- what can't be copied
+
+
+def _config_of(layer: keras.Layer) -> dict[str, Any]:
+    try:
+        return config_of(layer)
+    except Exception as error:  # the user's own code may raise anything
+        raise UserError(
+            f"layer {layer.name} ({type(layer).__name__}) has no configuration: {_line(error)}; "
+            "let get_config() return all arguments of __init__"
+        ) from None
+
+
+def _policy(layer: keras.Layer) -> Any:
+    """The dtype as a configuration has it."""
+    return keras.dtype_policies.serialize(layer.dtype_policy)
 
 
 def _from_config(layer: keras.Layer, config: dict[str, Any]) -> keras.Layer:

@@ -48,7 +48,7 @@ class ChannelGraph:
         self._ids = channels.Ids()
         self._tensor_ids: dict[int, np.ndarray] = {}
         self._layer_ids: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self._left: dict[str, str] = {}  # layers that can't be followed, and why
+        self.left: dict[str, str] = {}  # layers that can't be followed, and why
         self._follow()
         self._number_units()
         self.scaled = norm_keeping(self.calls)
@@ -84,14 +84,14 @@ class ChannelGraph:
             # A shared layer that can't be followed in one call is left whole in all of them.
             for one in self._layer_ids.pop(layer.name, ()):
                 ids.freeze(one, why)
-            self._left[layer.name] = why
+            self.left[layer.name] = why
             if type(layer) in layer_rules.KERNEL_LAYERS:
                 self.frozen[layer.name] = why
             return
         if layer_kinds.follows_channels(layer):
-            if layer.name in self._left:
+            if layer.name in self.left:
                 for one in (inputs[0], outputs[0]):
-                    ids.freeze(one, self._left[layer.name])
+                    ids.freeze(one, self.left[layer.name])
             elif layer.name in self._layer_ids:  # a shared layer: all its calls agree
                 seen_in, seen_out = self._layer_ids[layer.name]
                 ids.tie(seen_in, inputs[0])

@@ -5,6 +5,7 @@ Keras has no public view of a functional graph. Everything that reads one goes t
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ import keras
 import numpy as np
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+from keras.src.ops.numpy import Einsum
 
 from ..utils.errors import UserError
 
-__all__ = ["CustomScaleLayer", "LayerScale", "StochasticDepth"]
+__all__ = ["CustomScaleLayer", "Einsum", "LayerScale", "StochasticDepth"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,46 @@ def calls_of(model: keras.Model) -> list[Call]:
     ]
 
 
+def calls_to(outputs: Iterable) -> list[Call]:
+    """The calls that KerasTensors came of, in an order in which they can be run.
+
+    Args:
+        outputs: KerasTensors; anything else among them is passed over.
+    """
+    waiting = [(one, False) for one in outputs if isinstance(one, keras.KerasTensor)]
+    seen: set[int] = set()
+    nodes = []
+    while waiting:
+        one, done = waiting.pop()
+        if done:
+            nodes.append(one)
+            continue
+        history = getattr(one, "_keras_history", None)
+        if history is None or history.operation is None:
+            continue
+        node = history.operation._inbound_nodes[history.node_index]
+        if id(node) in seen or node.is_input:
+            continue
+        seen.add(id(node))
+        waiting.append((node, True))
+        waiting += [(tensor, False) for tensor in node.input_tensors]
+    return [
+        Call(node.operation, node.arguments, tuple(node.input_tensors), tuple(node.outputs))
+        for node in nodes
+    ]
+
+
+def forget(calls: Iterable[Call]) -> None:
+    """Takes calls out of what their operations remember of being called."""
+    for call in calls:
+        made = {id(tensor) for tensor in call.outputs}
+        makers = [getattr(tensor, "_keras_history", None) for tensor in call.inputs]
+        lists = [call.operation._inbound_nodes]
+        lists += [one.operation._outbound_nodes for one in makers if one and one.operation]
+        for nodes in lists:
+            nodes[:] = [node for node in nodes if not made & {id(one) for one in node.outputs}]
+
+
 def inference_only(calls: Sequence[Call]) -> frozenset[str]:
     """Names of the layers that are called with `training=False` throughout."""
     written: dict[str, bool] = {}
@@ -131,6 +173,12 @@ def takes_training(operation: keras.Operation) -> bool:
     return bool(getattr(operation, "_call_has_training_arg", False))
 
 
+def default_training(operation: keras.Operation) -> bool | None:
+    """The `training` of a call that says nothing of it, which Keras then notes as if it did."""
+    option = inspect.signature(operation.call).parameters.get("training")
+    return None if option is None or option.default is option.empty else option.default
+
+
 def draws_random(operation: keras.Operation) -> bool:
     """Whether the layer draws random numbers in training."""
     return bool(getattr(operation, "_seed_generators", ()))
@@ -154,8 +202,3 @@ def values_of(pairs: Iterable[tuple[keras.Variable, Any]]) -> Iterator[None]:
         for pair in pairs:
             scope.add_update(pair)
         yield
-
-
-def rename(layer: keras.Operation, name: str) -> None:
-    """Gives an operation another name, before a model is made of its calls."""
-    layer.name = name

@@ -150,6 +150,8 @@ def follow(ids: Ids, site: Site) -> np.ndarray:
     """
     layer = site.layer
     kind = KINDS.get(type(layer))
+    if kind is None and not layer.weights:
+        return layer_rules.tried_rule(ids, site)
     if kind is None:
         raise NoRule("has no rule")
     if kind.twin is None and layer.weights:
@@ -185,6 +187,7 @@ _RENAMED = {
     L.Dense: tcl.FC,
     L.BatchNormalization: tcl_norm.BatchNorm,
     L.LayerNormalization: tcl_norm.LayerNorm,
+    L.RMSNormalization: tcl_norm.RMSNorm,
     L.GroupNormalization: tcl_norm.GroupNorm,
     L.PReLU: tcl_norm.PReLU,
     L.Reshape: tcl_norm.Reshape,
@@ -206,6 +209,7 @@ _register(layer_rules.reshape_rule, L.Flatten, L.Reshape)
 _register(layer_rules.scaling_rule, L.Rescaling, L.Normalization)
 _register(layer_rules.batch_norm_rule, L.BatchNormalization)
 _register(layer_rules.layer_norm_rule, L.LayerNormalization)
+_register(layer_rules.rms_norm_rule, L.RMSNormalization)
 _register(layer_rules.group_norm_rule, L.GroupNormalization)
 _register(layer_rules.concatenate_rule, L.Concatenate)
 _register(layer_rules.permute_rule, L.Permute)

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from .channels import Ids, NoRule, Site
-from .keras_graph import CustomScaleLayer, LayerScale, StochasticDepth
+from .keras_graph import CustomScaleLayer, LayerScale, StochasticDepth, takes_training
 
 L = keras.layers
 Rule = Callable[[Ids, Site], np.ndarray]
@@ -112,6 +113,39 @@ def layer_norm_rule(ids: Ids, site: Site) -> np.ndarray:
     _check_axis(site)
     if site.layer.rms_scaling:
         raise NoRule("has rms_scaling")
+    return site.inputs[0]
+
+
+def rms_norm_rule(ids: Ids, site: Site) -> np.ndarray:
+    _check_axis(site)
+    return site.inputs[0]
+
+
+def tried_rule(ids: Ids, site: Site) -> np.ndarray:
+    """A layer of an unknown kind without weights, such as one that drops whole paths in training.
+
+    Run on some of the channels of random numbers it must give what it gives for these channels
+    among all; it must take them in training too, and an open number of them.
+    """
+    layer, width = site.layer, len(site.inputs[0])
+    if len(site.inputs) != 1 or site.out_shape != site.in_shapes[0] or width < 2:
+        raise NoRule("has no rule")
+    rng = np.random.default_rng(0)
+    sizes = [2 if size is None else size for size in site.in_shapes[0]]
+    whole = rng.normal(size=sizes).astype(np.float32)
+    some = np.sort(rng.permutation(width)[: (width + 1) // 2])
+    options = {"training": False} if takes_training(layer) else {}
+    try:
+        expected = np.asarray(layer(whole, **options))[..., some]
+        found = np.asarray(layer(whole[..., some], **options))
+        in_training = layer(whole[..., some], **dict.fromkeys(options, True))
+        spec = tf.TensorSpec((None, *sizes[1:-1], None), tf.float32)
+        tf.function(lambda x: layer(x, **options), autograph=False).get_concrete_function(spec)
+    except Exception:  # the user's own code may raise anything
+        raise NoRule("has no rule") from None
+    alike = found.shape == expected.shape == tuple(in_training.shape)
+    if not alike or not np.allclose(found, expected, rtol=1e-5, atol=1e-6):
+        raise NoRule("has no rule")
     return site.inputs[0]
 
 

@@ -49,6 +49,35 @@ def _transpose_rule(ids: Ids, site: Site) -> np.ndarray:
     return site.inputs[0]
 
 
+def _swapaxes_rule(ids: Ids, site: Site) -> np.ndarray:
+    rank = len(site.in_shapes[0])
+    if rank - 1 in (site.layer.axis1 % rank, site.layer.axis2 % rank):
+        raise NoRule("moves the channels to another axis")
+    return site.inputs[0]
+
+
+def _unstack_rule(ids: Ids, site: Site) -> list[np.ndarray]:
+    rank = len(site.in_shapes[0])
+    axis = site.layer.axis % rank
+    if axis == rank - 1:
+        raise NoRule("runs over the channels")
+    return [site.inputs[0]] * (site.layer.num or site.in_shapes[0][axis])
+
+
+def _softmax_rule(ids: Ids, site: Site) -> np.ndarray:
+    rank = len(site.in_shapes[0])
+    if rank - 1 in {axis % rank for axis in np.atleast_1d(site.layer.axis)}:
+        raise NoRule("runs over the channels")
+    return site.inputs[0]
+
+
+def _roll_rule(ids: Ids, site: Site) -> np.ndarray:
+    rank, axis = len(site.in_shapes[0]), site.layer.axis
+    if axis is None or rank - 1 in {one % rank for one in np.atleast_1d(axis)}:
+        raise NoRule("turns the channels round")
+    return site.inputs[0]
+
+
 def _pad_rule(ids: Ids, site: Site) -> np.ndarray:
     if len(site.layer.pad_width) == 1 or tuple(site.layer.pad_width[-1]) != (0, 0):
         raise NoRule("pads the channels")
@@ -80,9 +109,15 @@ def _item_rule(ids: Ids, site: Site) -> np.ndarray:
         place = keys.index(Ellipsis)
         missing = rank - (len(keys) - 1)
         keys[place : place + 1] = [slice(None)] * missing
-    if len(keys) == rank and keys[-1] != slice(None):
+    if len(keys) == rank and not _takes_all(keys[-1], len(site.inputs[0])):
         raise NoRule("takes some of the channels")
     return site.inputs[0]
+
+
+def _takes_all(key, width: int) -> bool:
+    """Whether a slice takes every channel, and goes on to do so where there are fewer."""
+    plain = isinstance(key, slice) and key.start in (None, 0) and key.step in (None, 1)
+    return plain and (key.stop is None or key.stop >= width)
 
 
 def _split_rule(ids: Ids, site: Site) -> list[np.ndarray]:
@@ -153,14 +188,18 @@ RULES = {
     "Stack": _stack_rule,
     "ExpandDims": _expand_dims_rule,
     "Squeeze": _squeeze_rule,
+    "Softmax": _softmax_rule,
+    "Swapaxes": _swapaxes_rule,
+    "Roll": _roll_rule,
     "Transpose": _transpose_rule,
+    "Unstack": _unstack_rule,
     "Pad": _pad_rule,
     "Reshape": _reshape_rule,
 }
 
 
 # Operations that multiply nothing with anything but a number per place.
-FREE = frozenset({*RULES, "Softmax", "Roll"} - {"Einsum"})
+FREE = frozenset({*RULES, "Tile", "ZerosLike"} - {"Einsum"})
 
 
 def follow(ids: Ids, site: Site) -> np.ndarray | list[np.ndarray]:
@@ -173,7 +212,7 @@ def follow(ids: Ids, site: Site) -> np.ndarray | list[np.ndarray]:
     if name not in RULES:
         raise NoRule("has no rule")
     for constant in site.constants:
-        shape = np.shape(constant)
+        shape = tuple(np.shape(constant))
         if shape and shape[-1] > 1:
             raise NoRule("has a constant per channel")
     return RULES[name](ids, site)

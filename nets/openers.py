@@ -1,8 +1,8 @@
 """Keras's own layers that are made of others, as these others: attention and the like.
 
-An opener takes a layer and its call, and gives its parts as a function of the same arguments, or
-None where it doesn't know this form of the layer. The parts are stock layers and `keras.ops`; where
-they stand, channels can be followed and removed.
+An opener takes a layer, its call and a name for the parts, and gives these as a function of the
+same arguments, or None where it doesn't know this form of the layer. The parts are stock layers and
+`keras.ops`; where they stand, channels can be followed and removed.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
-from .keras_graph import Call
+from .keras_graph import Call, layers_in, own_variables
 from .rebuild import carry_over
 
 L = keras.layers
 Parts = Callable[..., Any]
 
 
-def open_attention(layer: L.MultiHeadAttention, call: Call) -> Parts | None:
+def open_attention(layer: L.MultiHeadAttention, call: Call, name: str) -> Parts | None:
     """MultiHeadAttention as projections, scores, softmax and weighted values.
 
     Widths of keys and values can be removed, the k-th of all heads together; the scores go on being
@@ -34,11 +35,11 @@ def open_attention(layer: L.MultiHeadAttention, call: Call) -> Parts | None:
     plain = len(call.inputs[0].shape) == 3 and config["attention_axes"] in ((1,), [1], None)
     if not plain or config.get("sliding_window") or config.get("use_gate"):
         return None
-    return _Attention(layer, config)
+    return _Attention(layer, config, name)
 
 
 class _Attention:
-    def __init__(self, layer: L.MultiHeadAttention, config: dict[str, Any]):
+    def __init__(self, layer: L.MultiHeadAttention, config: dict[str, Any], name: str):
         self._config = config
         heads, bias = config["num_heads"], config["use_bias"]
         keys, values = config["key_dim"], config["value_dim"] or config["key_dim"]
@@ -46,15 +47,15 @@ class _Attention:
         common = {"dtype": layer.dtype_policy, "trainable": layer.trainable}
         self._made = {}
         for part, width in (("query", keys), ("key", keys), ("value", values)):
-            name = f"{layer.name}_{part}"
-            dense = L.Dense(heads * width, use_bias=bias, name=name, **common)
-            split = L.Reshape((-1, heads, width), name=f"{name}_heads", **common)
+            own = f"{name}_{part}"
+            dense = L.Dense(heads * width, use_bias=bias, name=own, **common)
+            split = L.Reshape((-1, heads, width), name=f"{own}_heads", **common)
             self._made[part] = dense, split
         shape = layer.output_dense.kernel.shape
-        self._output = L.Dense(shape[-1], use_bias=bias, name=f"{layer.name}_output", **common)
-        self._joined = L.Reshape((-1, heads * values), name=f"{layer.name}_joined", **common)
-        self._softmax = L.Softmax(name=f"{layer.name}_softmax", **common)
-        self._dropout = L.Dropout(config["dropout"], name=f"{layer.name}_dropout", **common)
+        self._output = L.Dense(shape[-1], use_bias=bias, name=f"{name}_output", **common)
+        self._joined = L.Reshape((-1, heads * values), name=f"{name}_joined", **common)
+        self._softmax = L.Softmax(name=f"{name}_softmax", **common)
+        self._dropout = L.Dropout(config["dropout"], name=f"{name}_dropout", **common)
         self._layer, self._filled = layer, False
 
     def __call__(self, query, value, key=None, **_):
@@ -79,7 +80,7 @@ class _Attention:
         self._filled = True
 
 
-def open_einsum_dense(layer: L.EinsumDense, call: Call) -> Parts | None:
+def open_einsum_dense(layer: L.EinsumDense, call: Call, name: str) -> Parts | None:
     """An EinsumDense over the last axis alone as the Dense that it is."""
     sides, _, output = layer.equation.replace(" ", "").partition("->")
     given, _, kernel = sides.partition(",")
@@ -91,19 +92,19 @@ def open_einsum_dense(layer: L.EinsumDense, call: Call) -> Parts | None:
         layer.kernel.shape[-1],
         activation=layer.activation,
         use_bias=biased,
-        name=layer.name,
+        name=name,
         dtype=layer.dtype_policy,
         trainable=layer.trainable,
     )
     return _filled_from(dense, layer)
 
 
-def open_time_distributed(layer: L.TimeDistributed, call: Call) -> Parts | None:
+def open_time_distributed(layer: L.TimeDistributed, call: Call, name: str) -> Parts | None:
     """A TimeDistributed Dense as the Dense, which works on every step by itself."""
     inner = layer.layer
     if type(inner) is not L.Dense or call.arguments.kwargs.get("mask") is not None:
         return None
-    config = inner.get_config() | {"name": layer.name, "trainable": layer.trainable}
+    config = inner.get_config() | {"name": name, "trainable": layer.trainable}
     return _filled_from(L.Dense.from_config(config), inner)
 
 
@@ -125,7 +126,7 @@ def _take(dense: L.Dense, source: keras.Layer) -> None:
         dense.bias.assign(keras.ops.reshape(source.bias, dense.bias.shape))
 
 
-def open_bidirectional(layer: L.Bidirectional, call: Call) -> Parts | None:
+def open_bidirectional(layer: L.Bidirectional, call: Call, name: str) -> Parts | None:
     """Both directions as layers of their own, and their merge."""
     merges = {"concat": L.Concatenate, "sum": L.Add, "mul": L.Multiply, "ave": L.Average}
     one = layer.forward_layer
@@ -134,9 +135,9 @@ def open_bidirectional(layer: L.Bidirectional, call: Call) -> Parts | None:
         return None
     sides = []
     for side in (layer.forward_layer, layer.backward_layer):
-        config = side.get_config() | {"name": f"{layer.name}_{side.name}"}
+        config = side.get_config() | {"name": f"{name}_{side.name}"}
         sides.append((side, type(side).from_config(config)))
-    merge = merges[layer.merge_mode](name=f"{layer.name}_merged")
+    merge = merges[layer.merge_mode](name=f"{name}_merged")
 
     def parts(x, **_):
         built = sides[0][1].built
@@ -151,7 +152,42 @@ def open_bidirectional(layer: L.Bidirectional, call: Call) -> Parts | None:
     return parts
 
 
-OPENERS: dict[type, Callable[[Any, Call], Parts | None]] = {
+def stock_norm_like(layer: keras.Layer, call: Call, name: str) -> Parts | None:
+    """A custom layer with a weight per channel, as the stock normalisation that it may be.
+
+    Whether it is that one shows when the two are compared; None where it can't be.
+    """
+    weights = list(own_variables(layer))
+    tensors = call.inputs
+    if len(tensors) != 1 or len(layers_in(layer)) > 1 or not weights:
+        return None
+    if any(tuple(one.shape) != tuple(tensors[0].shape[-1:]) for one in weights):
+        return None
+    small = [
+        value for value in vars(layer).values() if isinstance(value, float) and 0 < value <= 1e-2
+    ]
+    for epsilon in dict.fromkeys(small):
+        options = {"epsilon": epsilon, "name": name, "dtype": layer.dtype_policy}
+        norm = L.RMSNormalization(**options) if len(weights) == 1 else None
+        if norm is None:
+            continue
+        norm.build(tensors[0].shape)
+        norm.scale.assign(weights[0])
+        norm.trainable = layer.trainable
+        if _alike(layer, norm, tensors[0].shape):
+            return lambda x, norm=norm, **_: norm(x)
+    return None
+
+
+def _alike(layer: keras.Layer, other: keras.Layer, shape: tuple) -> bool:
+    """Whether two layers of one input give the same for random numbers of `shape`."""
+    sizes = [size or 2 for size in shape]
+    x = keras.ops.cast(np.random.default_rng(0).normal(size=sizes), layer.compute_dtype)
+    a, b = (np.asarray(keras.ops.convert_to_numpy(one(x)), np.float64) for one in (layer, other))
+    return a.shape == b.shape and bool(np.abs(a - b).max() <= 1e-4 * max(1e-6, np.abs(a).max()))
+
+
+OPENERS: dict[type, Callable[[Any, Call, str], Parts | None]] = {
     L.MultiHeadAttention: open_attention,
     L.EinsumDense: open_einsum_dense,
     L.TimeDistributed: open_time_distributed,

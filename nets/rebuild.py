@@ -7,12 +7,14 @@ names.
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 
 from .keras_graph import Call, calls_of, ends, is_op, layers_in
 
@@ -20,9 +22,26 @@ L = keras.layers
 Make = Callable[[keras.Operation], keras.Operation]
 
 
+def config_of(operation: keras.Operation) -> dict[str, Any]:
+    """The configuration of an operation.
+
+    Keras has none for a layer that takes nothing but the options of all layers and was given a
+    dtype policy as an object, such as Identity.
+    """
+    try:
+        return operation.get_config()
+    except NotImplementedError:
+        options = inspect.signature(type(operation).__init__).parameters
+        plain = all(one.kind is one.VAR_KEYWORD for one in [*options.values()][1:])
+        if not (plain and isinstance(operation, keras.Layer)):
+            raise
+        dtype = keras.dtype_policies.serialize(operation.dtype_policy)
+        return {"name": operation.name, "trainable": operation.trainable, "dtype": dtype}
+
+
 def with_config(operation: keras.Operation, **changes: Any) -> keras.Operation:
     """A fresh operation with the configuration of another one, changed in the keys it has."""
-    config = operation.get_config()
+    config = config_of(operation)
     config |= {key: value for key, value in changes.items() if key in config}
     return type(operation).from_config(config)
 
@@ -40,6 +59,9 @@ def carry_over(old: keras.Layer, new: keras.Layer, *, seeds: bool = True) -> Non
         target.trainable = source.trainable
         store: dict[str, Any] = {}
         source.save_own_variables(store)
+        # A file gives arrays, never plain numbers.
+        plain = {k: np.asarray(v) for k, v in store.items() if isinstance(v, int | float)}
+        store |= plain
         if store or hasattr(source, "finalize_state"):
             target.load_own_variables(store)
         if hasattr(source, "save_assets") and hasattr(target, "load_assets"):

@@ -33,7 +33,7 @@ Axes = dict[str, dict[int, np.ndarray]]  # {weight: {negative axis: int32 [chann
 
 KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 # Weights that are set to zero for removed channels; the others (moving statistics) are left alone.
-ZEROED = (*KERNELS, "bias", "gamma", "beta", "embeddings", "recurrent_kernel")
+ZEROED = (*KERNELS, "bias", "gamma", "beta", "scale", "embeddings", "recurrent_kernel")
 
 
 def kernel_rule(variable: keras.Variable, scaled: bool) -> Rule | None:

@@ -118,6 +118,16 @@ class LayerNorm(_AcrossChannels, keras.layers.LayerNormalization):
         return self._scaled(centred * tf.math.rsqrt(variance + self.epsilon), weights)
 
 
+class RMSNorm(_AcrossChannels, keras.layers.RMSNormalization):
+    """keras.layers.RMSNormalization over the last axis with a filter mask."""
+
+    def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
+        """x float [..., c] -> the same shape; `training` is unused."""
+        keep = weights["keep"]
+        square = tf.reduce_sum(tf.square(x) * keep, -1, keepdims=True) / tf.reduce_sum(keep)
+        return x * tf.math.rsqrt(square + self.epsilon) * weights["scale"]
+
+
 class GroupNorm(_AcrossChannels, keras.layers.GroupNormalization):
     """keras.layers.GroupNormalization over the last axis with a filter mask."""
 

@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from ekg_tf.benchmarks import models
+from ekg_tf.benchmarks import hub_models, models
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.proof import agrees, sentence
 from ekg_tf.nets.zoo.applications import application_names
@@ -75,5 +75,6 @@ def test_a_pruned_network_opens_without_this_package(tmp_path):
 
 def test_the_page_is_printed_from_the_results():
     results = json.loads(models.RESULTS.read_text())
-    assert page.PAGE.read_text(encoding="utf-8") == page.page(results)
+    hub = json.loads(hub_models.RESULTS.read_text())
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(results, hub)
     assert all(agrees(one["proof"]) for one in results.values())

@@ -66,7 +66,7 @@ def test_layers_that_normalise_or_scale(layer):
         (L.Softmax(name="it"), "runs over the channels"),
         (L.Permute((3, 1, 2), name="it"), "moves the channels to another axis"),
         (L.AveragePooling2D(2, data_format="channels_first", name="it"), "channels_first"),
-        (lambda x: ops.softmax(x), "has no rule"),
+        (lambda x: ops.softmax(x), "runs over the channels"),
         (lambda x: x * np.arange(6, dtype="float32"), "has a constant per channel"),
         (lambda x: ops.mean(x, -1, keepdims=True), "runs over the channels"),
         (lambda x: ops.transpose(x, (0, 3, 1, 2)), "moves the channels"),

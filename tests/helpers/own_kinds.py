@@ -441,6 +441,151 @@ def uint8_input():
     return classifier(i, conv(x, 8))
 
 
+@keras.saving.register_keras_serializable("own_kinds")
+class Tokens(L.Layer):
+    """A class token and positions: variables of its own, and an Embedding of constant numbers."""
+
+    def build(self, shape):
+        self.token = self.add_weight(shape=(1, 1, shape[-1]), initializer="normal", name="token")
+        self.shift = self.add_weight(shape=(), initializer="ones", name="shift")
+        self.position = L.Embedding(shape[1] + 1, shape[-1], name="position")
+        self.position.build((1, shape[1] + 1))
+        self.numbers = ops.expand_dims(ops.arange(shape[1] + 1), 0)
+        self.built = True
+
+    def call(self, x):
+        token = ops.tile(self.token, (ops.shape(x)[0], 1, 1))
+        x = ops.concatenate([token, x], axis=1) + self.position(self.numbers)
+        return x + self.shift
+
+
+@keras.saving.register_keras_serializable("own_kinds")
+class DropPath(L.Layer):
+    """Drops whole examples in training, by random numbers of no generator of its own."""
+
+    def call(self, x, training=False):
+        if not training:
+            return x
+        shape = (ops.shape(x)[0],) + (1,) * (len(x.shape) - 1)
+        return x * ops.floor(0.9 + keras.random.uniform(shape)) / 0.9
+
+
+@keras.saving.register_keras_serializable("own_kinds")
+class RootMeanSquare(L.Layer):
+    """A normalisation by the root mean square, with a factor per channel."""
+
+    def __init__(self, dim, eps=1e-6, **options):
+        super().__init__(**options)
+        self.dim, self.eps = dim, eps
+
+    def build(self, shape):
+        self.gamma = self.add_weight(shape=(self.dim,), initializer="ones", name="gamma")
+
+    def call(self, x):
+        square = ops.mean(ops.square(x), axis=-1, keepdims=True)
+        return x * ops.rsqrt(square + self.eps) * self.gamma
+
+    def get_config(self):
+        return {**super().get_config(), "dim": self.dim, "eps": self.eps}
+
+
+@keras.saving.register_keras_serializable("own_kinds")
+class HandAttention(L.Layer):
+    """Attention with one Dense for all, matrices multiplied by hand; it also gives its scores."""
+
+    def __init__(self, heads, **options):
+        super().__init__(**options)
+        self.heads = heads
+
+    def build(self, shape):
+        self.width = shape[-1]
+        self.joint = L.Dense(3 * self.width, name="joint")
+        self.joint.build(shape)
+        self.out = L.Dense(self.width, name="out")
+        self.out.build(shape)
+        self.built = True
+
+    def call(self, x, training=False):
+        batch, steps = ops.shape(x)[0], x.shape[1]
+        y = ops.reshape(self.joint(x), (batch, steps, 3, self.heads, -1))
+        q, k, v = ops.unstack(ops.transpose(y, (2, 0, 3, 1, 4)), axis=0)
+        scores = ops.matmul(q * 0.5, ops.swapaxes(k, -2, -1))
+        y = ops.matmul(ops.softmax(scores), v)
+        y = ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (batch, steps, self.width))
+        return self.out(y), None
+
+    def get_config(self):
+        return {**super().get_config(), "heads": self.heads}
+
+
+@keras.saving.register_keras_serializable("own_kinds")
+class HandBlock(L.Layer):
+    """A transformer's block: of two norms, attention that gives no tensor beside, and an MLP."""
+
+    def __init__(self, width, **options):
+        super().__init__(**options)
+        self.width = width
+
+    def build(self, shape):
+        self.before, self.attention = RootMeanSquare(self.width), HandAttention(2)
+        self.after, self.drop = RootMeanSquare(self.width), DropPath()
+        self.mlp = [L.Dense(2 * self.width, "gelu"), L.Dense(self.width)]
+        for layer in (self.before, self.attention, self.after, self.mlp[0]):
+            layer.build(shape)
+        self.mlp[1].build((*shape[:-1], 2 * self.width))
+        self.built = True
+
+    def call(self, x, training=False):
+        y, _ = self.attention(self.before(x))
+        x = x + self.drop(y, training=training)
+        y = self.after(x)
+        for layer in self.mlp:
+            y = layer(y)
+        return x + self.drop(y, training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+def by_hand():
+    """A vision transformer of the user's own layers."""
+    i, x = image()
+    x = Tokens()(L.Reshape((-1, 16))(L.Conv2D(16, 4, 4)(x)))
+    x = HandBlock(16)(HandBlock(16)(x))
+    return keras.Model(i, L.Dense(CLASSES)(RootMeanSquare(16)(x)[:, 0]))
+
+
+@keras.saving.register_keras_serializable("own_kinds")
+class Windows(L.Layer):
+    """A layer on windows, which become examples and come back."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner = L.Dense(8)
+
+    def call(self, x):
+        batch, height, width, channels = ops.shape(x)
+        y = ops.reshape(x, (batch, height // 3, 3, width // 3, 3, channels))
+        y = ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, 9, channels))
+        y = self.inner(ops.softmax(y, axis=1))
+        y = ops.reshape(y, (batch, height // 3, width // 3, 3, 3, channels))
+        y = ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (batch, height, width, channels))
+        return x + y
+
+
+def windows():
+    i, x = image()
+    return classifier(i, conv(conv(Windows()(conv(x, 8)), 12), 12))
+
+
+def unnamed_activation():
+    """Activations that are code without a name."""
+    i, x = image()
+    x = L.Conv2D(8, 3, activation=lambda y: ops.gelu(y, approximate=False))(x)
+    x = L.Activation(lambda y: ops.relu(y) * 2)(L.Conv2D(8, 3)(x))
+    return classifier(i, conv(x, 8))
+
+
 KINDS = {
     build.__name__: build
     for build in (
@@ -450,6 +595,6 @@ KINDS = {
         *(activation_layers, bfloat16, frozen_inside, nested_twice, named_ends, input_in_a_list),
         *(softmax_then_flatten, averaged_heads, log_softmax, one_layer_twice, constrained),
         *(regularised, spectral, embedded, blocks, custom_layers, subclassed, own_train_step),
-        *(fixed_batch, uint8_input),
+        *(fixed_batch, uint8_input, by_hand, windows),
     )
 }
