@@ -192,8 +192,15 @@ def write(
     expected = runtimes.open_keras(model)(probe)
 
     def write_checked(temporary: Path) -> None:
-        kind.write(model, temporary, calibration)
-        outputs = kind.open(temporary)(probe)
+        try:
+            kind.write(model, temporary, calibration)
+            outputs = kind.open(temporary)(probe)
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # converters and runtimes have classes of their own
+            raise UserError(
+                f"{kind.title} can't take {model.name}: {_reason(str(error))}"
+            ) from error
         worst = float(np.abs(outputs - expected).max())
         if not np.isfinite(outputs).all():
             raise UserError(f"{path} would give outputs that are not finite: it was not written")

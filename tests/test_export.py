@@ -186,6 +186,20 @@ def test_wrong_numbers_never_take_their_place(folder, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_error_of_a_runtime_is_one_line(tmp_path):
+    def broken(path):
+        raise RuntimeError("\n the runtime has no such operation \n more")
+
+    model = network(4, "mine")
+    kind = formats.Format("other", False, ".bin", {}, lambda m, path, _: path.touch(), broken)
+    images = np.zeros((2, 8, 8, 1), np.float32)
+    with pytest.raises(
+        UserError, match="^other can't take mine: the runtime has no such operation$"
+    ):
+        formats.write(kind, model, tmp_path / "mine.bin", images, None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_input_is_one_line(folder, tmp_path, monkeypatch, capsys):
     def refused(*argv) -> str:
         with pytest.raises(SystemExit) as stop:

@@ -147,6 +147,24 @@ def test_an_open_image_size_is_refused():
         ChannelGraph(keras.Model(x, head(conv(4, "conv")(x))))
 
 
+def test_a_proof_that_fails_says_where():
+    graph = ChannelGraph(shake(between(L.ReLU())))
+    mask = random_mask(graph)
+    pruned, images = graph.pruned(mask), batch_of(graph.model)
+    fine = agreement(graph, mask, pruned, images)
+    assert agrees(fine) and fine["first_layer"] is None
+    wrong = pruned.get_layer("after")
+    wrong.bias.assign(wrong.bias + 1)
+    result = agreement(graph, mask, pruned, images)
+    assert not agrees(result) and result["first_layer"] == "after"
+    assert "DO NOT AGREE" in sentence(result) and "first in layer after" in sentence(result)
+
+
+def test_a_difference_that_noise_in_the_input_causes_is_no_failure():
+    result = {"relative_difference": 3e-4, "noise_difference": 1e-4}
+    assert agrees(result) and not agrees(result | {"noise_difference": 1e-6})
+
+
 def test_ties_reach_everything_that_is_connected():
     ids = Ids()
     a, b, c, d = (ids.fresh(3, name) for name in "abcd")
