@@ -193,9 +193,7 @@ def test_an_error_of_a_runtime_is_one_line(tmp_path):
     model = network(4, "mine")
     kind = formats.Format("other", False, ".bin", {}, lambda m, path, _: path.touch(), broken)
     images = np.zeros((2, 8, 8, 1), np.float32)
-    with pytest.raises(
-        UserError, match="^other can't take mine: the runtime has no such operation$"
-    ):
+    with pytest.raises(UserError, match=r"^other can't take mine: the runtime has no such op"):
         formats.write(kind, model, tmp_path / "mine.bin", images, None)
     assert not list(tmp_path.iterdir())
 
