@@ -143,7 +143,7 @@ class _Pass:
                 if type(operation) in OPENERS:
                     return self._in_parts(call, owner, args, kwargs)
                 if may_open(operation):
-                    return self._opened(call, args, kwargs)
+                    return self._opened(call, owner, args, kwargs)
             except Closed as problem:
                 reason = str(problem)
                 self._given_up[id(operation)] = operation
@@ -163,11 +163,16 @@ class _Pass:
     # ---------------------------------------------------------------- copies
 
     def _name(self, wanted: str, owner: str) -> str:
+        name = self._free_name(wanted, owner)
+        self._names.add(name)
+        return name
+
+    def _free_name(self, wanted: str, owner: str) -> str:
+        """A name that isn't taken yet, and isn't by this either."""
         name = wanted if wanted not in self._names else f"{owner}_{wanted}"
         number = 1
         while name in self._names:
             name, number = f"{owner}_{wanted}_{number}", number + 1
-        self._names.add(name)
         return name
 
     def _copy_of_op(self, call: Call, owner: str) -> keras.Operation:
@@ -242,19 +247,25 @@ class _Pass:
         """One of Keras's own layers as the parts that it is made of."""
         layer = call.operation
         if id(layer) not in self._copies:
-            parts = OPENERS[type(layer)](layer, call, self._name(layer.name, owner))
+            name = self._free_name(layer.name, owner)
+            parts = OPENERS[type(layer)](layer, call, name)
             if parts is None:
                 raise Closed("is used in a form that isn't known")
             _check_opened(layer, parts, args, kwargs)
             self._copies[id(layer)] = parts
+            self._names.add(name)
         self.opened = True
         return self._copies[id(layer)](*args, **kwargs)
 
-    def _opened(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _opened(self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         layer = call.operation
-        if (parts := stock_norm_like(layer, call, self._name(layer.name, layer.name))) is not None:
+        if id(layer) in self._copies:
+            return self._copies[id(layer)](*args, **kwargs)
+        name = self._free_name(layer.name, owner)
+        if (parts := stock_norm_like(layer, call, name)) is not None:
             _check_opened(layer, parts, args, kwargs)
             self._copies[id(layer)], self.opened = parts, True
+            self._names.add(name)
             return parts(*args, **kwargs)
         # The tensors of the outer trace say how large a batch is, those of the network don't.
         outer_args, outer_kwargs = call.arguments.fill_in({id(one): one for one in call.inputs})
