@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ekg_tf.dataloader import load
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.options.finetuning import FINETUNINGS
@@ -396,13 +397,14 @@ def test_an_export_gives_its_figures(digits, pruned, tmp_path):
 
 @keras.saving.register_keras_serializable("tests")
 class ChannelScale(L.Layer):
-    """A layer of the user's own: every channel times a number."""
+    """A layer of the user's own: every channel times a number, in TensorFlow's own words, which
+    can't be followed on symbolic tensors."""
 
     def build(self, shape):
         self.scale = self.add_weight(shape=(shape[-1],), initializer="ones", name="scale")
 
     def call(self, inputs):
-        return inputs * self.scale
+        return tf.math.multiply(inputs, tf.convert_to_tensor(self.scale))
 
 
 def test_a_layer_of_ones_own_is_pruned_with_its_channels(tmp_path):
