@@ -18,6 +18,7 @@ devices.import_tensorflow()
 
 import importlib.util
 import json
+import math
 import re
 import time
 from collections.abc import Callable
@@ -292,6 +293,31 @@ def read(model: keras.Model) -> Given:
     return Given.read(model, images)
 
 
+def enliven(model: keras.Model, rng: np.random.Generator) -> None:
+    """Gives a fresh network weights with which its output depends on the image.
+
+    Kernels of convolutions get the size that keeps a signal's; scales, which some networks begin
+    at 1e-5, get random ones around 1.
+    """
+    for layer in model.layers:
+        for variable in layer.weights:
+            shape, value = tuple(variable.shape), np.asarray(variable)
+            if "kernel" in variable.name and len(shape) > 2 and value.std() > 0:
+                taps = math.prod(shape[:-1])
+                if isinstance(layer, keras.layers.DepthwiseConv1D | keras.layers.DepthwiseConv2D):
+                    taps //= shape[-2]
+                variable.assign(value * math.sqrt(1.5 / taps) / value.std())
+            elif variable.name in ("embeddings", "scale") and value.min() == value.max():
+                variable.assign(rng.uniform(0.5, 1.5, shape))
+
+
+def depends_on_image(model: keras.Model, rng: np.random.Generator) -> float:
+    """How far the logits of random images lie apart, as a share of the largest."""
+    images = rng.normal(0.2, 1, (EXAMPLES, *model.input_shape[1:])).astype(np.float32)
+    logits = np.asarray(model(images, training=False))
+    return float(logits.std(0).max() / np.abs(logits).max())
+
+
 def staying(graph: ChannelGraph, closed: dict[str, str]) -> list[dict[str, Any]]:
     """What one filter per group leaves, by the reason, the largest share of the parameters first.
 
@@ -345,7 +371,10 @@ def measure(name: str) -> dict[str, Any]:
         "closed": {one: why for one, why in given.closed.items()},
         "staying": staying(graph, given.closed),
     }
+    rng = np.random.default_rng(0)
+    enliven(given.core, rng)
     result["proof"] = prove(given.core)
+    result["depends_on_image"] = depends_on_image(given.core, rng)
     return result
 
 

@@ -27,7 +27,7 @@ def test_a_network_of_a_library_is_read_and_pruned(library, name):
     assert result["within_reach"] > 0.9
     proof = result["proof"]
     assert agrees(proof) and proof["largest_output"] > 1e-3, sentence(proof)
-    assert proof["parameters_counted"]
+    assert proof["parameters_counted"] and result["depends_on_image"] > 1e-4
 
 
 def test_what_stays_is_counted_by_its_reason():
@@ -49,4 +49,4 @@ def test_the_page_has_every_network_that_was_measured():
     assert not results.keys() - hub_models.NETWORKS.keys()
     whole = [one for one in results.values() if one.get("within_reach", 0) >= 0.6]
     assert len(whole) >= 16
-    assert all(agrees(one["proof"]) for one in whole)
+    assert all(agrees(one["proof"]) and one["depends_on_image"] > 1e-4 for one in whole)
