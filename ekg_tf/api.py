@@ -427,11 +427,7 @@ def _dataset(
     model: keras.Model, train: Split, test: Split, data: Data | None, caller: str
 ) -> Dataset:
     check_own(model, model.name)
-    if has_graph(model):
-        check_own(model, model.name)
-        shape = tuple(model.inputs[0].shape[1:])
-    else:
-        shape = _shape_of(train, model)
+    shape = tuple(model.inputs[0].shape[1:]) if has_graph(model) else _shape_of(train, model)
     splits = own_function.checked((_unnamed(train), _unnamed(test)), shape, caller)
     dataset = own.dataset(*splits, _given("data", data, Data(), Data))
     if has_graph(model):
