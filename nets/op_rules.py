@@ -1,5 +1,7 @@
 """What `keras.ops` operations in a functional graph do to channels: rules by operation name."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
@@ -20,24 +22,25 @@ REDUCTIONS = frozenset("Mean Sum Max Min Amax Amin Var Std Prod".split())
 POOLING = frozenset("MaxPool AveragePool".split())
 
 
+def _along_channels(axis: int | Sequence[int] | None, rank: int) -> bool:
+    """Whether the axis, or one of the axes, is the last one; None: all axes."""
+    return axis is None or rank - 1 in {one % rank for one in np.atleast_1d(axis)}
+
+
 def _reduction_rule(ids: Ids, site: Site) -> np.ndarray:
-    rank, axis = len(site.in_shapes[0]), site.layer.axis
-    axes = {one % rank for one in np.atleast_1d(axis)} if axis is not None else {rank - 1}
-    if rank - 1 in axes:
+    if _along_channels(site.layer.axis, len(site.in_shapes[0])):
         raise NoRule("runs over the channels")
     return site.inputs[0]
 
 
 def _expand_dims_rule(ids: Ids, site: Site) -> np.ndarray:
-    rank = len(site.out_shape)
-    if rank - 1 in {axis % rank for axis in np.atleast_1d(site.layer.axis)}:
+    if _along_channels(site.layer.axis, len(site.out_shape)):
         raise NoRule("moves the channels to another axis")
     return site.inputs[0]
 
 
 def _squeeze_rule(ids: Ids, site: Site) -> np.ndarray:
-    rank, axis = len(site.in_shapes[0]), site.layer.axis
-    if axis is None or rank - 1 in {one % rank for one in np.atleast_1d(axis)}:
+    if _along_channels(site.layer.axis, len(site.in_shapes[0])):
         raise NoRule("may drop the channel axis")
     return site.inputs[0]
 
@@ -50,8 +53,7 @@ def _transpose_rule(ids: Ids, site: Site) -> np.ndarray:
 
 
 def _swapaxes_rule(ids: Ids, site: Site) -> np.ndarray:
-    rank = len(site.in_shapes[0])
-    if rank - 1 in (site.layer.axis1 % rank, site.layer.axis2 % rank):
+    if _along_channels((site.layer.axis1, site.layer.axis2), len(site.in_shapes[0])):
         raise NoRule("moves the channels to another axis")
     return site.inputs[0]
 
@@ -65,16 +67,8 @@ def _unstack_rule(ids: Ids, site: Site) -> list[np.ndarray]:
 
 
 def _softmax_rule(ids: Ids, site: Site) -> np.ndarray:
-    rank = len(site.in_shapes[0])
-    if rank - 1 in {axis % rank for axis in np.atleast_1d(site.layer.axis)}:
+    if _along_channels(site.layer.axis, len(site.in_shapes[0])):
         raise NoRule("runs over the channels")
-    return site.inputs[0]
-
-
-def _roll_rule(ids: Ids, site: Site) -> np.ndarray:
-    rank, axis = len(site.in_shapes[0]), site.layer.axis
-    if axis is None or rank - 1 in {one % rank for one in np.atleast_1d(axis)}:
-        raise NoRule("turns the channels round")
     return site.inputs[0]
 
 
@@ -167,9 +161,8 @@ def _einsum_rule(ids: Ids, site: Site) -> np.ndarray:
     return fresh
 
 
-def _flip_rule(ids: Ids, site: Site) -> np.ndarray:
-    rank, axis = len(site.in_shapes[0]), site.layer.axis
-    if axis is None or rank - 1 in {one % rank for one in np.atleast_1d(axis)}:
+def _turn_rule(ids: Ids, site: Site) -> np.ndarray:
+    if _along_channels(site.layer.axis, len(site.in_shapes[0])):
         raise NoRule("turns the channels round")
     return site.inputs[0]
 
@@ -182,7 +175,7 @@ RULES = {
     "Concatenate": concatenate_rule,
     "Einsum": _einsum_rule,
     "GetItem": _item_rule,
-    "Flip": _flip_rule,
+    "Flip": _turn_rule,
     "Resize": same_rule,
     "Split": _split_rule,
     "Stack": _stack_rule,
@@ -190,7 +183,7 @@ RULES = {
     "Squeeze": _squeeze_rule,
     "Softmax": _softmax_rule,
     "Swapaxes": _swapaxes_rule,
-    "Roll": _roll_rule,
+    "Roll": _turn_rule,
     "Transpose": _transpose_rule,
     "Unstack": _unstack_rule,
     "Pad": _pad_rule,
