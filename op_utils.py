@@ -2,8 +2,8 @@
 
 Shapes and types that every function here agrees on:
 
-* a training batch is a dict: "image" float32 [batch, views, h, w, c], "label" int32 [batch], plus
-  any tensors whose first axis is the batch;
+* a training batch is a dict: "inputs" float32 [batch, views, h, w, c], "targets" int32 [batch],
+  plus any tensors whose first axis is the batch;
 * a model takes float32 images [n, h, w, c] and gives logits [n, classes], no softmax.
 
 Models are called as pure functions, see `nets.stateless`; `training.evaluation` has the
@@ -159,7 +159,7 @@ def _make_micro_batch(model, updated, loss_fn, teacher, forward):
     """(values, teacher values, batch) -> (gradients, new state, metrics), on one device."""
 
     def by_logits(values, teacher_values, batch):
-        image = batch["image"]
+        image = batch["inputs"]
         views = image.shape[1]
         merged = tf.reshape(image, [-1, *image.shape[2:]])  # the views of an example side by side
 
@@ -224,7 +224,7 @@ def _make_gradients(model, updated, micro_batch, accum, weight_decay, scale):
             for g, w in zip(grads, weights, strict=True)
         ]
         metrics = {name: value * (scale / accum) for name, value in metrics.items()}
-        metrics["examples"] = tf.cast(tf.shape(batch["label"])[0], tf.float32)
+        metrics["examples"] = tf.cast(tf.shape(batch["targets"])[0], tf.float32)
         return grads, state, metrics
 
     return gradients

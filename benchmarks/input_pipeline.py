@@ -56,7 +56,7 @@ def measure(data: Dataset, views: int, batches: int) -> dict[str, float]:
     iterator = iter(pipeline.take(batches + 1))
     next(iterator)
     first = time.perf_counter()
-    timed = sum(int(batch["image"].shape[0]) * views for batch in iterator)
+    timed = sum(int(batch["inputs"].shape[0]) * views for batch in iterator)
     seconds = time.perf_counter() - first
     return {
         "views": views,

@@ -55,7 +55,7 @@ def networks(
         if not reachable:
             print(f"--round_to {budget.round_to} can't go below {lowest:.3f}", flush=True)
             return []
-        history = History(folder, (len(val.labels), data.num_classes))
+        history = History(folder, (len(val.targets), data.num_classes))
         options = replace(options, budget=replace(budget, rate=min(reachable)))
         GreedySearch(graph, val, history, options).run()
         found = []

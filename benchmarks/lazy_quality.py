@@ -44,7 +44,7 @@ def searched(
     """Final loss and top-1 on D_val of one search, and what it evaluated."""
     with RunFolder.open(path, {}) as folder:
         graph, val = prepare(folder, model, data, options, device)
-        history = History(folder, (len(val.labels), data.num_classes))
+        history = History(folder, (len(val.targets), data.num_classes))
         GreedySearch(graph, val, history, options).run()
     rows = history.rows
     return {
@@ -52,7 +52,7 @@ def searched(
         "steps": len(rows) - 1,
         "evaluations": sum(row["evaluations"] for row in rows),
         # each step also runs the current network, for its cache and the importance
-        "proposal_images": sum(row["images"] - len(val.labels) for row in rows[1:]),
+        "proposal_images": sum(row["images"] - len(val.targets) for row in rows[1:]),
         "val_loss": rows[-1]["val_loss"],
         "val_accuracy": rows[-1]["val_accuracy"],
     }

@@ -120,7 +120,7 @@ def forward_rates(graph: ChannelGraph, data: Validation, masks: list[np.ndarray]
     for mask in masks:
         seconds = machine.median_seconds(lambda mask=mask: current.set(mask), runs=3, warm_up=1)
         flops = graph.flops(mask)
-        rate = 2e-9 * flops * len(data.labels) / seconds
+        rate = 2e-9 * flops * len(data.targets) / seconds
         rows.append({"flops_rate": flops / graph.flops(), "gflops": rate})
     return rows
 
@@ -208,17 +208,17 @@ def main(argv: list[str] | None = None) -> None:
     about = machine.describe()
     with RunFolder.open(own.search_path, kept) as folder:
         graph, val = prepare(folder, start, data, options, device)
-        history = History(folder, (len(val.labels), data.num_classes))
+        history = History(folder, (len(val.targets), data.num_classes))
     alternating, gates = Alternating(graph, val, own.every), Gates(graph.groups)
     target = options.budget.rate * graph.flops()
     share, round_to = options.method.step, options.budget.round_to
     candidates = Candidates(gates, graph.flops, target, share, round_to=round_to)
     knowledge = Knowledge(options.method.teacher)
     proposals = candidates.propose(gates.mask())
-    workers = worker_seconds(graph, val, proposals, Reward(val.labels, None, data.num_classes))
+    workers = worker_seconds(graph, val, proposals, Reward(val.targets, None, data.num_classes))
     results = {
         "machine": about,
-        "examples": len(val.labels),
+        "examples": len(val.targets),
         "flops_rate": history.rows[-1]["flops_rate"],
         "worker_seconds": workers,
         "build_seconds": alternating.build_seconds,
@@ -227,7 +227,7 @@ def main(argv: list[str] | None = None) -> None:
     for step in range(1, len(history.rows)):
         gates.set_mask(history.mask(graph, step - 1))
         knowledge.add(history.logits(step - 1))
-        reward = Reward(val.labels, knowledge.logits, data.num_classes)
+        reward = Reward(val.targets, knowledge.logits, data.num_classes)
         scores = alternating.importance(gates.mask(), reward)
         for gate in gates:
             gate.rank(scores[gate.units])

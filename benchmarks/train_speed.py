@@ -37,8 +37,8 @@ def random_batch(images: int) -> dict[str, np.ndarray]:
     """A fine-tuning batch of two views and five teachers."""
     rng = np.random.default_rng(0)
     return {
-        "image": rng.normal(size=(images, VIEWS, *SHAPE)).astype(np.float32),
-        "label": rng.integers(0, CLASSES, images, np.int32),
+        "inputs": rng.normal(size=(images, VIEWS, *SHAPE)).astype(np.float32),
+        "targets": rng.integers(0, CLASSES, images, np.int32),
         "teacher": rng.normal(size=(images, CLASSES, TEACHERS)).astype(np.float32),
     }
 
@@ -68,8 +68,8 @@ def keras_step(model: keras.Model, batch: dict, *, compile: bool):
     trained = to_policy(model, "float32")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     trained.compile(sgd(), loss, jit_compile=compile)
-    images = batch["image"].reshape(-1, *SHAPE)
-    labels = np.repeat(batch["label"], VIEWS)
+    images = batch["inputs"].reshape(-1, *SHAPE)
+    labels = np.repeat(batch["targets"], VIEWS)
     return lambda: trained.train_on_batch(images, labels)
 
 

@@ -1,6 +1,6 @@
 """tf.data pipelines: a data set's images, in memory or in files -> normalised float32 batches.
 
-Every batch is a dict with "image", "label" and "index" (the example's stable index).
+Every batch is a dict with "inputs", "targets" and "index" (the example's stable index).
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def train_batches(
         examples are added to it under the same key, as float32.
 
     Returns:
-      A finite dataset of dicts with static shapes: "image" float32 [batch, views, h, w, c],
-      "label" int32 [batch], "index" int32 [batch], each key of rows float32 [batch, ...].
+      A finite dataset of dicts with static shapes: "inputs" float32 [batch, views, h, w, c],
+      "targets" int32 [batch], "index" int32 [batch], each key of rows float32 [batch, ...].
 
     Raises:
       UserError: fewer examples than one batch.
@@ -67,8 +67,8 @@ def train_batches(
         images = images.map(lambda batch: tf.repeat(batch[:, None], views, axis=1))
 
     def complete(images: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        labels = rows_at(data.train.labels, index)
-        batch = {"image": (images - data.mean) / data.std, "label": labels, "index": index}
+        labels = rows_at(data.train.targets, index)
+        batch = {"inputs": (images - data.mean) / data.std, "targets": labels, "index": index}
         # NumPy casts the bank's float16: oneDNN would print that it has no kernel for it.
         return batch | {key: rows_at(array, index, np.float32) for key, array in rows.items()}
 
@@ -96,7 +96,7 @@ def eval_batches(
       first_batch: so many batches are left out at the beginning, without reading their images.
 
     Returns:
-      A finite dataset of dicts: "image" float32 [b, h, w, c], "label" int32 [b],
+      A finite dataset of dicts: "inputs" float32 [b, h, w, c], "targets" int32 [b],
       "index" int32 [b]; b is static where all batches are equal.
 
     Raises:
@@ -118,8 +118,8 @@ def eval_batches(
     ]
 
     def complete(images: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        labels = rows_at(source.labels, index)
-        return {"image": (images - data.mean) / data.std, "label": labels, "index": index}
+        labels = rows_at(source.targets, index)
+        return {"inputs": (images - data.mean) / data.std, "targets": labels, "index": index}
 
     batches = [
         _with_images(data.plain(source, part), part, complete) for part in parts if len(part)
@@ -141,9 +141,9 @@ def normalised_images(data: Dataset, indices: np.ndarray) -> tuple[np.ndarray, n
     images = np.empty((len(indices), *data.image_shape), np.float32)
     done = 0
     for batch in eval_batches(data, "train", READ_IMAGES, indices=indices, shuffle_seed=None):
-        images[done : done + len(batch["index"])] = batch["image"]
+        images[done : done + len(batch["index"])] = batch["inputs"]
         done += len(batch["index"])
-    return images, data.train.labels[indices]
+    return images, data.train.targets[indices]
 
 
 def examples_of(data: Dataset, count: int = 32) -> np.ndarray:
@@ -171,7 +171,7 @@ def _checked_indices(split: Split, indices: np.ndarray | None) -> np.ndarray:
 
 def _checked_rows(rows: Mapping[str, np.ndarray], examples: int) -> Mapping[str, np.ndarray]:
     for key, array in rows.items():
-        if key in ("image", "label", "index"):
+        if key in ("inputs", "targets", "index"):
             raise ValueError(f"rows may not be called {key!r}: every batch has that key")
         if len(array) != examples:
             raise ValueError(f"rows {key!r}: {len(array)} rows for {examples} training examples")

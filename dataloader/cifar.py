@@ -119,8 +119,8 @@ def _read_files(name: str, blobs: dict[str, bytes], origin: Path) -> tuple[Split
         return make_split(images, labels, layout.num_classes, where)
 
     parts = [read(stem) for stem in layout.train_files]
-    images = np.concatenate([part.images for part in parts])
-    labels = np.concatenate([part.labels for part in parts])
+    images = np.concatenate([part.inputs for part in parts])
+    labels = np.concatenate([part.targets for part in parts])
     return Split(images, labels), read(layout.test_file)
 
 

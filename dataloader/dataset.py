@@ -21,15 +21,15 @@ from .augment import random_view
 class Split:
     """Row i is the example with the stable index i.
 
-    images: uint8 [n, height, width, channels], grey levels 0..255; from a function of the user's
-    (`dataloader.own`) also float32, and of any shape [n, ...]. labels: int32 [n].
+    inputs: uint8 [n, height, width, channels], grey levels 0..255; from a function of the user's
+    (`dataloader.own`) also float32, and of any shape [n, ...]. targets: int32 [n].
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    inputs: np.ndarray
+    targets: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +61,12 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """(height, width, channels), or what else the network takes."""
-        return self.train.images.shape[1:]
+        return self.train.inputs.shape[1:]
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of the training images and labels, in order, with their shapes."""
-        return digest((self.train.images, self.train.labels))
+        return digest((self.train.inputs, self.train.targets))
 
     def plain(self, split: Split, order: np.ndarray) -> tf.data.Dataset:
         """The images as they are, before normalisation.
@@ -79,7 +79,7 @@ class Dataset:
         """
 
         def make(index: tf.Tensor) -> tf.Tensor:
-            return tf.cast(rows_at(split.images, index), tf.float32)
+            return tf.cast(rows_at(split.inputs, index), tf.float32)
 
         return tf.data.Dataset.from_tensor_slices(order).map(make, tf.data.AUTOTUNE)
 
@@ -99,7 +99,7 @@ class Dataset:
         settings = {"pad": self.pad, "flip": self.flip, "jitter": self.jitter if jitter else 0.0}
 
         def make(step: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-            images = tf.cast(rows_at(self.train.images, index), tf.float32)
+            images = tf.cast(rows_at(self.train.inputs, index), tf.float32)
             key = tf.random.fold_in(tf.constant([seed, epoch], tf.int64), step, alg="philox")
             images = random_view(tf.repeat(images, views, axis=0), key, **settings)
             return tf.reshape(images, [order.shape[1], views, *self.image_shape])

@@ -29,17 +29,17 @@ class FileSplit:
     """Row i is the example with the stable index i.
 
     names: of the files, relative to the data's folder; sizes: int64 [n], in bytes, of the files or
-    of the records that hold them; labels: int32 [n].
+    of the records that hold them; targets: int32 [n].
     read: (int32 scalar index) -> the encoded image, a string tensor, inside a tf.data graph.
     """
 
     names: list[str]
     sizes: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray
     read: Callable[[tf.Tensor], tf.Tensor]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class ImageFiles(Dataset):
     def fingerprint(self) -> str:
         """sha256 (hex) of the training examples' names, sizes in bytes and labels, in order."""
         digest = hashlib.sha256("\n".join(self.train.names).encode())
-        for array in (self.train.sizes, self.train.labels):
+        for array in (self.train.sizes, self.train.targets):
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
 

@@ -168,6 +168,6 @@ def _split(folder: Path, files: Files) -> FileSplit:
     return FileSplit(
         names=list(names),
         sizes=np.array(sizes, np.int64),
-        labels=np.array(labels, np.int32),
+        targets=np.array(labels, np.int32),
         read=lambda index: tf.io.read_file(paths[index]),
     )

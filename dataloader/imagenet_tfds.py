@@ -89,7 +89,7 @@ def _split(folder: Path, split: str, shards: list[Path]) -> FileSplit:
     return FileSplit(
         names=[name.decode() for name in places["name"].tolist()],
         sizes=lengths,
-        labels=places["label"].astype(np.int32),
+        targets=places["label"].astype(np.int32),
         read=image,
     )
 

@@ -69,7 +69,7 @@ def dataset(
       UserError: mean or std of a wrong length, a std that is not above 0, a crop that is not
         smaller than the image, a class with fewer than 2 training images.
     """
-    shape = train.images.shape[1:]
+    shape = train.inputs.shape[1:]
     channels = shape[-1]
     mean, std = options.mean, options.std
     for name, values in (("mean", mean), ("std", std)):
@@ -82,7 +82,7 @@ def dataset(
         raise UserError(
             f"the std of the data holds {min(std):g}: pixels are divided by it, so above 0"
         )
-    sizes = np.bincount(train.labels, minlength=len(names))
+    sizes = np.bincount(train.targets, minlength=len(names))
     smallest = int(sizes.argmin())
     if sizes[smallest] < 2:
         raise UserError(
@@ -91,7 +91,7 @@ def dataset(
         )
     validation = max(1, min(LARGEST_VALIDATION, int(sizes[smallest]) // 5))
     pictures = len(shape) == 3
-    coloured = pictures and train.images.dtype == np.uint8 and channels in CHANNELS
+    coloured = pictures and train.inputs.dtype == np.uint8 and channels in CHANNELS
     return Dataset(
         name=NAME,
         train=train,

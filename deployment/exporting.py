@@ -143,7 +143,7 @@ def _check_fits(model: keras.Model, path: Path, data: Dataset) -> None:
 def _images(data: Dataset, split: str, indices: np.ndarray) -> np.ndarray:
     """Normalised images float32 [n, h, w, c] of a split."""
     batches = eval_batches(data, split, len(indices), indices=indices, shuffle_seed=None)
-    return np.concatenate([batch["image"].numpy() for batch in batches])
+    return np.concatenate([batch["inputs"].numpy() for batch in batches])
 
 
 def _keras_way(path: Path, model: keras.Model, reference: Path | None, unpruned) -> Exported:
@@ -162,7 +162,7 @@ def _accuracies(ways: list[Exported], data: Dataset, batch_images: int) -> list[
     """Accuracy of every way and its distance from the first, in one pass over the test split."""
     hits, agreeing, worst = (np.zeros(len(ways)) for _ in range(3))
     for batch in eval_batches(data, "test", batch_images):
-        images, labels = batch["image"].numpy(), batch["label"].numpy()
+        images, labels = batch["inputs"].numpy(), batch["targets"].numpy()
         outputs = [way.run(images) for way in ways]
         for number, output in enumerate(outputs):
             hits[number] += (output.argmax(1) == labels).sum()

@@ -21,7 +21,7 @@ LossSum = Callable[[Sequence[tf.Tensor], tf.Tensor, tf.Tensor], tf.Tensor]
 def batches_of(val: Validation) -> Batches:
     """D_val as tensors: [(images float32 [b, h, w, c], labels int32 [b])]."""
     return [
-        (tf.constant(val.images[rows]), tf.constant(val.labels[rows], tf.int32))
+        (tf.constant(val.inputs[rows]), tf.constant(val.targets[rows], tf.int32))
         for rows in val.batches()
     ]
 
@@ -62,6 +62,6 @@ def make_mean_loss(model: keras.Model, val: Validation, *, compile: bool = False
     def mean_loss(weights: Sequence) -> float:
         tensors = [tf.convert_to_tensor(one) for one in weights]
         sums = [float(total(tensors, images, labels)) for images, labels in batches]
-        return sum(sums) / len(val.labels)
+        return sum(sums) / len(val.targets)
 
     return mean_loss

@@ -109,7 +109,7 @@ class Subjects:
 
     def settings(self) -> dict:
         """What a result file says of data and D_val."""
-        drawn = self.sampling.flags() | {"examples": len(self.val.labels)}
+        drawn = self.sampling.flags() | {"examples": len(self.val.targets)}
         return {"data": self.data.name} | drawn
 
 
@@ -153,7 +153,7 @@ def validation(data: Dataset, sampling: Sampling) -> Validation:
         UserError: the training set is too small for D_subset and D_val.
     """
     sizes = sampling.subset_per_class, sampling.val_per_class
-    indices = per_class_indices(data.train.labels, sizes, sampling.seed)[1]
+    indices = per_class_indices(data.train.targets, sizes, sampling.seed)[1]
     return Validation(*normalised_images(data, indices), sampling.batch_size)
 
 

@@ -51,7 +51,7 @@ class Scene:
         if key not in self._scores:
             graph = self.sources[source].graph
             if score == "taylor":
-                reward = Reward(self.val.labels, None, self.knowledge.shape[-1])
+                reward = Reward(self.val.targets, None, self.knowledge.shape[-1])
                 current = CurrentNetwork(graph, self.val, compile=self.compile)
                 self._scores[key] = current.set_with_importance(graph.open_mask(), reward)[1]
             else:
@@ -76,7 +76,7 @@ class Candidate:
     def logits(self) -> np.ndarray:
         """On D_val, batch statistics, float32 [n, classes]."""
         forward, val = make_forward(self.model, bn="batch"), self._scene.val
-        return np.concatenate([forward(val.images[rows]).numpy() for rows in val.batches()])
+        return np.concatenate([forward(val.inputs[rows]).numpy() for rows in val.batches()])
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,15 @@ class Proxy:
 
 
 def _val_loss(candidate: Candidate, scene: Scene) -> float:
-    return label_loss_and_accuracy(candidate.logits, scene.val.labels)[0]
+    return label_loss_and_accuracy(candidate.logits, scene.val.targets)[0]
 
 
 def _val_accuracy(candidate: Candidate, scene: Scene) -> float:
-    return label_loss_and_accuracy(candidate.logits, scene.val.labels)[1]
+    return label_loss_and_accuracy(candidate.logits, scene.val.targets)[1]
 
 
 def _reward(candidate: Candidate, scene: Scene) -> float:
-    reward = Reward(scene.val.labels, scene.knowledge, scene.knowledge.shape[-1])
+    reward = Reward(scene.val.targets, scene.knowledge, scene.knowledge.shape[-1])
     return -float(tf.reduce_mean(reward.losses(tf.constant(candidate.logits))))
 
 

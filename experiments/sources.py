@@ -102,7 +102,7 @@ def made(
         options: resolved (`options.recipes`).
     """
     graph, val = prepare(folder, model, data, options, device)
-    history = History(folder, (len(val.labels), data.num_classes))
+    history = History(folder, (len(val.targets), data.num_classes))
     SEARCHES[options.method.name](
         graph,
         val,

@@ -122,7 +122,7 @@ def _train_a_step(pruned: keras.Model, images: np.ndarray, data: Dataset) -> Non
         optimizer = keras.optimizers.SGD(0.0)
     steps = make_train_step(pruned, optimizer, plain_loss(), strategy)
     labels = np.arange(len(images), dtype=np.int32) % data.num_classes
-    batch = {"image": images[:, None], "label": labels}
+    batch = {"inputs": images[:, None], "targets": labels}
     batches = tf.data.Dataset.from_tensor_slices(batch).batch(len(images), drop_remainder=True)
     check_finite(steps(iter(batches), tf.constant(1))["loss"], 1)
 

@@ -84,7 +84,7 @@ def run_search(
             seconds |= {"bank": time.perf_counter() - begin}
         mask = history.mask(graph, len(history.rows) - 1)
         pruned = graph.pruned(mask)
-        proof = {"masked_and_pruned": agreement(graph, mask, pruned, val.images)}
+        proof = {"masked_and_pruned": agreement(graph, mask, pruned, val.inputs)}
         recalibrate_frozen(pruned, data, device)
         results = summary(graph, history, options, teachers, seconds) | proof
         folder.write_json("search.json", results)
@@ -92,8 +92,8 @@ def run_search(
         for one in results["front"]:
             network = graph.pruned(history.mask(graph, one["step"]))
             recalibrate_frozen(network, data, device)
-            save_finished(folder.file(front_file(one["wanted"])), given, network, val.images)
-        save_finished(folder.file(PRUNED), given, pruned, val.images)
+            save_finished(folder.file(front_file(one["wanted"])), given, network, val.inputs)
+        save_finished(folder.file(PRUNED), given, pruned, val.inputs)
     results = folder.read_json("search.json")
     if "test" not in results:
         pruned = given.read_again(load_keras(folder.file(PRUNED)))
@@ -141,7 +141,7 @@ def _searched(
 ) -> tuple[ChannelGraph, Validation, History, dict]:
     """The search itself: the channel graph of theta_0, D_val, the history, seconds by part."""
     graph, val = prepare(folder, given.core, data, options, device)
-    history = History(folder, (len(val.labels), data.num_classes))
+    history = History(folder, (len(val.targets), data.num_classes))
     replicas = devices.replicas(device.strategy)
     method = SEARCHES[options.method.name]
     order = order_in(folder) if options.method.supernet else None
@@ -267,7 +267,7 @@ def check(
 def _parts(data: Dataset, options: SearchOptions) -> list[np.ndarray]:
     """Indices of D_subset and D_val."""
     sizes = options.sampling.subset_per_class, options.sampling.val_per_class
-    return per_class_indices(data.train.labels, sizes, options.sampling.seed)
+    return per_class_indices(data.train.targets, sizes, options.sampling.seed)
 
 
 def _adapted(folder, model, data, subset, options: SearchOptions, device: Device) -> keras.Model:

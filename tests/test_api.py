@@ -26,7 +26,7 @@ L = keras.layers
 @pytest.fixture(scope="module")
 def digits():
     data = load("DIGITS")
-    return [(split.images / np.float32(16), split.labels) for split in (data.train, data.test)]
+    return [(split.inputs / np.float32(16), split.targets) for split in (data.train, data.test)]
 
 
 @pytest.fixture(scope="module")

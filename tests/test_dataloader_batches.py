@@ -86,8 +86,8 @@ def test_train_batches_have_static_shapes_and_dtypes():
         data, None, 4, seed=0, epoch=0, views=2, augment=True, jitter=True, rows=rows
     )
     assert batches.element_spec == {
-        "image": tf.TensorSpec([4, 2, 6, 5, 3], tf.float32),
-        "label": tf.TensorSpec([4], tf.int32),
+        "inputs": tf.TensorSpec([4, 2, 6, 5, 3], tf.float32),
+        "targets": tf.TensorSpec([4], tf.int32),
         "index": tf.TensorSpec([4], tf.int32),
         "bank": tf.TensorSpec([4, 3, 5], tf.float32),
     }
@@ -98,10 +98,10 @@ def test_train_batches_have_static_shapes_and_dtypes():
 def test_without_augmentation_every_view_is_the_normalised_image(jitter):
     data = _dataset()
     for batch in _epoch(data, augment=False, jitter=jitter):
-        expected = (data.train.images[batch["index"]].astype(np.float32) - 100) / 50
-        np.testing.assert_allclose(batch["image"][:, 0], expected, rtol=1e-6)
-        np.testing.assert_array_equal(batch["image"][:, 0], batch["image"][:, 1])
-        np.testing.assert_array_equal(batch["label"], data.train.labels[batch["index"]])
+        expected = (data.train.inputs[batch["index"]].astype(np.float32) - 100) / 50
+        np.testing.assert_allclose(batch["inputs"][:, 0], expected, rtol=1e-6)
+        np.testing.assert_array_equal(batch["inputs"][:, 0], batch["inputs"][:, 1])
+        np.testing.assert_array_equal(batch["targets"], data.train.targets[batch["index"]])
 
 
 def test_an_epoch_visits_each_chosen_example_at_most_once():
@@ -119,7 +119,7 @@ def test_batches_repeat_with_seed_and_epoch_on_any_number_of_threads():
     options.threading.private_threadpool_size = 1
     single = train_batches(data, None, 4, **settings).with_options(options)
     for batch, again in zip(first, single.as_numpy_iterator(), strict=True):
-        np.testing.assert_array_equal(batch["image"], again["image"])
+        np.testing.assert_array_equal(batch["inputs"], again["inputs"])
         np.testing.assert_array_equal(batch["index"], again["index"])
     for other in (_epoch(data, epoch=2), _epoch(data, epoch=1, seed=4)):
         assert (_joined(first, "index") != _joined(other, "index")).any()
@@ -127,24 +127,24 @@ def test_batches_repeat_with_seed_and_epoch_on_any_number_of_threads():
 
 def test_views_and_batches_are_augmented_independently():
     data = _dataset()
-    data.train.images[:] = data.train.images[0]  # 20 x 2 views of one image
-    views = np.concatenate([batch["image"].reshape(8, -1) for batch in _epoch(data)])
+    data.train.inputs[:] = data.train.inputs[0]  # 20 x 2 views of one image
+    views = np.concatenate([batch["inputs"].reshape(8, -1) for batch in _epoch(data)])
     assert len(np.unique(views, axis=0)) == 40
 
 
 def test_jitter_only_when_asked():
     data = _dataset()
-    pixels = {tuple(p) for p in (data.train.images.reshape(-1, 3).astype(np.float32) - 100) / 50}
-    plain = _joined(_epoch(data, jitter=False, views=1), "image").reshape(-1, 3)
+    pixels = {tuple(p) for p in (data.train.inputs.reshape(-1, 3).astype(np.float32) - 100) / 50}
+    plain = _joined(_epoch(data, jitter=False, views=1), "inputs").reshape(-1, 3)
     assert {tuple(p) for p in plain} <= pixels
-    jittered = _joined(_epoch(data, jitter=True, views=1), "image").reshape(-1, 3)
+    jittered = _joined(_epoch(data, jitter=True, views=1), "inputs").reshape(-1, 3)
     assert not {tuple(p) for p in jittered} <= pixels
 
 
 def test_grey_images_are_augmented():
     batch = _epoch(_dataset(channels=1), views=3)[0]
-    assert batch["image"].shape == (4, 3, 6, 5, 1)
-    assert np.isfinite(batch["image"]).all()
+    assert batch["inputs"].shape == (4, 3, 6, 5, 1)
+    assert np.isfinite(batch["inputs"]).all()
 
 
 def test_rows_come_from_a_memory_mapped_file(tmp_path):
@@ -187,7 +187,7 @@ def test_wrong_arguments_of_train_batches():
     with pytest.raises(ValueError, match="22 rows for 23"):
         _epoch(data, rows={"bank": np.zeros((22, 3))})
     with pytest.raises(ValueError, match="'label'"):
-        _epoch(data, rows={"label": np.zeros((23, 3))})
+        _epoch(data, rows={"targets": np.zeros((23, 3))})
 
 
 # ---------------------------------------------------------------- evaluation batches
@@ -200,13 +200,13 @@ def test_wrong_arguments_of_train_batches():
 def test_eval_batches_are_of_almost_equal_size(batch_images, sizes):
     data = _dataset()
     batches = list(eval_batches(data, "train", batch_images).as_numpy_iterator())
-    assert sorted(len(batch["label"]) for batch in batches) == sizes
+    assert sorted(len(batch["targets"]) for batch in batches) == sizes
     index = _joined(batches, "index")
     assert (index != np.arange(23)).any()
     np.testing.assert_array_equal(np.sort(index), np.arange(23))
-    expected = (data.train.images[index].astype(np.float32) - 100) / 50
-    np.testing.assert_allclose(_joined(batches, "image"), expected, rtol=1e-6)
-    np.testing.assert_array_equal(_joined(batches, "label"), data.train.labels[index])
+    expected = (data.train.inputs[index].astype(np.float32) - 100) / 50
+    np.testing.assert_allclose(_joined(batches, "inputs"), expected, rtol=1e-6)
+    np.testing.assert_array_equal(_joined(batches, "targets"), data.train.targets[index])
 
 
 def test_eval_batches_keep_the_given_order_when_not_shuffled():
@@ -215,7 +215,7 @@ def test_eval_batches_keep_the_given_order_when_not_shuffled():
     assert [batch["index"].tolist() for batch in chosen.as_numpy_iterator()] == [[5], [1, 9]]
     test = list(eval_batches(data, "test", 4, shuffle_seed=None).as_numpy_iterator())
     np.testing.assert_array_equal(_joined(test, "index"), np.arange(7))
-    np.testing.assert_array_equal(_joined(test, "label"), data.test.labels)
+    np.testing.assert_array_equal(_joined(test, "targets"), data.test.targets)
 
 
 def test_eval_batches_shuffle_by_their_seed():
@@ -229,11 +229,11 @@ def test_eval_batches_shuffle_by_their_seed():
 
 def test_eval_batch_size_is_static_where_batches_are_equal():
     data = _dataset(24)
-    assert eval_batches(data, "train", 10).element_spec["image"].shape == [8, 6, 5, 3]
+    assert eval_batches(data, "train", 10).element_spec["inputs"].shape == [8, 6, 5, 3]
     assert eval_batches(data, "train", 9).element_spec["index"].shape == [8]
-    uneven = eval_batches(data, "train", 23).element_spec["image"].shape
+    uneven = eval_batches(data, "train", 23).element_spec["inputs"].shape
     assert uneven.as_list() == [12, 6, 5, 3]
-    assert eval_batches(data, "test", 4).element_spec["label"].shape.as_list() == [None]
+    assert eval_batches(data, "test", 4).element_spec["targets"].shape.as_list() == [None]
 
 
 def test_wrong_arguments_of_eval_batches():

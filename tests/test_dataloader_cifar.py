@@ -86,10 +86,10 @@ def test_binary_record_literal(tmp_path):
     record = bytes([3, 42]) + bytes([10] * 1024) + bytes([20] * 1024) + bytes([30] * 1023 + [99])
     (folder / "test.bin").write_bytes(record)
     test = load("CIFAR100", folder).test
-    assert test.images.shape == (1, 32, 32, 3) and test.images.dtype == np.uint8
-    assert test.images[0, 0, 0].tolist() == [10, 20, 30]
-    assert test.images[0, 31, 31].tolist() == [10, 20, 99]
-    assert test.labels.tolist() == [42] and test.labels.dtype == np.int32
+    assert test.inputs.shape == (1, 32, 32, 3) and test.inputs.dtype == np.uint8
+    assert test.inputs[0, 0, 0].tolist() == [10, 20, 30]
+    assert test.inputs[0, 31, 31].tolist() == [10, 20, 99]
+    assert test.targets.tolist() == [42] and test.targets.dtype == np.int32
 
 
 @pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])

@@ -52,8 +52,8 @@ def test_folders_of_both_splits(tree):
     data = load("ImageNet", tree)
     assert (data.num_classes, data.class_names) == (3, CLASSES)
     assert data.image_shape == (224, 224, 3)
-    assert data.train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert data.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert data.train.targets.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert data.test.targets.tolist() == [0, 0, 1, 1, 2, 2]
     assert data.train.names[5] == "train/n01443537/n01443537_1.JPEG"
     assert (data.subset_per_class, data.val_per_class) == (16, 4)
 
@@ -72,7 +72,7 @@ def test_flat_val_with_a_label_file(form, copied, tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(lines if form == "class" else lines[::-1]) + "\n")
     test = load("ImageNet", copied, val_labels=labels).test
-    assert test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert test.targets.tolist() == [0, 0, 1, 1, 2, 2]
     assert test.names == [f"val/ILSVRC2012_val_{k}.JPEG" for k in range(6)]
 
 
@@ -179,7 +179,7 @@ def test_grey_and_cmyk_pictures_and_a_png_called_jpeg(copied):
     epoch = train_batches(
         data, np.arange(4), 4, seed=0, epoch=0, views=1, augment=True, jitter=True
     )
-    assert np.isfinite(next(iter(epoch))["image"]).all()
+    assert np.isfinite(next(iter(epoch))["inputs"]).all()
 
 
 # ---------------------------------------------------------------- batches
@@ -194,12 +194,12 @@ def test_training_batches(tree):
     data = small(load("ImageNet", tree))
     bank = np.arange(12.0)
     first, again = (epoch_of(data, rows={"bank": bank}) for _ in range(2))
-    assert [batch["image"].shape for batch in first] == [(5, 2, SIDE, SIDE, 3)] * 2
+    assert [batch["inputs"].shape for batch in first] == [(5, 2, SIDE, SIDE, 3)] * 2
     for one, other in zip(first, again, strict=True):
-        np.testing.assert_array_equal(one["image"], other["image"])
+        np.testing.assert_array_equal(one["inputs"], other["inputs"])
         np.testing.assert_array_equal(one["bank"], one["index"])
-        np.testing.assert_array_equal(one["label"], data.train.labels[one["index"]])
-        assert (one["image"][:, 0] != one["image"][:, 1]).any(axis=(1, 2, 3)).all()
+        np.testing.assert_array_equal(one["targets"], data.train.targets[one["index"]])
+        assert (one["inputs"][:, 0] != one["inputs"][:, 1]).any(axis=(1, 2, 3)).all()
     assert len({index for batch in first for index in batch["index"].tolist()}) == 10
     other = epoch_of(data, epoch=1)
     assert any((a["index"] != b["index"]).any() for a, b in zip(first, other, strict=True))
@@ -211,14 +211,14 @@ def test_plain_views_are_the_evaluated_images(tree):
     assert batch["index"].tolist() == list(range(12))
     for one in epoch_of(data, augment=False):
         for view in range(2):
-            np.testing.assert_array_equal(one["image"][:, view], batch["image"][one["index"]])
-    blue = (batch["image"] * data.std + data.mean)[..., 2].mean((1, 2))
+            np.testing.assert_array_equal(one["inputs"][:, view], batch["inputs"][one["index"]])
+    blue = (batch["inputs"] * data.std + data.mean)[..., 2].mean((1, 2))
     np.testing.assert_allclose(blue, np.arange(12) % 10 / 9 * 255, atol=5)
     later = eval_batches(data, "train", 5, first_batch=1).as_numpy_iterator()
     whole = list(eval_batches(data, "train", 5).as_numpy_iterator())
     assert [len(b["index"]) for b in whole] == [4, 4, 4]
     for one, other in zip(later, whole[1:], strict=True):
-        np.testing.assert_array_equal(one["image"], other["image"])
+        np.testing.assert_array_equal(one["inputs"], other["inputs"])
 
 
 @pytest.mark.parametrize("content", [b"nonsense", b"", "truncated", "missing"])

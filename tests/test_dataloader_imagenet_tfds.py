@@ -53,9 +53,9 @@ def test_prepared_from_archives_and_read_at_random(tfds_folder):
     data = load("ImageNet")
     assert data.num_classes == 1000 and data.class_names[5] == "n01496331"
     assert data.train.names == [f"{wnid}_{k}.JPEG" for wnid in WNIDS for k in range(3)]
-    assert data.train.labels.tolist() == [label for label in WNIDS.values() for _ in range(3)]
+    assert data.train.targets.tolist() == [label for label in WNIDS.values() for _ in range(3)]
     # The official labels of the first three validation images.
-    assert dict(zip(data.test.names, data.test.labels.tolist(), strict=True)) == {
+    assert dict(zip(data.test.names, data.test.targets.tolist(), strict=True)) == {
         "ILSVRC2012_val_00000001.JPEG": 65,
         "ILSVRC2012_val_00000002.JPEG": 970,
         "ILSVRC2012_val_00000003.JPEG": 230,
@@ -63,7 +63,7 @@ def test_prepared_from_archives_and_read_at_random(tfds_folder):
     for index in (7, 0, 4):
         assert data.train.read(tf.constant(index)).numpy() == jpeg(index)
     for batch in eval_batches(data, "train", 4):
-        red = (batch["image"] * data.std + data.mean)[..., 0].numpy().mean((1, 2))
+        red = (batch["inputs"] * data.std + data.mean)[..., 0].numpy().mean((1, 2))
         np.testing.assert_allclose(red, 20 * batch["index"].numpy(), atol=4)
     # The second time the places are read from the index, not from the records.
     (index,) = tfds_folder.glob("imagenet2012/*/ekg_index_train.npz")

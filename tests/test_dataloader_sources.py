@@ -35,10 +35,10 @@ def image_folder(tmp_path) -> Path:
 def test_image_folder_is_read_by_class_and_file_name(image_folder):
     data = load("CIFAR10", image_folder)
     levels = [10 * c + k for c in range(10) for k in (0, 1)]
-    assert data.train.images[:, 5, 6, 1].tolist() == levels
-    assert data.test.images[:, 0, 0, 0].tolist() == [100 + level for level in levels]
-    assert data.train.labels.tolist() == np.repeat(np.arange(10), 2).tolist()
-    assert data.train.labels.dtype == np.int32
+    assert data.train.inputs[:, 5, 6, 1].tolist() == levels
+    assert data.test.inputs[:, 0, 0, 0].tolist() == [100 + level for level in levels]
+    assert data.train.targets.tolist() == np.repeat(np.arange(10), 2).tolist()
+    assert data.train.targets.dtype == np.int32
     assert data.class_names == tuple(CIFAR10_CLASSES.split())
     assert data.fingerprint == load("CIFAR10", image_folder).fingerprint
 
@@ -80,7 +80,7 @@ class _FakeBuilder:
         assert self.prepared and (self.name, batch_size) == ("cifar10", -1)
         images = np.tile(np.uint8([0, 1, 2]).reshape(3, 1, 1, 1), (1, 32, 32, 3))
         ids = [[f"{part}_{k:05d}" for k in (2, 0, 1)] for part in split]
-        examples = [{"image": images, "label": [7, 8, 9], "id": some} for some in ids]
+        examples = [{"inputs": images, "targets": [7, 8, 9], "id": some} for some in ids]
         return [{k: tf.constant(v) for k, v in part.items()} for part in examples]
 
 
@@ -91,8 +91,8 @@ def test_tfds_examples_get_their_official_place(prepared, monkeypatch):
     monkeypatch.setattr(tfds, "builder", lambda name: _FakeBuilder(name, prepared))
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO())
     data = load("CIFAR10")
-    assert data.train.images[:, 0, 0, 0].tolist() == [1, 2, 0]
-    assert data.test.labels.tolist() == [8, 9, 7]
+    assert data.train.inputs[:, 0, 0, 0].tolist() == [1, 2, 0]
+    assert data.test.targets.tolist() == [8, 9, 7]
 
 
 def test_tfds_without_a_network_names_data_path(monkeypatch, tmp_path):
@@ -111,14 +111,14 @@ def test_digits():
     data = load("DIGITS")
     assert (len(data.train), len(data.test)) == (1442, 355)
     assert data.image_shape == (8, 8, 1) and data.num_classes == 10
-    assert data.train.images.dtype == np.uint8 and data.train.images.max() == 255
-    assert data.train.labels[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
-    assert np.bincount(data.test.labels).tolist() == [35, 36, 35, 36, 36, 36, 36, 35, 34, 36]
-    np.testing.assert_allclose(data.mean, data.train.images.mean(), atol=0.5)
-    np.testing.assert_allclose(data.std, data.train.images.std(), atol=0.5)
+    assert data.train.inputs.dtype == np.uint8 and data.train.inputs.max() == 255
+    assert data.train.targets[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    assert np.bincount(data.test.targets).tolist() == [35, 36, 35, 36, 36, 36, 36, 35, 34, 36]
+    np.testing.assert_allclose(data.mean, data.train.inputs.mean(), atol=0.5)
+    np.testing.assert_allclose(data.std, data.train.inputs.std(), atol=0.5)
     assert (data.pad, data.flip) == (1, False)
     assert (data.subset_per_class, data.val_per_class) == (64, 24)
-    assert np.bincount(data.train.labels).min() >= 64 + 24
+    assert np.bincount(data.train.targets).min() >= 64 + 24
     assert data.fingerprint == load("DIGITS").fingerprint
     with pytest.raises(UserError, match="leave data_path out"):
         load("DIGITS", "somewhere")
@@ -139,8 +139,8 @@ def real_archives() -> Path:
 def test_real_cifar10_matches_the_constants(real_archives):
     data = load("CIFAR10", real_archives / "cifar10_raw_subset.tar.xz")
     assert (len(data.train), len(data.test)) == (1102 + 4 * 1017, 500)
-    assert data.train.labels[:5].tolist() == [6, 9, 9, 4, 1]  # frog truck truck deer automobile
-    pixels = data.train.images.reshape(-1, 3)
+    assert data.train.targets[:5].tolist() == [6, 9, 9, 4, 1]  # frog truck truck deer automobile
+    pixels = data.train.inputs.reshape(-1, 3)
     # the constants stand in the order blue, green, red: see sources.py
     np.testing.assert_allclose(data.mean[::-1], pixels.mean(axis=0), atol=1.5)
     np.testing.assert_allclose(data.std[::-1], pixels.std(axis=0), atol=1.5)
@@ -149,11 +149,11 @@ def test_real_cifar10_matches_the_constants(real_archives):
 def test_real_cifar100_matches_the_constants(real_archives):
     data = load("CIFAR100", real_archives / "cifar100_raw_subset.tar.xz")
     assert (len(data.train), len(data.test)) == (486, 916)
-    assert [data.class_names[label] for label in data.train.labels[:3]] == [
+    assert [data.class_names[label] for label in data.train.targets[:3]] == [
         "cattle",
         "dinosaur",
         "apple",
     ]
-    pixels = data.test.images.reshape(-1, 3)
+    pixels = data.test.inputs.reshape(-1, 3)
     np.testing.assert_allclose(data.mean[::-1], pixels.mean(axis=0), atol=4)
     np.testing.assert_allclose(data.std[::-1], pixels.std(axis=0), atol=4)

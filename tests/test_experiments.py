@@ -75,7 +75,7 @@ def dense_hessian(model: keras.Model, val: Validation) -> np.ndarray:
             with tf.GradientTape() as inner:
                 inner.watch(weights)
                 sums = [total(weights, *batch) for batch in losses.batches_of(val)]
-                loss = tf.add_n(sums) / len(val.labels)
+                loss = tf.add_n(sums) / len(val.targets)
             slopes = inner.gradient(loss, weights)
             flat = tf.concat([tf.reshape(one, [-1]) for one in slopes], 0)
         return outer.jacobian(flat, weights, experimental_use_pfor=False)
@@ -143,7 +143,7 @@ def test_directions_have_the_filters_norms(small):
 
 
 def test_landscape_has_the_networks_loss_at_its_centre(small, val, tmp_path):
-    batches = [{"image": val.images[rows], "label": val.labels[rows]} for rows in val.batches()]
+    batches = [{"inputs": val.inputs[rows], "targets": val.targets[rows]} for rows in val.batches()]
     batches = [{key: tf.constant(value) for key, value in one.items()} for one in batches]
     loss = evaluate(small, batches, bn="batch")
     one = landscape.landscape(small, val, landscape.Plane(grid=3, span=0.5, seed=4))

@@ -47,8 +47,8 @@ def folder(tmp_path_factory):
     data = load("DIGITS")
     small = network(8, "small")
     small.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
-    images = (data.train.images - data.mean) / data.std
-    small.fit(images, data.train.labels, epochs=5, batch_size=64, verbose=0)
+    images = (data.train.inputs - data.mean) / data.std
+    small.fit(images, data.train.targets, epochs=5, batch_size=64, verbose=0)
     save_keras(path / "small.keras", small)
     save_keras(path / "wide.keras", network(16, "wide"))
     return path

@@ -50,8 +50,8 @@ def shaken_net(**options):
 def examples(count, views=1, seed=2):
     random = np.random.default_rng(seed)
     return {
-        "image": random.normal(0.3, 1, (count, views, 6, 6, 3)).astype(np.float32),
-        "label": random.integers(0, CLASSES, count, np.int32),
+        "inputs": random.normal(0.3, 1, (count, views, 6, 6, 3)).astype(np.float32),
+        "targets": random.integers(0, CLASSES, count, np.int32),
         "index": np.arange(count, dtype=np.int32),
     }
 
@@ -62,7 +62,7 @@ def batches(arrays, batch):
 
 def cross_entropy(logits, batch, teacher):
     views = tf.unstack(logits)
-    label = batch["label"]
+    label = batch["targets"]
     per_view = [tf.nn.sparse_softmax_cross_entropy_with_logits(label, v) for v in views]
     right = tf.equal(tf.argmax(views[0], -1, tf.int32), label)
     return tf.reduce_mean(tf.add_n(per_view)), {"accuracy": tf.reduce_mean(tf.cast(right, "float"))}
@@ -108,7 +108,7 @@ def test_nesterov_and_l2_by_hand(strategy, accum):
     # the images are 1, so the gradient is w + 0.5 w, once for any number of replicas and parts
     # g = 1.5,    v = -0.15,                     w = 1     + 0.9 * v - 0.1 * g = 0.715
     # g = 1.0725, v = 0.9 * -0.15    - 0.10725,  w = 0.715 + 0.9 * v - 0.1 * g = 0.389725
-    arrays = {"image": np.ones((8, 1, 1, 1, 1), np.float32), "label": np.zeros(8, np.int32)}
+    arrays = {"inputs": np.ones((8, 1, 1, 1, 1), np.float32), "targets": np.zeros(8, np.int32)}
     weights, metrics = train(
         strategy(), arrays, 4, 2, one_weight, half_square, weight_decay=0.5, accum=accum
     )
@@ -159,7 +159,7 @@ def test_moving_statistics_by_hand(strategy, accum):
     weights, _ = train(strategy(), arrays, 16, 1, bn_only, accum=accum)
     replicas = 2 if strategy is two_replicas else 1
     expected = []
-    for own in np.split(arrays["image"], replicas):
+    for own in np.split(arrays["inputs"], replicas):
         mean, variance = np.zeros(3), np.ones(3)
         for part in np.split(own, accum):
             mean = 0.8 * mean + 0.2 * part.mean((0, 1, 2, 3))
@@ -185,15 +185,15 @@ def test_views_come_back_in_order():
     def keep(logits, batch, teacher):
         seen["shape"] = logits.shape
         first, second = (tf.reduce_mean(v) for v in tf.unstack(logits))
-        fits = tf.reduce_sum(logits[1] * tf.one_hot(batch["label"], CLASSES), -1)
+        fits = tf.reduce_sum(logits[1] * tf.one_hot(batch["targets"], CLASSES), -1)
         return tf.reduce_mean(logits), {"a": first, "b": second, "c": tf.reduce_mean(fits)}
 
     _, metrics = train(one_replica(), arrays, 12, 1, without_bn, keep)
     assert seen["shape"] == (2, 12, CLASSES)
-    one, two = (without_bn()(arrays["image"][:, i]).numpy() for i in (0, 1))
+    one, two = (without_bn()(arrays["inputs"][:, i]).numpy() for i in (0, 1))
     assert metrics["a"][0] == pytest.approx(one.mean(), abs=1e-6)
     assert metrics["b"][0] == pytest.approx(two.mean(), abs=1e-6)
-    assert metrics["c"][0] == pytest.approx(two[range(12), arrays["label"]].mean(), abs=1e-6)
+    assert metrics["c"][0] == pytest.approx(two[range(12), arrays["targets"]].mean(), abs=1e-6)
 
 
 @pytest.mark.parametrize("strategy", [one_replica, two_replicas])
@@ -212,7 +212,7 @@ def test_teacher_sees_the_views_and_stays_as_it_is(strategy):
     for old, variable in zip(before, teacher.variables, strict=True):
         np.testing.assert_array_equal(old, variable.numpy())
     forward = evaluation.make_forward(teacher, bn="batch")
-    own = np.split(arrays["image"], strategy.num_replicas_in_sync)
+    own = np.split(arrays["inputs"], strategy.num_replicas_in_sync)
     target = np.mean([np.mean(forward(x.reshape(-1, 6, 6, 3)).numpy() ** 2) for x in own])
     assert metrics["target"][0] == pytest.approx(target, rel=1e-4)
 
@@ -260,7 +260,7 @@ def test_evaluate_against_numpy(compile):
     weights = random.normal(size=(2, 8)).astype(np.float32)
     image = random.normal(size=(50, 1, 1, 2)).astype(np.float32)
     label = random.integers(0, 8, 50, np.int32)
-    data = tf.data.Dataset.from_tensor_slices({"image": image, "label": label}).batch(16)
+    data = tf.data.Dataset.from_tensor_slices({"inputs": image, "targets": label}).batch(16)
     result = evaluation.evaluate(linear_net(8, weights), data, compile=compile)
     logits = image.reshape(50, 2) @ weights
     own = logits[range(50), label]
@@ -272,7 +272,7 @@ def test_evaluate_against_numpy(compile):
 
 
 def test_evaluate_few_classes_ties_nan_and_nothing():
-    batch = {"image": np.ones((4, 1, 1, 2), np.float32), "label": np.array([0, 1, 2, 3])}
+    batch = {"inputs": np.ones((4, 1, 1, 2), np.float32), "targets": np.array([0, 1, 2, 3])}
     tied = evaluation.evaluate(linear_net(4, np.zeros((2, 4))), [batch])
     assert tied["top5"] is None and tied["top1"] == 25  # argmax is class 0
     broken = evaluation.evaluate(linear_net(4, np.full((2, 4), np.nan)), [batch])
@@ -290,7 +290,7 @@ def numpy_bn(x, gamma, beta, epsilon=1e-3):
 def test_forward_in_both_bn_modes(compile):
     model = shaken_net(dropout=0.9)
     before = [v.numpy() for v in model.variables]
-    image = examples(16)["image"][:, 0]
+    image = examples(16)["inputs"][:, 0]
     inference = evaluation.make_forward(model, bn="inference", compile=compile)(image)
     np.testing.assert_allclose(inference, model(image, training=False), atol=1e-5)
     x = image
@@ -307,14 +307,14 @@ def test_forward_in_both_bn_modes(compile):
 
 
 def test_frozen_batch_norms_keep_to_their_moving_statistics_in_batch_mode():
-    model, images = small_net(), examples(4)["image"][:, 0]
+    model, images = small_net(), examples(4)["inputs"][:, 0]
     by_batch = evaluation.make_forward(model, bn="batch")(images)
     model.trainable = False
     frozen = evaluation.make_forward(model, bn="batch")(images)
     np.testing.assert_allclose(frozen, model(images, training=False), atol=1e-6)
     assert np.abs(frozen - by_batch).max() > 1e-3
     before = [v.numpy() for v in model.variables]
-    evaluation.reestimate_bn(model, [{"image": images}])
+    evaluation.reestimate_bn(model, [{"inputs": images}])
     for old, variable in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(old, variable)
 
@@ -329,9 +329,9 @@ def test_reestimate_bn_against_numpy():
     model = shaken_net(dropout=0.5)
     model.layers[2].moving_mean.assign([np.nan] * 4)  # a broken start must not survive
     before = {v.path: v.numpy() for v in model.variables}
-    image = examples(40)["image"][:, 0]
+    image = examples(40)["inputs"][:, 0]
     parts = [image[:16], image[16:32], image[32:]]
-    evaluation.reestimate_bn(model, [{"image": part} for part in parts])
+    evaluation.reestimate_bn(model, [{"inputs": part} for part in parts])
     y = [model.layers[1](part).numpy() for part in parts]
     bn = model.layers[2]
     assert bn.momentum == 0.8
@@ -356,8 +356,8 @@ def test_reestimate_bn_edges():
 
 
 def test_evaluation_of_mirrored_models():
-    image = examples(16)["image"][:, 0]
-    data = [{"image": image, "label": examples(16)["label"]}]
+    image = examples(16)["inputs"][:, 0]
+    data = [{"inputs": image, "targets": examples(16)["targets"]}]
     with two_replicas().scope():
         mirrored = shaken_net()
     single = shaken_net()
@@ -376,7 +376,7 @@ def test_mixed_precision_clone():
     assert [v.path for v in half.variables] == [v.path for v in model.variables]
     assert all(v.dtype == "float32" for v in half.variables)
     assert half.layers[1].compute_dtype == half.layers[2].compute_dtype == "bfloat16"
-    image = examples(16)["image"][:, 0]
+    image = examples(16)["inputs"][:, 0]
     assert half.output.dtype == "float32"
     np.testing.assert_allclose(half(image), model(image), atol=0.05)
     half.layers[1].kernel.assign(half.layers[1].kernel * 2)
@@ -393,7 +393,7 @@ def test_mixed_precision_takes_moments_in_float32():
     model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
     half = to_policy(model, "mixed_bfloat16")
     image = np.random.default_rng(0).choice([100.0, 100.5, 101.0], (64, 6, 6, 3))
-    evaluation.reestimate_bn(half, [{"image": image.astype(np.float32)}])
+    evaluation.reestimate_bn(half, [{"inputs": image.astype(np.float32)}])
     np.testing.assert_allclose(half.layers[1].moving_mean, image.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(half.layers[1].moving_variance, image.var((0, 1, 2)), rtol=1e-3)
 

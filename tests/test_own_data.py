@@ -33,27 +33,27 @@ def folder(tmp_path):
 def test_folder_in_order_and_untouched(folder):
     path, pixels = folder
     data = own.load(str(path), SHAPE)
-    np.testing.assert_array_equal(data.train.images, pixels[:6])
-    np.testing.assert_array_equal(data.test.images, pixels[6:])
-    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert data.test.labels.tolist() == [0, 0, 1, 1]
+    np.testing.assert_array_equal(data.train.inputs, pixels[:6])
+    np.testing.assert_array_equal(data.test.inputs, pixels[6:])
+    assert data.train.targets.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.test.targets.tolist() == [0, 0, 1, 1]
     assert data.class_names == ("ant", "bee") and data.name == own.NAME
     assert (data.val_per_class, data.subset_per_class) == (1, 2)
     assert (data.pad, data.flip, data.jitter) == (1, True, 0.2)  # max(1, 6 // 8)
     batch = next(iter(eval_batches(data, "test", 4, shuffle_seed=None)))
-    np.testing.assert_array_equal(batch["image"], pixels[6:].astype(np.float32))
+    np.testing.assert_array_equal(batch["inputs"], pixels[6:].astype(np.float32))
 
 
 def test_images_are_resized_as_keras_does(folder):
     path, pixels = folder
     data = own.load(str(path), (3, 4, 3), Data((10.0,), (2.0, 4.0, 8.0), flip=False))
     expected = tf.image.resize(pixels[:6], (3, 4)).numpy()
-    np.testing.assert_allclose(data.train.images, np.round(expected), atol=0)
+    np.testing.assert_allclose(data.train.inputs, np.round(expected), atol=0)
     assert data.mean.tolist() == [10, 10, 10] and data.std.tolist() == [2, 4, 8]
     assert not data.flip
     assert [own.load(str(path), SHAPE, Data(crop=crop)).pad for crop in (None, 0, 5)] == [1, 0, 5]
     grey = own.load(str(path), (3, 4, 1))
-    assert grey.train.images.shape == (6, 3, 4, 1) and grey.mean.tolist() == [0]
+    assert grey.train.inputs.shape == (6, 3, 4, 1) and grey.mean.tolist() == [0]
 
 
 def test_folder_errors(folder, tmp_path):
@@ -188,26 +188,26 @@ def module(tmp_path, monkeypatch):
 
 def test_function_that_returns_arrays(module):
     data = own.load(f"{module}:arrays", SHAPE)
-    assert data.train.images.dtype == np.uint8 and data.train.images.shape == (12, *SHAPE)
-    assert data.train.labels.tolist() == [0, 1, 2, 3] * 3  # the order is kept
+    assert data.train.inputs.dtype == np.uint8 and data.train.inputs.shape == (12, *SHAPE)
+    assert data.train.targets.tolist() == [0, 1, 2, 3] * 3  # the order is kept
     assert data.class_names == ("0", "1", "2", "3") and data.jitter == 0.2
 
 
 def test_shuffled_datasets_come_in_one_order(module):
     first, second = (own.load(f"{module}:shuffled", SHAPE) for _ in range(2))
-    np.testing.assert_array_equal(first.train.images, second.train.images)
+    np.testing.assert_array_equal(first.train.inputs, second.train.inputs)
     assert first.fingerprint == second.fingerprint
-    assert first.train.images.dtype == np.float32 and first.train.images.max() <= 1
+    assert first.train.inputs.dtype == np.float32 and first.train.inputs.max() <= 1
     assert first.jitter == 0.0  # clipping to grey levels would be wrong for floats
     arrays = own.load(f"{module}:arrays", SHAPE).train
     place = [
-        np.abs(first.train.images - one / 255).max((1, 2, 3)).argmin() for one in arrays.images
+        np.abs(first.train.inputs - one / 255).max((1, 2, 3)).argmin() for one in arrays.inputs
     ]
-    np.testing.assert_array_equal(first.train.labels[place], arrays.labels)
+    np.testing.assert_array_equal(first.train.targets[place], arrays.targets)
     batches = train_batches(first, None, 4, seed=0, epoch=0, views=2, augment=True, jitter=True)
     batch = next(iter(batches))
-    assert batch["image"].shape == (4, 2, *SHAPE)
-    assert set(np.unique(batch["image"])) <= set(np.unique(first.train.images))  # flip and crop
+    assert batch["inputs"].shape == (4, 2, *SHAPE)
+    assert set(np.unique(batch["inputs"])) <= set(np.unique(first.train.inputs))  # flip and crop
 
 
 @pytest.mark.parametrize(
@@ -255,9 +255,9 @@ def test_functions_return_what_the_network_takes(module, function, shape):
     assert (data.pad, data.jitter, data.flip) == (0, 0.0, len(shape) == 3)
     batches = train_batches(data, None, 4, seed=0, epoch=0, views=2, augment=True, jitter=True)
     batch = next(iter(batches))
-    assert batch["image"].shape == (4, 2, *shape)
-    expected = data.train.images[batch["index"].numpy()].astype(np.float32) - 1
-    views = batch["image"].numpy()
+    assert batch["inputs"].shape == (4, 2, *shape)
+    expected = data.train.inputs[batch["index"].numpy()].astype(np.float32) - 1
+    views = batch["inputs"].numpy()
     if data.flip:
         mirrored = (views == expected[:, None, :, ::-1]).all((2, 3, 4))
         assert (mirrored | (views == expected[:, None]).all((2, 3, 4))).all()
@@ -277,5 +277,5 @@ def test_one_hot_labels_are_the_classes_that_they_name():
     images = np.zeros((4, 6, 8, 3), np.uint8)
     split = (images, np.eye(3, dtype="float32")[labels])
     train, _, names = own_function.checked((split, split), (6, 8, 3), "the test")
-    np.testing.assert_array_equal(train.labels, labels)
+    np.testing.assert_array_equal(train.targets, labels)
     assert names == ("0", "1", "2")

@@ -144,12 +144,12 @@ def project(tmp_path_factory):
         for label in range(10):
             target = folder / "pngs" / name / str(label)
             target.mkdir(parents=True)
-            for place in np.flatnonzero(split.labels == label)[:count]:
-                Image.fromarray(split.images[place, ..., 0]).save(target / f"{place:04d}.png")
+            for place in np.flatnonzero(split.targets == label)[:count]:
+                Image.fromarray(split.inputs[place, ..., 0]).save(target / f"{place:04d}.png")
     keras.utils.set_random_seed(0)
     model = own_network(HEADS["in the dense layer"])
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
-    model.fit(digits.train.images, digits.train.labels, epochs=4, batch_size=64, verbose=0)
+    model.fit(digits.train.inputs, digits.train.targets, epochs=4, batch_size=64, verbose=0)
     save_keras(folder / "my.keras", model)
     return folder
 
@@ -240,7 +240,7 @@ from ekg_tf.dataloader import load
 
 def rows():
     digits = load("DIGITS")
-    return [(split.images[..., 0] / 16.0, split.labels) for split in (digits.train, digits.test)]
+    return [(split.inputs[..., 0] / 16.0, split.targets) for split in (digits.train, digits.test)]
 """
 
 

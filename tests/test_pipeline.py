@@ -200,7 +200,7 @@ def test_killed_run_holds_the_same_files(finished, killed):
 def test_exported_network_needs_nothing_of_this_project(finished, tmp_path):
     """pruned.keras opens where the project can't be imported and is the network of the .pkl."""
     data = load("DIGITS")
-    images = ((data.test.images - data.mean) / data.std).astype(np.float32)
+    images = ((data.test.inputs - data.mean) / data.std).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
     script = f"""
 import sys, keras, numpy
@@ -215,7 +215,7 @@ assert not any(name.startswith("ekg_tf.") for name in sys.modules)
     logits = network(images, training=False).numpy()
     assert np.ptp(logits) > 1
     assert np.abs(np.load(tmp_path / "logits.npy") - logits).max() <= 1e-5
-    hits = logits.argmax(-1) == data.test.labels
+    hits = logits.argmax(-1) == data.test.targets
     top1 = read(finished / "result.json")["after"]["test"]["top1"]
     assert 100 * hits.mean() == pytest.approx(top1, abs=1e-3)
 

@@ -239,7 +239,7 @@ def test_a_training_set_of_another_size(tmp_path, graph):
 
 def test_logits_beyond_float16(tmp_path, graph):
     folder, history = searched(tmp_path, graph)
-    huge = [batch | {"image": batch["image"] * 1e6} for batch in batches(range(EXAMPLES))]
+    huge = [batch | {"inputs": batch["inputs"] * 1e6} for batch in batches(range(EXAMPLES))]
     with pytest.raises(RuntimeError, match="teacher 0: a logit is not finite or beyond float16"):
         build(folder, graph, history, huge)
     folder.close()

@@ -42,7 +42,7 @@ def test_pull_against_typed_in_numbers():
 def test_the_loss_of_contrastive_transfer_normalises_both_sides():
     logits = np.zeros((2, 3, 2), np.float32)
     outputs = tf.constant(np.concatenate([logits, 5 * Z], -1))
-    batch = {"label": tf.constant([0, 1, 0]), "features": tf.constant(3 * BANK)}
+    batch = {"targets": tf.constant([0, 1, 0]), "features": tf.constant(3 * BANK)}
     for kind, contrast in (("infonce", info_nce), ("pull", pull)):
         loss, metrics = ckt_loss(kind, 2)(outputs, batch, None)
         assert float(metrics["label_loss"]) == pytest.approx(math.log(2))
@@ -51,7 +51,7 @@ def test_the_loss_of_contrastive_transfer_normalises_both_sides():
 
 def test_hintons_distillation_against_typed_in_numbers():
     teacher = np.array([[[4 * math.log(3), 0]]], np.float32)  # softmax at T = 4: 3/4, 1/4
-    loss, metrics = kd_loss(4.0, 0.9)(np.zeros((1, 1, 2), np.float32), {"label": [0]}, teacher)
+    loss, metrics = kd_loss(4.0, 0.9)(np.zeros((1, 1, 2), np.float32), {"targets": [0]}, teacher)
     divergence = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     assert float(metrics["distillation_loss"]) == pytest.approx(16 * divergence, rel=1e-5)
     assert float(loss) == pytest.approx(0.1 * math.log(2) + 0.9 * 16 * divergence, rel=1e-5)
@@ -123,7 +123,7 @@ def test_the_bank_holds_the_mean_of_the_teachers_features(tmp_path):
         for teacher in manifest["teachers"]:
             pruned = graph.pruned(history.mask(graph, teacher["step"]))
             tapped = keras.Model(pruned.inputs[0], features.penultimate(pruned))
-            values = tapped(batch["image"]).numpy()
+            values = tapped(batch["inputs"]).numpy()
             mask = history.mask(graph, teacher["step"])
             alive = mask[graph.tensor_units(features.penultimate(graph.model))] > 0
             unit = values / np.linalg.norm(values, axis=-1, keepdims=True)

@@ -85,7 +85,7 @@ def test_teachers_at_least_as_good_as_the_student(student_loss, chosen):
 
 def test_plain_loss():
     student = views_of(1)
-    loss, metrics = plain_loss()(tf.constant(student), {"label": LABELS}, None)
+    loss, metrics = plain_loss()(tf.constant(student), {"targets": LABELS}, None)
     assert float(loss) == pytest.approx(cross_entropy(student[0], LABELS).mean(), rel=1e-5)
     hits = 100 * (student[0].argmax(-1) == LABELS).mean()
     assert {k: float(v) for k, v in metrics.items()} == {"accuracy": pytest.approx(hits)}
@@ -93,7 +93,9 @@ def test_plain_loss():
 
 def test_single_teacher_compares_view_with_view():
     student, teacher = views_of(2), views_of(2, seed=1)
-    loss, metrics = single_loss(4.0)(tf.constant(student), {"label": LABELS}, tf.constant(teacher))
+    loss, metrics = single_loss(4.0)(
+        tf.constant(student), {"targets": LABELS}, tf.constant(teacher)
+    )
     label = np.mean([cross_entropy(view, LABELS).mean() for view in student])
     distilled = 4 * np.mean(
         [divergence(t, s, 4).mean() for t, s in zip(teacher, student, strict=True)]
@@ -109,7 +111,7 @@ def test_ensemble_of_the_banks_good_teachers(good):
     bank = np.random.default_rng(2).normal(size=(3, 4, 2)).astype(np.float32)
     for k in range(2):  # surely better or surely worse than the student
         bank[np.arange(3), LABELS, k] += 8 if k in good else -8
-    batch = {"label": LABELS, "teacher": tf.constant(bank)}
+    batch = {"targets": LABELS, "teacher": tf.constant(bank)}
     loss, metrics = ensemble_loss(4.0)(tf.constant(student), batch, None)
     label = np.mean([cross_entropy(view, LABELS).mean() for view in student])
     distilled = 0.0
@@ -133,7 +135,7 @@ def test_ensemble_of_a_top_k_bank():
         "teacher_rest": np.full((3, 2), -np.inf, np.float32),
     }
     losses = [
-        float(ensemble_loss(4.0)(tf.constant(student), {"label": LABELS} | one, None)[0])
+        float(ensemble_loss(4.0)(tf.constant(student), {"targets": LABELS} | one, None)[0])
         for one in ({"teacher": tf.constant(bank)}, rows)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -144,7 +146,7 @@ def test_the_student_is_measured_over_both_views():
     student = np.zeros((2, 3, 2), np.float32)
     student[0, np.arange(3), LABELS] = 10
     student[1, np.arange(3), 1 - LABELS] = 10
-    batch = {"label": LABELS, "teacher": tf.constant(bank_of([0.0]))}
+    batch = {"targets": LABELS, "teacher": tf.constant(bank_of([0.0]))}
     metrics = ensemble_loss(4.0)(tf.constant(student), batch, None)[1]
     assert float(metrics["label_loss"]) == pytest.approx(5.0, abs=1e-3)
     assert float(metrics["teachers"]) == 1
@@ -154,7 +156,7 @@ def test_without_good_teachers_the_gradient_is_that_of_the_labels():
     student = tf.Variable(views_of(2))
     bad = np.zeros((3, 4, 2), np.float32)
     bad[np.arange(3), LABELS] = -30
-    batch = {"label": LABELS, "teacher": tf.constant(bad)}
+    batch = {"targets": LABELS, "teacher": tf.constant(bad)}
     with tf.GradientTape(persistent=True) as tape:
         loss = ensemble_loss(4.0)(student, batch, None)[0]
         plain = plain_loss()(student, batch, None)[0]
@@ -164,7 +166,7 @@ def test_without_good_teachers_the_gradient_is_that_of_the_labels():
 
 
 def test_the_gradient_is_averaged_over_views():
-    views, batch = views_of(2), {"label": LABELS, "teacher": tf.constant(bank_of_four())}
+    views, batch = views_of(2), {"targets": LABELS, "teacher": tf.constant(bank_of_four())}
 
     def gradient(logits):
         variable = tf.Variable(logits)

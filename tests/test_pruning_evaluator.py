@@ -32,9 +32,9 @@ from tests.helpers.searches import greedy_search, searched, validation
 
 
 def reward_for(model, val, seed=6):
-    shape = (len(val.labels), model.output_shape[-1])
+    shape = (len(val.targets), model.output_shape[-1])
     teacher = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    return Reward(val.labels, teacher, shape[1])
+    return Reward(val.targets, teacher, shape[1])
 
 
 def proposals_at(graph, mask, step=0.4):
@@ -82,7 +82,7 @@ def test_the_same_choice_in_every_kind_of_network(build):
         proposals = proposals_at(graph, mask)
         assert len(proposals) == len(graph.groups)
         variable.assign(mask)
-        expected = [gated(val.images[rows], training=True) for rows in val.batches()]
+        expected = [gated(val.inputs[rows], training=True) for rows in val.batches()]
         logits = exact.set_current(mask)
         assert np.abs(logits).max() > 0.1
         np.testing.assert_allclose(logits, np.concatenate(expected), atol=1e-4)
@@ -148,7 +148,7 @@ def test_the_reward_is_that_of_the_pruned_network():
     proposals = proposals_at(graph, mask)
     outcome = evaluator.best(proposals, reward)
     pruned = graph.pruned(proposals[outcome.best].mask)
-    logits = np.concatenate([pruned(val.images[rows], training=True) for rows in val.batches()])
+    logits = np.concatenate([pruned(val.inputs[rows], training=True) for rows in val.batches()])
     np.testing.assert_allclose(outcome.logits, logits, atol=1e-4)
     assert outcome.reward == pytest.approx(-float(tf.reduce_mean(reward.losses(logits))), abs=1e-5)
 
@@ -206,7 +206,7 @@ def test_dropout_is_off_in_both_evaluators():
     proposals = proposals_at(graph, mask)
     exact, naive = ExactEvaluator(graph, val), NaiveEvaluator(graph, val)
     logits = exact.set_current(mask)
-    np.testing.assert_allclose(logits, model(val.images, training=False), atol=1e-4)
+    np.testing.assert_allclose(logits, model(val.inputs, training=False), atol=1e-4)
     naive.set_current(mask)
     assert_same_outcome(exact.best(proposals, reward), naive.best(proposals, reward))
 
@@ -251,7 +251,7 @@ def test_lazy_search_saves_images_and_resumes_to_the_same_network(tmp_path):
     images, all_images = (sum(row["images"] for row in one.rows) for one in (lazy, naive))
     assert images < all_images
     for row in lazy.rows[1:]:
-        assert row["images"] > len(val.labels), "the current network and some proposals"
+        assert row["images"] > len(val.targets), "the current network and some proposals"
     with RunFolder.open(tmp_path / "lazy", {}) as folder:
         folder.truncate("history.jsonl", 4)
     _, _, resumed = searched(tmp_path / "lazy", "lazy", target=0.6)
@@ -310,12 +310,12 @@ def test_the_history_tells_what_the_networks_of_the_search_give(tmp_path):
     graph, val, history = searched(tmp_path, "exact")
     for step in (1, len(history.rows) - 1):
         pruned = graph.pruned(history.mask(graph, step))
-        logits = np.concatenate([pruned(val.images[rows], training=True) for rows in val.batches()])
+        logits = np.concatenate([pruned(val.inputs[rows], training=True) for rows in val.batches()])
         np.testing.assert_allclose(history.logits(step), logits, atol=1e-4)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(val.labels, logits)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(val.targets, logits)
         row = history.rows[step]
         assert row["val_loss"] == pytest.approx(float(tf.reduce_mean(losses)), abs=1e-4)
-        hits = logits.argmax(-1) == val.labels
+        hits = logits.argmax(-1) == val.targets
         assert row["val_accuracy"] == pytest.approx(100 * hits.mean())
         assert row["flops"] == ChannelGraph(pruned).flops()
 

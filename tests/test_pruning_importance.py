@@ -61,14 +61,14 @@ def data(model, teacher):
     rng = np.random.default_rng(7)
     val = Validation(images_for(model, EXAMPLES), rng.integers(0, CLASSES, EXAMPLES), 9)
     logits = rng.normal(size=(EXAMPLES, CLASSES)).astype(np.float32) * 2
-    return val, Reward(val.labels, logits if teacher else None, CLASSES), logits
+    return val, Reward(val.targets, logits if teacher else None, CLASSES), logits
 
 
 def batch_loss(model, val, rows, teacher_logits):
     """Sum of the losses of one batch, by Keras's own functions."""
-    logits = model(val.images[rows], training=True)
+    logits = model(val.inputs[rows], training=True)
     crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
-    loss = crossentropy(val.labels[rows], logits)
+    loss = crossentropy(val.targets[rows], logits)
     if teacher_logits is not None:
         soft = keras.losses.CategoricalCrossentropy(from_logits=True, reduction="sum")
         loss += soft(tf.nn.softmax(teacher_logits[rows]), logits)
@@ -134,8 +134,8 @@ def test_the_derivative_is_that_of_finite_differences():
     mask = graph.open_mask()
     val, _, teacher_logits = data(graph.model, teacher=True)
     model, gates = tapped_copy(residual, graph, mask)
-    whole = Validation(val.images, val.labels, EXAMPLES)
-    reward = Reward(val.labels, teacher_logits, CLASSES)
+    whole = Validation(val.inputs, val.targets, EXAMPLES)
+    reward = Reward(val.targets, teacher_logits, CLASSES)
     _, scores = ExactEvaluator(graph, whole).set_current_with_importance(mask, reward)
     scale = model.get_layer("inner_0").scale  # a gate with a single site
     for channel in range(5):

@@ -52,7 +52,7 @@ def test_the_target_is_met_and_the_history_tells_the_networks(tmp_path, method, 
     assert sum(row["evaluations"] for row in history.rows) <= 11 * steps
     mask = history.mask(graph, steps)
     assert graph.flops(mask) == last["flops"]
-    logits = make_forward(graph.pruned(mask), bn="batch")(val.images)
+    logits = make_forward(graph.pruned(mask), bn="batch")(val.inputs)
     np.testing.assert_allclose(history.logits(steps), logits, atol=1e-4)
 
 

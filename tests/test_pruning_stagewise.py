@@ -183,12 +183,12 @@ def test_stage_losses_are_those_of_the_masked_network(graph, val):
     border = usual.segments.cuts[first.last]
     (layer,) = (one for one in graph.calls if border is one.outputs[0])
     behind = keras.Model(gated.inputs, gated.get_layer(layer.operation.name).output)
-    whole = [behind(val.images[rows], training=True) for rows in val.batches()]
+    whole = [behind(val.inputs[rows], training=True) for rows in val.batches()]
     for mask, loss in zip(masks, losses, strict=True):
         variable.assign(mask)
         pairs = zip(val.batches(), whole, strict=True)
         parts = [
-            float(feature_loss(behind(val.images[rows], training=True), target)) * len(target)
+            float(feature_loss(behind(val.inputs[rows], training=True), target)) * len(target)
             for rows, target in pairs
         ]
         assert loss == pytest.approx(sum(parts) / 25, rel=1e-3)

@@ -158,7 +158,7 @@ def test_sandwich_loss_is_that_of_the_pruned_networks(build_net):
     supernet = supernet_of(model, stagewise=False)
     images, labels = images_for(model, 12), np.arange(12, dtype=np.int32) % CLASSES
     step = tf.constant(5)
-    batch = {"image": images[:, None], "label": labels, "step": tf.fill([12], step)}
+    batch = {"inputs": images[:, None], "targets": labels, "step": tf.fill([12], step)}
     values = [tf.convert_to_tensor(v.value) for v in model.variables]
     forward = tf.function(supernet.make_forward(1, 2), autograph=False)
     loss, metrics, _ = forward(values, batch, [])
@@ -215,8 +215,8 @@ def two_resolutions(bn=True):
 def batches_for(count, batch, shape=(8, 8, 3)):
     random = np.random.default_rng(2)
     arrays = {
-        "image": random.normal(0.3, 1, (count, 1, *shape)).astype(np.float32),
-        "label": random.integers(0, CLASSES, count, np.int32),
+        "inputs": random.normal(0.3, 1, (count, 1, *shape)).astype(np.float32),
+        "targets": random.integers(0, CLASSES, count, np.int32),
         "step": np.arange(count, dtype=np.int32) // batch + 3,
     }
     return arrays, tf.data.Dataset.from_tensor_slices(arrays).batch(batch, drop_remainder=True)
@@ -245,7 +245,7 @@ def test_one_stagewise_step_against_eager_gradients():
     cut = gated.get_layer(_add(gated)).output
     first, second = keras.Model(gated.inputs, cut), keras.Model(cut, gated.outputs)
     arrays, _ = batches_for(8, 8)
-    images, labels = arrays["image"][:, 0], arrays["label"]
+    images, labels = arrays["inputs"][:, 0], arrays["targets"]
     stock = keras.Model(model.inputs, [model.get_layer(_add(model)).output, model.outputs[0]])
     with tf.GradientTape() as tape:
         feature, logits = stock(images, training=True)

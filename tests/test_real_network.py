@@ -41,7 +41,7 @@ def test_pruned_real_network_computes_what_the_masked_one_does(res56_pkl, cifar1
     gated, variable = graph.gated()
     variable.assign(mask)
     pruned = graph.pruned(mask)
-    images = tf.constant((cifar10.test.images[:32] - cifar10.mean) / cifar10.std, tf.float32)
+    images = tf.constant((cifar10.test.inputs[:32] - cifar10.mean) / cifar10.std, tf.float32)
     for training in (False, True):
         difference = gated(images, training=training) - pruned(images, training=training)
         assert float(tf.reduce_max(tf.abs(difference))) <= 1e-4

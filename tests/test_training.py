@@ -70,7 +70,7 @@ def epoch_batches(epoch, bad_step=None):
     if bad_step is not None:
         image[bad_step * 8] = np.nan
     label = random.integers(0, 3, STEPS * 8, np.int32)
-    dataset = tf.data.Dataset.from_tensor_slices({"image": image, "label": label})
+    dataset = tf.data.Dataset.from_tensor_slices({"inputs": image, "targets": label})
     return dataset.batch(8, drop_remainder=True)
 
 
@@ -79,7 +79,7 @@ TRACES = []
 
 def loss_fn(logits, batch, teacher):
     TRACES.append(logits)
-    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits[0])
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["targets"], logits[0])
     return tf.reduce_mean(loss), {"entropy": tf.reduce_mean(loss) * 2}
 
 

@@ -1,7 +1,7 @@
 """Forward passes, accuracy and batch-norm statistics of Keras models.
 
-An evaluation batch is a dict with "image" float32 [b, h, w, c] and "label" int32 [b]; a model gives
-logits [b, classes], no softmax. "bn" names what batch norms normalise by: "inference" (moving
+An evaluation batch is a dict with "inputs" float32 [b, h, w, c] and "targets" int32 [b]; a model
+gives logits [b, classes], no softmax. "bn" names what batch norms normalise by: "inference" (moving
 statistics) or "batch".
 """
 
@@ -69,8 +69,8 @@ def make_evaluate(
     def evaluate(batches):
         rows, examples = [], 0
         for batch in batches:
-            rows.append(sums(batch["image"], batch["label"]))
-            examples += int(batch["label"].shape[0])
+            rows.append(sums(batch["inputs"], batch["targets"]))
+            examples += int(batch["targets"].shape[0])
         if not examples:
             raise ValueError("there is no example to evaluate on")
         loss, top1, topk = np.sum([row.numpy() for row in rows], axis=0, dtype=np.float64)
@@ -123,8 +123,8 @@ def reestimate_bn(
     )
     total, examples = 0.0, 0
     for batch in batches:
-        size = int(batch["image"].shape[0])
-        total = total + size * statistics(read(model), batch["image"]).numpy().astype(np.float64)
+        size = int(batch["inputs"].shape[0])
+        total = total + size * statistics(read(model), batch["inputs"]).numpy().astype(np.float64)
         examples += size
     if not examples:
         raise ValueError("there is no batch to re-estimate the batch-norm statistics on")

@@ -147,8 +147,8 @@ def _numbered(batches: tf.data.Dataset, first: int) -> tf.data.Dataset:
     """Adds "step", int32 [batch], to every batch: its number, counted from `first`."""
 
     def add(number, batch):
-        step = tf.fill(tf.shape(batch["label"]), tf.cast(number, tf.int32))
-        return batch | {"step": tf.ensure_shape(step, batch["label"].shape)}
+        step = tf.fill(tf.shape(batch["targets"]), tf.cast(number, tf.int32))
+        return batch | {"step": tf.ensure_shape(step, batch["targets"].shape)}
 
     return batches.enumerate(first).map(add)
 
@@ -175,7 +175,7 @@ def recalibrate(model: keras.Model, data: Dataset, device: Device, *, frozen: bo
     Args:
         frozen: those of frozen batch norms, too.
     """
-    count = len(data.train.labels)
+    count = len(data.train.targets)
     indices = np.random.default_rng(0).permutation(count)[:BN_IMAGES]
     batches = eval_batches(data, "train", device.val_batch_images, indices=indices)
     reestimate_bn(model, batches, compile=device.compile, frozen=frozen)

@@ -26,7 +26,7 @@ class Place:
     """What one device holds: D_val and the current network."""
 
     device: str | None
-    images: list[tf.Tensor]
+    inputs: list[tf.Tensor]
     weights: LayerWeights = field(default_factory=dict)
     cache: list[dict[int, tf.Tensor]] = field(default_factory=list)  # per batch: {cut: activation}
 
@@ -67,11 +67,11 @@ class CurrentNetwork:
     ):
         self.rows = data.batches()
         self.segments = Segments(graph, compile=compile)
-        self.cuts = self._choose_cuts(len(data.labels), cache_bytes)
+        self.cuts = self._choose_cuts(len(data.targets), cache_bytes)
         self.places = []
         for device in devices or (None,):
             with tf.device(device):
-                images = [tf.constant(data.images[rows]) for rows in self.rows]
+                images = [tf.constant(data.inputs[rows]) for rows in self.rows]
             self.places.append(Place(device, images))
         one_each = compile or len(self.places) > 1
         self.pool = self._make_pool(workers or (len(self.places) if one_each else cpu_count()))
@@ -111,7 +111,7 @@ class CurrentNetwork:
         def run(number: int) -> tuple[dict[int, tf.Tensor], tf.Tensor]:
             place = self.place
             with tf.device(place.device):
-                x = place.images[number]
+                x = place.inputs[number]
                 cache = {0: x}
                 outputs = self.segments.outputs(x, place.weights)
                 for cut, x in enumerate(outputs, start=1):
@@ -136,9 +136,9 @@ class CurrentNetwork:
         def run(number: int) -> tuple[dict[int, tf.Tensor], tf.Tensor, np.ndarray]:
             place, rows = self.place, self.rows[number]
             with tf.device(place.device):
-                labels, teacher = reward.labels[rows], reward.teacher[rows]
+                labels, teacher = reward.targets[rows], reward.teacher[rows]
                 cache, logits, scores = self._importance.run(
-                    place.images[number], labels, teacher, place.weights, mask
+                    place.inputs[number], labels, teacher, place.weights, mask
                 )
             return dict(zip(self.cuts.kept, cache, strict=True)), logits, scores
 
@@ -157,7 +157,7 @@ class CurrentNetwork:
             place = self.place
             with tf.device(place.device):
                 weights = self.segments.weights(mask)
-                parts = [self.segments.logits(images, weights).numpy() for images in place.images]
+                parts = [self.segments.logits(images, weights).numpy() for images in place.inputs]
             return np.concatenate(parts)
 
         return list(self.pool.map(run, masks))

@@ -211,7 +211,7 @@ class NaiveEvaluator(ExactEvaluator):
 
     def __init__(self, graph: ChannelGraph, data: Validation, **options):
         super().__init__(graph, data, **options)
-        self._images = [tf.constant(data.images[rows]) for rows in data.batches()]
+        self._images = [tf.constant(data.inputs[rows]) for rows in data.batches()]
         gated, self._mask = graph.gated()
 
         @tf.function(autograph=False)
@@ -231,7 +231,7 @@ class NaiveEvaluator(ExactEvaluator):
             )
             rewards.append(-float(tf.reduce_mean(reward.losses(logits[-1]))))
         best = int(np.argmax(rewards))
-        images = len(proposals) * len(reward.labels)
+        images = len(proposals) * len(reward.targets)
         return Outcome(best, rewards[best], np.array(rewards), logits[best], len(proposals), images)
 
 

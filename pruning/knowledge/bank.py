@@ -141,7 +141,7 @@ def build_bank(
 
     Args:
         batches: batches(i) gives the training set's batches from number i on, without augmentation,
-            as dicts with "image" float32 [b, h, w, c] and "index" int32 [b]; the same ones every
+            as dicts with "inputs" float32 [b, h, w, c] and "index" int32 [b]; the same ones every
             time and in mixed order: batch norm takes the statistics of each batch.
         layout: of the training set, from `layout`.
         fingerprint: of the training set, kept in the manifest.
@@ -169,9 +169,9 @@ def build_bank(
         index, means = batch["index"].numpy(), np.zeros((len(batch["index"]), wide), np.float32)
         for number, (weights, mask) in enumerate(zip(teachers, masks, strict=True)):
             if both is None:
-                logits = segments.logits(batch["image"], weights).numpy()
+                logits = segments.logits(batch["inputs"], weights).numpy()
             else:
-                logits, found = both.run(batch["image"], weights, mask)
+                logits, found = both.run(batch["inputs"], weights, mask)
                 length = np.linalg.norm(found, axis=-1, keepdims=True)
                 means += found / np.maximum(length, 1e-12) / len(teachers)
             _write(bank, layout, index, number, logits)

@@ -67,10 +67,10 @@ def ckt_loss(kind: str, num_classes: int) -> LossFunction:
 
     def loss_fn(outputs, batch, teacher_logits):
         logits, z = outputs[..., :num_classes], outputs[..., num_classes:]
-        label_loss = tf.reduce_mean(label_losses(logits, batch["label"]))
+        label_loss = tf.reduce_mean(label_losses(logits, batch["targets"]))
         bank = tf.math.l2_normalize(batch["features"], -1)  # float16 rounds their norm
         contrast_loss = contrast(tf.math.l2_normalize(z, -1), bank)
-        metrics = {"accuracy": accuracy(logits, batch["label"]), "label_loss": label_loss}
+        metrics = {"accuracy": accuracy(logits, batch["targets"]), "label_loss": label_loss}
         return label_loss + contrast_loss, metrics | {"contrast_loss": contrast_loss}
 
     return loss_fn

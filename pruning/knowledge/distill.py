@@ -1,8 +1,8 @@
 """Losses of the fine-tuning (docs/method.md 3): cross-entropy plus knowledge, over its views.
 
 Each function returns a `loss_fn(logits, batch, teacher_logits)` for `op_utils.make_train_step`:
-logits float32 [views, b, classes], batch["label"] int32 [b] -> (scalar, metrics). The formula sums
-over the views; the paper averages their gradients, so the loss here is the mean over views.
+logits float32 [views, b, classes], batch["targets"] int32 [b] -> (scalar, metrics). The formula
+sums over the views; the paper averages their gradients, so the loss here is the mean over views.
 """
 
 import math
@@ -86,8 +86,8 @@ def plain_loss() -> LossFunction:
     """Cross-entropy alone."""
 
     def loss_fn(logits, batch, teacher_logits):
-        loss = tf.reduce_mean(label_losses(logits, batch["label"]))
-        return loss, {"accuracy": accuracy(logits, batch["label"])}
+        loss = tf.reduce_mean(label_losses(logits, batch["targets"]))
+        return loss, {"accuracy": accuracy(logits, batch["targets"])}
 
     return loss_fn
 
@@ -96,9 +96,9 @@ def single_loss(temperature: float) -> LossFunction:
     """Cross-entropy plus distillation from one teacher that sees the same views."""
 
     def loss_fn(logits, batch, teacher_logits):
-        label_loss = tf.reduce_mean(label_losses(logits, batch["label"]))
+        label_loss = tf.reduce_mean(label_losses(logits, batch["targets"]))
         distilled = distillation(teacher_logits, logits, temperature)
-        metrics = {"accuracy": accuracy(logits, batch["label"]), "label_loss": label_loss}
+        metrics = {"accuracy": accuracy(logits, batch["targets"]), "label_loss": label_loss}
         return label_loss + distilled, metrics | {"distillation_loss": distilled}
 
     return loss_fn
@@ -108,10 +108,10 @@ def kd_loss(temperature: float, alpha: float) -> LossFunction:
     """Hinton et al. 2015: (1 - alpha) * cross-entropy + alpha * T^2 * KL to one teacher."""
 
     def loss_fn(logits, batch, teacher_logits):
-        label_loss = tf.reduce_mean(label_losses(logits, batch["label"]))
+        label_loss = tf.reduce_mean(label_losses(logits, batch["targets"]))
         # `distillation` has one factor of T in it.
         distilled = temperature * distillation(teacher_logits, logits, temperature)
-        metrics = {"accuracy": accuracy(logits, batch["label"]), "label_loss": label_loss}
+        metrics = {"accuracy": accuracy(logits, batch["targets"]), "label_loss": label_loss}
         metrics["distillation_loss"] = distilled
         return (1 - alpha) * label_loss + alpha * distilled, metrics
 
@@ -122,12 +122,12 @@ def ensemble_loss(temperature: float) -> LossFunction:
     """Cross-entropy plus distillation from the bank, whose rows (`open_bank`) are in batch."""
 
     def loss_fn(logits, batch, teacher_logits):
-        label_loss = tf.reduce_mean(label_losses(logits, batch["label"]))
+        label_loss = tf.reduce_mean(label_losses(logits, batch["targets"]))
         # The choice of teachers is a comparison: no gradient flows through it.
         bank = _bank_rows(batch, logits.shape[-1])
-        mean, count = select_teachers(bank, batch["label"], label_loss)
+        mean, count = select_teachers(bank, batch["targets"], label_loss)
         distilled = distillation(mean, logits, temperature) * tf.minimum(count, 1.0)
-        metrics = {"accuracy": accuracy(logits, batch["label"]), "label_loss": label_loss}
+        metrics = {"accuracy": accuracy(logits, batch["targets"]), "label_loss": label_loss}
         metrics |= {"distillation_loss": distilled, "teachers": count}
         return label_loss + distilled, metrics
 

@@ -64,7 +64,7 @@ class Search:
             begin = time.perf_counter()
             logits = self._begin(self.gates.mask())
             seconds = {"start": time.perf_counter() - begin}
-            self._record(logits, seconds, images=len(self.val.labels))
+            self._record(logits, seconds, images=len(self.val.targets))
         last = len(self.history.rows) - 1
         self.gates.set_mask(self.history.mask(self.graph, last))
         self.budget.restore(self.history.rows)
@@ -138,7 +138,7 @@ class Search:
                 f"step {step} of the search: the network's logits are not finite, check the "
                 "weights and the images"
             )
-        loss, accuracy = label_loss_and_accuracy(logits, self.val.labels)
+        loss, accuracy = label_loss_and_accuracy(logits, self.val.targets)
         mask = self.gates.mask()
         before = self.history.mask(self.graph, step - 1)
         restored = np.flatnonzero(before < mask).tolist()

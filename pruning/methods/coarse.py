@@ -31,7 +31,7 @@ class CoarseToFineSearch(GreedySearch):
 
     def _step(self) -> dict:
         begin = time.perf_counter()
-        reward = Reward(self.val.labels, None, self.graph.model.output_shape[-1])
+        reward = Reward(self.val.targets, None, self.graph.model.output_shape[-1])
         scores = self._ranked(reward)
         proposals = self._proposals(scores)
         distance = self.history.rows[-1]["rate"] - self.options.budget.rate
@@ -57,7 +57,7 @@ class CoarseToFineSearch(GreedySearch):
             logits[best],
             parts | {"proposals": time.perf_counter() - begin},
             evaluations=len(masks),
-            images=(1 + len(masks)) * len(self.val.labels),
+            images=(1 + len(masks)) * len(self.val.targets),
             reward=-losses[best],
             name=names[best],
         )

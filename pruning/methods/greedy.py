@@ -68,7 +68,7 @@ class GreedySearch(Search):
 
     def _step(self) -> dict:
         begin = time.perf_counter()
-        reward = Reward(self.val.labels, self.knowledge.logits, self.graph.model.output_shape[-1])
+        reward = Reward(self.val.targets, self.knowledge.logits, self.graph.model.output_shape[-1])
         proposals = self.candidates.screened(self._proposals(self._ranked(reward)))
         return self._take_proposal(proposals, reward, {"importance": time.perf_counter() - begin})
 
@@ -94,7 +94,7 @@ class GreedySearch(Search):
             outcome.logits,
             seconds | {"proposals": time.perf_counter() - begin},
             evaluations=outcome.evaluations,
-            images=len(self.val.labels) + outcome.images,
+            images=len(self.val.targets) + outcome.images,
             reward=outcome.reward,
             **more,
         )

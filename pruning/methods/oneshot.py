@@ -21,7 +21,7 @@ class OneShotSearch(GreedySearch):
 
     def _step(self) -> dict:
         begin = time.perf_counter()
-        scores = self._ranked(Reward(self.val.labels, None, self.graph.model.output_shape[-1]))
+        scores = self._ranked(Reward(self.val.targets, None, self.graph.model.output_shape[-1]))
         gates = self.gates
         relative = relative_scores(gates, scores)
 
@@ -42,7 +42,7 @@ class OneShotSearch(GreedySearch):
         begin = time.perf_counter()
         logits = self.evaluator.set_current(gates.mask())
         parts["proposals"] = time.perf_counter() - begin
-        images = 2 * len(self.val.labels)
+        images = 2 * len(self.val.targets)
         return self._record(logits, parts, images=images, name=self.options.method.name)
 
     def _wanted(self, relative: list[np.ndarray], x: float) -> list[int]:

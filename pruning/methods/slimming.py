@@ -33,14 +33,14 @@ class AccuracyReward(Reward):
 
     def losses(self, logits: tf.Tensor, rows: slice = slice(None)) -> tf.Tensor:
         """Minus the reward of each example in `rows`, float32 [rows]; logits [rows, classes]."""
-        labels = self.labels[rows]
+        labels = self.targets[rows]
         wrong = tf.cast(tf.argmax(logits, -1, tf.int32) != labels, tf.float32)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         return wrong + LOSS_WEIGHT * loss
 
     def least_losses(self) -> np.ndarray:
         """The least that `losses` can be for each example: zeros, float32 [n]."""
-        return np.zeros(len(self.labels), np.float32)
+        return np.zeros(len(self.targets), np.float32)
 
 
 class GridCandidates(Candidates):
@@ -71,7 +71,7 @@ class SlimmingSearch(GreedySearch):
     def _step(self) -> dict:
         begin = time.perf_counter()
         self.evaluator.set_current(self.gates.mask())
-        reward = AccuracyReward(self.val.labels, self.graph.model.output_shape[-1])
+        reward = AccuracyReward(self.val.targets, self.graph.model.output_shape[-1])
         # Nothing is ranked here: a removal's cost is of no interest.
         proposals = self._proposals(np.zeros(self.graph.num_units + 1))
         return self._take_proposal(proposals, reward, {"start": time.perf_counter() - begin})

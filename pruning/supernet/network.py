@@ -135,7 +135,7 @@ class Supernet:
         """
 
         def forward(values, batch, updated):
-            images, labels = batch["image"][:, 0], batch["label"]
+            images, labels = batch["inputs"][:, 0], batch["targets"]
             features, state = self.features(values, images, updated)
             logits = features[-1]
             label_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

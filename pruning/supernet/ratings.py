@@ -48,7 +48,7 @@ class StageRater:
         self.segments = Segments(graph, compile=compile)
         self.stages = find_stages(graph, self.segments.bounds, self.segments.cuts, count)
         self._rows = val.batches()
-        self._images = [tf.constant(val.images[rows]) for rows in self._rows]
+        self._images = [tf.constant(val.inputs[rows]) for rows in self._rows]
         self._whole = self.segments.weights(graph.open_mask())
         self._cache_bytes = cache_bytes
         self._devices = tuple(devices) or (None,)

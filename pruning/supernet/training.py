@@ -120,7 +120,7 @@ def _scores(graph: ChannelGraph, val: Validation, options: SearchOptions, device
         devices=devices.replicas(device.strategy),
         cache_bytes=0,
     )
-    reward = Reward(val.labels, None, graph.model.output_shape[-1])
+    reward = Reward(val.targets, None, graph.model.output_shape[-1])
     return network.set_with_importance(mask, reward)[1]
 
 

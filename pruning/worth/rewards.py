@@ -44,7 +44,7 @@ class Reward:
     """
 
     def __init__(self, labels: np.ndarray, teacher: np.ndarray | None, num_classes: int):
-        self.labels = tf.constant(labels, tf.int32)
+        self.targets = tf.constant(labels, tf.int32)
         # A distribution of zeros makes the second cross-entropy, and its gradient, zero.
         self.teacher = (
             tf.zeros([len(labels), num_classes])
@@ -54,7 +54,7 @@ class Reward:
 
     def losses(self, logits: tf.Tensor, rows: slice = slice(None)) -> tf.Tensor:
         """Minus the reward of each example in `rows`, float32 [rows]; logits [rows, classes]."""
-        return example_losses(logits, self.labels[rows], self.teacher[rows])
+        return example_losses(logits, self.targets[rows], self.teacher[rows])
 
     def least_losses(self) -> np.ndarray:
         """The least that `losses` can be for each example, float32 [n]: the entropy of the teacher

@@ -33,7 +33,7 @@ def batches(order, sizes=(4, 4, 2)):
     edges = np.cumsum((0, *sizes))
     rows = [np.array(order)[a:b] for a, b in itertools.pairwise(edges)]
     return [
-        {"image": tf.constant(images()[one]), "index": tf.constant(one, tf.int32)} for one in rows
+        {"inputs": tf.constant(images()[one]), "index": tf.constant(one, tf.int32)} for one in rows
     ]
 
 
