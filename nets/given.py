@@ -11,33 +11,29 @@ models inside models, half precision, frozen layers, inputs by name. The core is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from ..utils.errors import UserError
 from .flatten import Flat, flatten
-from .keras_graph import Call, calls_of, ends, has_graph, inference_only, is_op, packed
+from .keras_graph import (
+    Call,
+    calls_of,
+    compiled_with,
+    ends,
+    has_graph,
+    inference_only,
+    packed,
+)
+from .outputs import Output, before_logarithms, read_outputs, restored, with_logits
 from .rebuild import carry_over, like, rebuilt, replay, with_config
 
 L = keras.layers
-LOGITS, SOFTMAX, PROBABILITIES = "logits", "softmax", "probabilities"
-# Losses of classifiers of exclusive classes, by Keras's name or class.
-CLASS_LOSSES = (
-    *("sparse_categorical_crossentropy", "categorical_crossentropy"),
-    *("SparseCategoricalCrossentropy", "CategoricalCrossentropy"),
-)
-# What only passes on the values of its input behind a softmax.
-PASSING = (L.Identity, L.Flatten, L.Reshape, L.Dropout)
-# Whose outputs are plain numbers, so that they can't be probabilities.
-PLAIN = ("linear", "log_softmax")
-SMALLEST = 1e-7  # of a probability whose logarithm is taken
-SUM = 1e-3  # how far the sum of probabilities may be from 1
 
 
 @dataclass(frozen=True)
@@ -46,74 +42,76 @@ class Given:
 
     Attributes:
         model: as given; it is never changed.
-        core: flat, of layers of its own, float32 [n, ...] -> logits float32 [n, classes]. All its
-            layers are trainable but for batch norms that the user has frozen or calls with
-            training=False.
-        kind: what `model` gives: "logits", "softmax" (its last operation but for reshapes) or
-            "probabilities" (made otherwise; the core then ends in their logarithm).
+        core: flat, of layers of its own; float32 [n, ...] (a tuple where there are several inputs)
+            -> float32 [n, ...] (likewise), logits where `outputs` say probabilities. All its layers
+            are trainable but for batch norms that the user has frozen or calls with training=False.
+        outputs: what each output means, in the order of `core.outputs`.
         closed: {layer name: why it stays whole}.
     """
 
     model: keras.Model
     core: keras.Model
-    kind: str
+    outputs: tuple[Output, ...]
     closed: dict[str, str]
     _flat: Flat = field(repr=False)
-    _softmax: str | None = field(default=None, repr=False)
     _fixed: frozenset[str] = field(default=frozenset(), repr=False)
 
     @classmethod
     def read(
         cls,
         model: keras.Model,
-        examples: np.ndarray | None = None,
+        examples: Any = None,
         *,
-        kind: str | None = None,
+        losses: Sequence[Any] | None = None,
+        outputs: tuple[Output, ...] | None = None,
     ) -> Given:
         """Reads a network.
 
         Args:
-            model: functional, Sequential, or (with examples) subclassed; one input, one output
-                [n, classes].
-            examples: some inputs, float32 or uint8 [n, ...]; where the graph doesn't say what the
-                output means, its values on them do.
-            kind: what the output means, where it is known.
+            model: functional, Sequential, or (with examples) subclassed.
+            examples: some inputs, float32 or uint8 [n, ...], a tuple of them where there are
+                several; where neither graph nor loss say what an output means, its values on them
+                do.
+            losses: of every output, in order; default: those that the model was compiled with.
+            outputs: what they mean, where it is known.
 
         Raises:
-            UserError: no graph, several inputs or outputs, a loss or an output that isn't that of
-                a classifier, or as `flatten`.
+            UserError: no graph, losses for other outputs than there are, or as `flatten`.
         """
-        check_loss(model)
         flat = flatten(_with_graph(model, examples))
-        inputs, outputs = (keras.tree.flatten(one) for one in ends(flat.model))
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise UserError(
-                f"{model.name} has {len(inputs)} inputs and {len(outputs)} outputs: the search "
-                "takes networks with one of each"
-            )
-        if len(outputs[0].shape) != 2:
-            raise UserError(
-                f"{model.name} gives outputs of shape {tuple(outputs[0].shape)}: a classifier "
-                "gives (None, classes)"
-            )
-        body = keras.Model(inputs[0], outputs[0], name=model.name)
-        softmax = _softmax_of(body)
-        if softmax is not None:
-            core, kind = _without(body, softmax), SOFTMAX
-        else:
-            kind = kind or _meaning(model, body, examples)
-            core = _logarithm(body) if kind == PROBABILITIES else body
+        flat_ends = (_single(keras.tree.flatten(one)) for one in ends(flat.model))
+        body = keras.Model(*flat_ends, name=model.name)
+        if outputs is None:
+            if losses is None:
+                losses = by_output(compiled_with(model).loss, flat.model, "loss")
+            outputs = read_outputs(body, _names(flat.model), losses, examples)
+        core = with_logits(body, outputs)
         fixed = inference_only(calls_of(core))
         core = rebuilt(core, without_training=fixed) if fixed else core
         for layer in core.layers:
             norm = isinstance(layer, L.BatchNormalization)
             layer.trainable = not norm or (layer.trainable and layer.name not in fixed)
-        name = softmax.operation.name if softmax is not None else None
-        return cls(model, core, kind, flat.closed, flat, name, fixed)
+        return cls(model, core, outputs, flat.closed, flat, fixed)
+
+    @property
+    def structure(self) -> tuple[Any, Any]:
+        """The inputs' and the outputs' structure, of names: one, or lists and dicts of them."""
+        inputs, outputs = ends(self._flat.model)
+        first = keras.tree.map_structure(lambda tensor: tensor.name, inputs)
+        names = [one.name for one in self.outputs]
+        return first, keras.tree.pack_sequence_as(outputs, names)
+
+    def by_output(self, spec: Any, what: str) -> list[Any]:
+        """A setting that Keras takes for each output, such as the loss, as one value per output.
+
+        Raises:
+            UserError: as `by_output`.
+        """
+        return by_output(spec, self._flat.model, what)
 
     def read_again(self, model: keras.Model) -> Given:
         """A network that came of `finished`, from its file."""
-        return Given.read(model, kind=self.kind)
+        return Given.read(model, outputs=self.outputs)
 
     def finished(self, core: keras.Model) -> keras.Model:
         """A network as the given one: its ends, dtype policies and trainable flags.
@@ -126,13 +124,20 @@ class Given:
             A functional network of layers of its own; compiled as the given one, if that is.
         """
         policies, frozen = self._flat.policies, self._flat.trainable
+        without = {one.operation: one.kind for one in self.outputs if one.operation}
+        originals = {
+            call.operation.name: call.operation
+            for call in calls_of(self._flat.model)
+            if call.operation.name in without
+        }
 
         def make(layer: keras.Operation) -> keras.Operation:
             changes = {}
             if policies.get(layer.name) is not None:
                 changes["dtype"] = policies[layer.name]
-            if layer.name == self._softmax:
-                return self._restored_softmax(layer, changes)
+            if layer.name in without:
+                kind = without[layer.name]
+                return restored(originals[layer.name], layer, kind, **changes)
             return with_config(layer, **changes)
 
         def carry(old: keras.Layer, new: keras.Operation) -> None:
@@ -141,12 +146,12 @@ class Given:
                 new.trainable = frozen.get(new.name, new.trainable)
 
         whole = rebuilt(core, make, carry=carry)
-        _, outputs = ends(self._flat.model)
-        inputs = keras.tree.map_structure(like, ends(self._flat.model)[0])
-        values = {id(whole.inputs[0]): keras.tree.flatten(inputs)[0]}
-        calls = calls_of(whole)
-        if self.kind == PROBABILITIES:
-            calls = calls[:-2]
+        inputs, outputs = ends(self._flat.model)
+        inputs = keras.tree.map_structure(like, inputs)
+        pairs = zip(whole.inputs, keras.tree.flatten(inputs), strict=True)
+        values: dict[int, Any] = {id(tensor): one for tensor, one in pairs}
+        tensors = before_logarithms(whole, self.outputs)
+        calls = _needed(calls_of(whole), tensors)
 
         def operation_of(call: Call) -> Callable:
             # As the user called it: `base(x, training=False)`.
@@ -154,33 +159,18 @@ class Given:
             return partial(call.operation, training=False) if fixed else call.operation
 
         replay(calls, values, operation_of)
-        end = values[id(calls[-1].outputs[0])]
-        finished = keras.Model(
-            inputs, keras.tree.pack_sequence_as(outputs, [end]), name=self.model.name
-        )
-        _compile_like(self.model, finished)
+        results = keras.tree.pack_sequence_as(outputs, [values[id(one)] for one in tensors])
+        finished = keras.Model(inputs, results, name=self.model.name)
+        compile_like(self.model, finished)
         return finished
 
-    def _restored_softmax(self, layer: keras.Layer, changes: dict[str, Any]) -> keras.Operation:
-        """The layer that the core has in place of the one with the softmax."""
-        original = next(
-            call.operation
-            for call in calls_of(self._flat.model)
-            if call.operation.name == self._softmax
-        )
-        if is_op(original):
-            return with_config(original)
-        if getattr(original, "weights", ()):
-            return with_config(layer, activation="softmax", **changes)
-        return with_config(original, **changes)
-
-    def as_logits(self) -> AsLogits:
-        """The network as given, run as it is, its outputs as logits."""
-        return AsLogits(self)
+    def as_core(self) -> AsCore:
+        """The network as given, run as it is, its outputs as its core's."""
+        return AsCore(self)
 
 
-class AsLogits:
-    """A given network that gives logits float32 [n, classes]; runs by moving statistics alone."""
+class AsCore:
+    """A given network whose outputs are as its core's; runs by moving statistics alone."""
 
     def __init__(self, given: Given):
         self._given = given
@@ -191,111 +181,78 @@ class AsLogits:
         """Parameters of the given network."""
         return self._given.model.count_params()
 
-    def __call__(self, inputs: Any, training: bool = False) -> tf.Tensor:
+    def __call__(self, inputs: Any, training: bool = False) -> Any:
         model = self._given.model
         given = packed(model, inputs) if has_graph(model) else inputs
-        output = tf.cast(keras.tree.flatten(model(given, training=training))[0], tf.float32)
-        if self._given.kind == LOGITS:
-            return output
-        return tf.math.log(tf.maximum(output, SMALLEST))
+        results = keras.tree.flatten(model(given, training=training))
+        pairs = zip(self._given.outputs, results, strict=True)
+        return _single([one.logits(tf.cast(value, tf.float32)) for one, value in pairs])
 
 
-def check_loss(model: keras.Model) -> None:
-    """Refuses networks that are compiled with another loss than that of a classifier.
+def by_output(spec: Any, model: keras.Model, what: str) -> list[Any]:
+    """A setting that Keras takes for each output, such as the loss, as one value per output.
+
+    Args:
+        spec: one for all outputs, a list or a dict by output; None where nothing was said.
+        model: functional. what: of the setting, for messages.
 
     Raises:
-        UserError: so it is.
+        UserError: other outputs than the model's.
     """
-    loss = getattr(model, "loss", None) if getattr(model, "compiled", False) else None
-    for one in keras.tree.flatten(loss):
-        name = one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__)
-        if one is not None and name not in CLASS_LOSSES:
+    structure, names = ends(model)[1], _names(model)
+    if isinstance(spec, dict):
+        keys = _keys(structure) or names
+        keys = keys if set(spec) <= set(keys) else names
+        if unknown := sorted(set(spec) - set(keys)):
             raise UserError(
-                f"{model.name} is compiled with the loss {name}: only classifiers of exclusive "
-                "classes can be pruned, with categorical cross-entropy"
+                f"{what} for {', '.join(unknown)}: {model.name} has the outputs {', '.join(keys)}"
             )
+        return [spec.get(key) for key in keys]
+    if isinstance(spec, list | tuple):
+        if len(spec) != len(names):
+            raise UserError(f"{len(spec)} x {what} for {len(names)} outputs of {model.name}")
+        return list(spec)
+    return [spec] * len(names)
 
 
-def _with_graph(model: keras.Model, examples: np.ndarray | None) -> keras.Model:
+def _keys(structure: Any) -> list[str]:
+    """The keys of a dict's tensors in the order in which they are flattened; none of others."""
+    if not isinstance(structure, dict):
+        return []
+    return [path[0] for path, _ in keras.tree.flatten_with_path(structure)]
+
+
+def _names(model: keras.Model) -> list[str]:
+    return list(model.output_names)
+
+
+def _single(tensors: Sequence) -> Any:
+    return tensors[0] if len(tensors) == 1 else tuple(tensors)
+
+
+def _needed(calls: list[Call], tensors: list) -> list[Call]:
+    """The calls without those that none of the tensors needs."""
+    wanted, found = {id(tensor) for tensor in tensors}, []
+    for call in reversed(calls):
+        if wanted & {id(one) for one in call.outputs}:
+            wanted |= {id(one) for one in call.inputs}
+            found.append(call)
+    return found[::-1]
+
+
+def _with_graph(model: keras.Model, examples: Any) -> keras.Model:
     """The model, or a functional one around a subclassed one."""
     if has_graph(model) or examples is None:
         return model
-    inputs = keras.Input(examples.shape[1:], dtype="float32", name="input")
+    inputs = keras.tree.map_structure(
+        lambda one: keras.Input(one.shape[1:], dtype="float32"), examples
+    )
     try:
         return keras.Model(inputs, model(inputs), name=model.name)
     except Exception as error:  # the user's own code may raise anything
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{model.name} can't be called on {inputs.shape}: {line}") from None
-
-
-# ---------------------------------------------------------------- what the output means
-
-
-def _activation(layer: keras.Operation) -> str:
-    if not isinstance(layer, keras.Layer):  # keras.ops
-        name = type(layer).__name__.lower()
-        return name if name in ("softmax", "sigmoid") else ""
-    if isinstance(layer, L.Softmax):
-        return "softmax" if layer.axis in (-1, 1) else "softmax over another axis"
-    if isinstance(layer, L.ReLU | L.LeakyReLU | L.ELU | L.PReLU):
-        return type(layer).__name__
-    if not hasattr(layer, "activation"):
-        return ""
-    activation = layer.activation
-    return "linear" if activation is None else getattr(activation, "__name__", str(activation))
-
-
-def _softmax_of(model: keras.Model) -> Call | None:
-    """The call with the softmax that the model's output is, perhaps reshaped; None without one.
-
-    Raises:
-        UserError: the model ends in another activation, such as sigmoid.
-    """
-    calls = calls_of(model)
-    makers = {id(tensor): call for call in calls for tensor in call.outputs}
-    call = makers.get(id(model.outputs[0]))
-    while call is not None:
-        layer = call.operation
-        name = _activation(layer)
-        if name == "softmax":
-            return call
-        if name and name not in PLAIN:
-            raise UserError(
-                f"{model.name} ends in {name} (layer {layer.name}): the losses need a network that "
-                "gives logits or softmax probabilities"
-            )
-        if not _passes(layer):
-            return None
-        call = makers.get(id(call.inputs[0]))
-    return None
-
-
-def _passes(layer: keras.Operation) -> bool:
-    """Whether an operation only passes on values, perhaps in another shape."""
-    if isinstance(layer, L.Activation):
-        return _activation(layer) == "linear"
-    return isinstance(layer, PASSING) or type(layer).__name__ in ("Reshape", "Squeeze")
-
-
-def _without(model: keras.Model, softmax: Call) -> keras.Model:
-    """The model with a linear activation in place of its softmax."""
-    name = softmax.operation.name
-
-    def make(layer: keras.Operation) -> keras.Operation:
-        return with_config(layer, **({"activation": "linear"} if layer.name == name else {}))
-
-    if getattr(softmax.operation, "weights", ()):
-        return rebuilt(model, make)
-    inputs = like(model.inputs[0])
-    values = {id(model.inputs[0]): inputs}
-
-    def operation_of(call: Call) -> keras.Operation:
-        if call.operation.name == name:
-            return lambda x, *args, **kwargs: L.Activation("linear", name=name)(x)
-        return call.operation
-
-    replay(calls_of(model), values, operation_of)
-    return rebuilt(keras.Model(inputs, values[id(model.outputs[0])], name=model.name))
+        shapes = keras.tree.map_structure(lambda one: one.shape, inputs)
+        raise UserError(f"{model.name} can't be called on {shapes}: {line}") from None
 
 
 def _carry_where_alike(old: keras.Layer, new: keras.Operation) -> None:
@@ -303,34 +260,29 @@ def _carry_where_alike(old: keras.Layer, new: keras.Operation) -> None:
         carry_over(old, new)
 
 
-def _logarithm(model: keras.Model) -> keras.Model:
-    """The model, which gives probabilities, with their logarithms as logits."""
-    output = keras.ops.log(keras.ops.maximum(model.outputs[0], SMALLEST))
-    return rebuilt(keras.Model(model.inputs[0], output, name=model.name))
-
-
-def _meaning(model: keras.Model, body: keras.Model, examples: np.ndarray | None) -> str:
-    """ "logits" or "probabilities", of an output that isn't plainly a softmax."""
-    makers = {id(tensor): call for call in calls_of(body) for tensor in call.outputs}
-    call = makers[id(body.outputs[0])]
-    while _passes(call.operation) and id(call.inputs[0]) in makers:
-        call = makers[id(call.inputs[0])]
-    last = call.operation
-    if getattr(last, "weights", ()) and _activation(last) in PLAIN:
-        return LOGITS
-    if examples is None:
-        raise UserError(
-            f"{model.name} ends in {type(last).__name__} ({last.name}): whether that gives logits "
-            "or probabilities shows on data alone"
-        )
-    values = np.asarray(body(tf.constant(examples[:64], tf.float32), training=False))
-    whole = (values >= 0).all() and np.abs(values.sum(-1) - 1).max() <= SUM
-    return PROBABILITIES if whole else LOGITS
-
-
-def _compile_like(given: keras.Model, model: keras.Model) -> None:
+def compile_like(given: keras.Model, model: keras.Model) -> None:
+    """Compiles a model as the given one: loss, metrics and a fresh optimizer alike; does nothing
+    where that isn't compiled."""
     if not getattr(given, "compiled", False):
         return
-    config = given.get_compile_config()
-    if config:
-        model.compile_from_config(config)
+    used = compiled_with(given)
+    optimizer = used.optimizer
+    model.compile(
+        type(optimizer).from_config(optimizer.get_config()) if optimizer is not None else "rmsprop",
+        loss=used.loss,
+        loss_weights=used.loss_weights,
+        metrics=fresh(used.metrics),
+        weighted_metrics=fresh(used.weighted_metrics),
+        jit_compile=given.jit_compile,
+    )
+
+
+def fresh(metrics: Any) -> Any:
+    """Metrics with states of their own; names and functions are passed on."""
+
+    def one(metric: Any) -> Any:
+        if isinstance(metric, keras.metrics.Metric):
+            return type(metric).from_config(metric.get_config())
+        return metric
+
+    return keras.tree.map_structure(one, metrics)

@@ -152,10 +152,36 @@ def ends(model: keras.Model) -> tuple[Any, Any]:
 
 
 def packed(model: keras.Model, inputs: Any) -> Any:
-    """One input tensor in the structure and type that a model with one input takes."""
+    """Input tensors, one or a tuple of them, in the structure and types that a model takes."""
     structure = ends(model)[0]
-    only = keras.tree.flatten(structure)[0]
-    return keras.tree.pack_sequence_as(structure, [keras.ops.cast(inputs, only.dtype)])
+    pairs = zip(keras.tree.flatten(structure), keras.tree.flatten(inputs), strict=True)
+    cast = [keras.ops.cast(one, wanted.dtype) for wanted, one in pairs]
+    return keras.tree.pack_sequence_as(structure, cast)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a model was compiled with, as its user wrote it; None: nothing."""
+
+    loss: Any = None
+    loss_weights: Any = None
+    metrics: Any = None
+    weighted_metrics: Any = None
+    optimizer: Any = None
+
+
+def compiled_with(model: keras.Model) -> Compiled:
+    """What a model was compiled with; nothing at all where it wasn't."""
+    if not getattr(model, "compiled", False):
+        return Compiled()
+    losses, metrics = model._compile_loss, model._compile_metrics
+    return Compiled(
+        getattr(losses, "_user_loss", None),
+        getattr(losses, "_user_loss_weights", None),
+        getattr(metrics, "_user_metrics", None),
+        getattr(metrics, "_user_weighted_metrics", None),
+        model.optimizer,
+    )
 
 
 def is_op(operation: keras.Operation) -> bool:
