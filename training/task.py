@@ -12,7 +12,7 @@ of them where there are several; targets and sample weights likewise.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -96,7 +96,7 @@ class Task:
 
     heads: tuple[Head, ...]
     knowledge: Knowledge | None = None
-    aims: Compiled = Compiled()
+    aims: Compiled = field(default_factory=Compiled)
     structure: Any = "logits"
 
     @property
