@@ -20,6 +20,7 @@ import keras
 import tensorflow as tf
 
 from ..utils.errors import UserError
+from ..utils.trees import tree_of
 from .flatten import Flat, flatten
 from .keras_graph import (
     Call,
@@ -79,7 +80,7 @@ class Given:
             UserError: no graph, losses for other outputs than there are, or as `flatten`.
         """
         flat = flatten(_with_graph(model, examples))
-        flat_ends = (_single(keras.tree.flatten(one)) for one in ends(flat.model))
+        flat_ends = (tree_of(keras.tree.flatten(one)) for one in ends(flat.model))
         body = keras.Model(*flat_ends, name=model.name)
         if outputs is None:
             if losses is None:
@@ -186,7 +187,7 @@ class AsCore:
         given = packed(model, inputs) if has_graph(model) else inputs
         results = keras.tree.flatten(model(given, training=training))
         pairs = zip(self._given.outputs, results, strict=True)
-        return _single([one.logits(tf.cast(value, tf.float32)) for one, value in pairs])
+        return tree_of([one.logits(tf.cast(value, tf.float32)) for one, value in pairs])
 
 
 def by_output(spec: Any, model: keras.Model, what: str) -> list[Any]:
@@ -224,10 +225,6 @@ def _keys(structure: Any) -> list[str]:
 
 def _names(model: keras.Model) -> list[str]:
     return list(model.output_names)
-
-
-def _single(tensors: Sequence) -> Any:
-    return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
 
 def _needed(calls: list[Call], tensors: list) -> list[Call]:

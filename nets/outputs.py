@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..utils.trees import tree_of
 from .keras_graph import Call, calls_of, is_op
 from .rebuild import like, rebuilt, replay, with_config
 
@@ -127,7 +128,7 @@ def with_logits(model: keras.Model, outputs: Sequence[Output]) -> keras.Model:
         _logarithm(tensor, outputs[number].kind) if number in logged else tensor
         for number, tensor in enumerate(model.outputs)
     ]
-    return rebuilt(keras.Model(_single(model.inputs), _single(ends), name=model.name))
+    return rebuilt(keras.Model(tree_of(model.inputs), tree_of(ends), name=model.name))
 
 
 def before_logarithms(model: keras.Model, outputs: Sequence[Output]) -> list[keras.KerasTensor]:
@@ -152,10 +153,6 @@ def _logarithm(tensor: keras.KerasTensor, kind: str) -> keras.KerasTensor:
         return ops.log(ops.maximum(tensor, SMALLEST))
     clipped = ops.clip(tensor, SMALLEST, 1 - SMALLEST)
     return ops.subtract(ops.log(clipped), ops.log(ops.subtract(1.0, clipped)))
-
-
-def _single(tensors: Sequence) -> Any:
-    return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
 
 def _kind_of(loss: Any, shape: Sequence[int | None]) -> str:
@@ -263,7 +260,7 @@ def _without_activations(model: keras.Model, names: set[str]) -> keras.Model:
     }
     if bare:
         values: dict[int, Any] = {id(tensor): like(tensor) for tensor in model.inputs}
-        inputs = _single([values[id(tensor)] for tensor in model.inputs])
+        inputs = tree_of([values[id(tensor)] for tensor in model.inputs])
 
         def operation_of(call: Call) -> Any:
             if call.operation.name in bare:
@@ -271,7 +268,7 @@ def _without_activations(model: keras.Model, names: set[str]) -> keras.Model:
             return call.operation
 
         replay(calls_of(model), values, operation_of)
-        ends = _single([values[id(tensor)] for tensor in model.outputs])
+        ends = tree_of([values[id(tensor)] for tensor in model.outputs])
         model = keras.Model(inputs, ends, name=model.name)
     return rebuilt(model, make)
 
