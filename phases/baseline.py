@@ -37,7 +37,7 @@ def trained(
     """
     path = folder.file(BASELINE)
     if not path.exists():
-        objective = Objective(task, plain_loss(task))
+        objective = Objective(task, plain_loss(task, viewed=data.moves_targets))
         model = train(folder, "baseline", model, data, objective, options, device)
         save_keras(path, model)
     return load_keras(path)

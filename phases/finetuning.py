@@ -135,23 +135,24 @@ def objective_of(
     """
     # Two views say no more than one where nothing about them is random.
     views = {"views": 2, "jitter": True} if data.augments else {}
+    viewed = {"viewed": data.moves_targets}
     if isinstance(finetuning, Hinton | Single):
         with device.strategy.scope():
             start = load_keras(search_path / START)
         if isinstance(finetuning, Hinton):
-            loss = kd_loss(task, finetuning.temperature, finetuning.alpha)
+            loss = kd_loss(task, finetuning.temperature, finetuning.alpha, **viewed)
             return student, Objective(task, loss, teachers=[start])
-        loss = single_loss(task, finetuning.temperature)
+        loss = single_loss(task, finetuning.temperature, **viewed)
         return student, Objective(task, loss, teachers=[start], **views)
     if not isinstance(finetuning, Ensemble | Contrastive):
-        return student, Objective(task, plain_loss(task))
+        return student, Objective(task, plain_loss(task, **viewed))
     manifest = read_manifest(search_path)
     if isinstance(finetuning, Contrastive):
         rows = open_features(search_path, manifest, data.fingerprint)
         student = with_projection(student, manifest["features"], seed)
-        loss = ckt_loss(task, finetuning.loss)
+        loss = ckt_loss(task, finetuning.loss, **viewed)
         return student, Objective(task, loss, rows=rows, extra=1, **views)
-    loss = ensemble_loss(task, finetuning.temperature)
+    loss = ensemble_loss(task, finetuning.temperature, **viewed)
     if manifest["kind"] == ONLINE:
         teachers = _online_teachers(search_path, manifest, data, device)
         return student, Objective(task, loss, teachers=teachers, **views)

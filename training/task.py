@@ -122,16 +122,22 @@ class Task:
             total = losses if total is None else total + losses
         return total
 
-    def view_losses(self, outputs: Any, targets: Any, weights: Any = None) -> tf.Tensor:
+    def view_losses(
+        self, outputs: Any, targets: Any, weights: Any = None, *, viewed: bool = False
+    ) -> tf.Tensor:
         """The loss of every view of every example, float32 [views, n].
 
         Args:
             outputs: float32 [views, n, ...] each.
+            viewed: targets and weights are [n, views, ...]: those of a view have moved with it.
         """
         views = parts_of(outputs)[0].shape[0]
         merged = mapped(lambda x: tf.reshape(x, [-1, *x.shape[2:]]), outputs)
 
         def flat(x: tf.Tensor) -> tf.Tensor:
+            if viewed:
+                x = tf.transpose(x, [1, 0, *range(2, len(x.shape))])
+                return tf.reshape(x, [-1, *x.shape[2:]])
             return tf.reshape(tf.repeat(x[None], views, axis=0), [-1, *x.shape[1:]])
 
         targets, weights = (mapped(flat, one) for one in (targets, weights))

@@ -16,7 +16,7 @@ from ..options.training import Training
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.runfolder import RunFolder
-from ..utils.trees import tree_of
+from ..utils.trees import mapped, tree_of
 from . import schedules
 from .epochs import fit, numbers_of
 from .evaluation import evaluate, make_evaluate, reestimate_bn
@@ -185,7 +185,19 @@ def _epoch_batches(
         jitter=objective.jitter,
         rows=objective.rows,
     )
-    return _numbered(batches, epoch * steps_per_epoch) if objective.forward_of else batches
+    if not objective.forward_of:
+        return batches
+    if data.moves_targets:
+        batches = batches.map(_of_only_view)
+    return _numbered(batches, epoch * steps_per_epoch)
+
+
+def _of_only_view(batch: dict) -> dict:
+    """Targets and weights [b, 1, ...] without the axis of the views."""
+    moved = {
+        key: mapped(lambda x: x[:, 0], batch[key]) for key in ("targets", "weights") if key in batch
+    }
+    return batch | moved
 
 
 def _numbered(batches: tf.data.Dataset, first: int) -> tf.data.Dataset:

@@ -58,7 +58,7 @@ def pull(z: tf.Tensor, bank: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(2 - 2 * tf.einsum("vnd,nd->vn", z, bank))
 
 
-def ckt_loss(task: Task, kind: str) -> LossFunction:
+def ckt_loss(task: Task, kind: str, *, viewed: bool = False) -> LossFunction:
     """The task's loss plus contrast with the bank's features (batch["features"] float32 [b, d]).
 
     The model is one of `with_projection`.
@@ -67,7 +67,7 @@ def ckt_loss(task: Task, kind: str) -> LossFunction:
 
     def loss_fn(outputs, batch, taught):
         *own, z = parts_of(outputs)
-        label_loss, metrics = task_loss(task, tree_of(own), batch)
+        label_loss, metrics = task_loss(task, tree_of(own), batch, viewed=viewed)
         bank = tf.math.l2_normalize(batch["features"], -1)  # float16 rounds their norm
         contrast_loss = contrast(tf.math.l2_normalize(z, -1), bank)
         metrics |= {"label_loss": label_loss, "contrast_loss": contrast_loss}

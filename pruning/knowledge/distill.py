@@ -18,19 +18,30 @@ from ...utils.trees import mapped, parts_of
 LossFunction = Callable[[Any, dict, Sequence], tuple[tf.Tensor, dict]]
 
 
-def task_loss(task: Task, outputs: Any, batch: dict) -> tuple[tf.Tensor, dict]:
+def task_loss(
+    task: Task, outputs: Any, batch: dict, *, viewed: bool = False
+) -> tuple[tf.Tensor, dict]:
     """The task's own loss, mean over views and examples, and the metrics that go with it.
+
+    Args:
+        viewed: as in `Task.view_losses`.
 
     Returns:
         (scalar, {"accuracy": percent, for classifiers}).
     """
-    losses = task.view_losses(outputs, batch["targets"], batch.get("weights"))
+    losses = task.view_losses(outputs, batch["targets"], batch.get("weights"), viewed=viewed)
     accuracy = task.accuracy(outputs, batch["targets"])
     return tf.reduce_mean(losses), {} if accuracy is None else {"accuracy": accuracy}
 
 
 def select_teachers(
-    task: Task, bank: Any, batch: dict, student_loss: tf.Tensor, axis: int = -1
+    task: Task,
+    bank: Any,
+    batch: dict,
+    student_loss: tf.Tensor,
+    axis: int = -1,
+    *,
+    viewed: bool = False,
 ) -> tuple[Any, tf.Tensor]:
     """The mean of the teachers that are at least as good as the student on this batch.
 
@@ -40,6 +51,7 @@ def select_teachers(
         batch: "targets" and, where there are some, "weights".
         student_loss: scalar, the student's mean loss on the batch.
         axis: of the teachers.
+        viewed: as in `Task.view_losses`; only with teachers that run beside the student.
 
     Returns:
         (mean outputs float32 [b, ...] or [views, b, ...]; number of chosen teachers float32; both 0
@@ -52,7 +64,8 @@ def select_teachers(
     else:
         count = parts_of(per_teacher)[0].shape[0]
         each = [mapped(lambda x, k=k: x[k], per_teacher) for k in range(count)]
-        losses = tf.stack([tf.reduce_mean(task.view_losses(x, targets, weights)) for x in each])
+        found = [task.view_losses(x, targets, weights, viewed=viewed) for x in each]
+        losses = tf.stack([tf.reduce_mean(one) for one in found])
     chosen = tf.cast(losses <= student_loss, tf.float32)
     count = tf.reduce_sum(chosen)
 
@@ -101,20 +114,20 @@ def _bank_rows(batch: dict, outputs: Any) -> Any:
     return expanded(*rows, outputs.shape[-1])
 
 
-def plain_loss(task: Task) -> LossFunction:
-    """The task's loss alone."""
+def plain_loss(task: Task, *, viewed: bool = False) -> LossFunction:
+    """The task's loss alone; `viewed` as in `Task.view_losses`, here and below."""
 
     def loss_fn(outputs, batch, taught):
-        return task_loss(task, outputs, batch)
+        return task_loss(task, outputs, batch, viewed=viewed)
 
     return loss_fn
 
 
-def single_loss(task: Task, temperature: float) -> LossFunction:
+def single_loss(task: Task, temperature: float, *, viewed: bool = False) -> LossFunction:
     """The task's loss plus distillation from one teacher that sees the same views."""
 
     def loss_fn(outputs, batch, taught):
-        label_loss, metrics = task_loss(task, outputs, batch)
+        label_loss, metrics = task_loss(task, outputs, batch, viewed=viewed)
         distilled = task.distillation(taught[0], outputs, temperature)
         metrics |= {"label_loss": label_loss, "distillation_loss": distilled}
         return label_loss + distilled, metrics
@@ -122,11 +135,11 @@ def single_loss(task: Task, temperature: float) -> LossFunction:
     return loss_fn
 
 
-def kd_loss(task: Task, temperature: float, alpha: float) -> LossFunction:
+def kd_loss(task: Task, temperature: float, alpha: float, *, viewed: bool = False) -> LossFunction:
     """Hinton et al. 2015: (1 - alpha) * the task's loss + alpha * T^2 * KL to one teacher."""
 
     def loss_fn(outputs, batch, taught):
-        label_loss, metrics = task_loss(task, outputs, batch)
+        label_loss, metrics = task_loss(task, outputs, batch, viewed=viewed)
         # `distillation` has one factor of T in it.
         distilled = temperature * task.distillation(taught[0], outputs, temperature)
         metrics |= {"label_loss": label_loss, "distillation_loss": distilled}
@@ -135,18 +148,18 @@ def kd_loss(task: Task, temperature: float, alpha: float) -> LossFunction:
     return loss_fn
 
 
-def ensemble_loss(task: Task, temperature: float) -> LossFunction:
+def ensemble_loss(task: Task, temperature: float, *, viewed: bool = False) -> LossFunction:
     """The task's loss plus distillation from the bank's teachers: their rows (`open_bank`) in the
     batch or, without a written bank, the teachers that run beside the student."""
 
     def loss_fn(outputs, batch, taught):
-        label_loss, metrics = task_loss(task, outputs, batch)
+        label_loss, metrics = task_loss(task, outputs, batch, viewed=viewed)
         # The choice of teachers is a comparison: no gradient flows through it.
         if taught:
             bank, axis = mapped(lambda *each: tf.stack(each), *taught), 0
         else:
             bank, axis = _bank_rows(batch, outputs), -1
-        mean, count = select_teachers(task, bank, batch, label_loss, axis)
+        mean, count = select_teachers(task, bank, batch, label_loss, axis, viewed=viewed)
         distilled = task.distillation(mean, outputs, temperature) * tf.minimum(count, 1.0)
         metrics |= {"label_loss": label_loss, "distillation_loss": distilled, "teachers": count}
         return label_loss + distilled, metrics
