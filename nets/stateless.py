@@ -1,8 +1,8 @@
 """Keras models as pure functions: called on their variables' values, changing no variable.
 
 So what is compiled from them is pure: the same code serves XLA, plain TensorFlow and mirrored
-    replicas, and a stock keras.layers.BatchNormalization needs no special variables. On two CPU
-    cores (ResNet-20, batch 64) this is as fast as calling the model directly on its variables.
+replicas, and a stock keras.layers.BatchNormalization needs no special variables. On two CPU cores
+(ResNet-20, batch 64) this is as fast as calling the model directly on its variables.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from .keras_graph import calls_of, inference_only, is_functional, layers_in
+from ..utils.trees import mapped, parts_of, tree_of
+from .keras_graph import calls_of, ends, has_graph, inference_only, is_functional, layers_in
 
 
 def read(model: keras.Model) -> list[tf.Tensor]:
@@ -29,12 +30,28 @@ def of(variables: Sequence[keras.Variable], model: keras.Model, values: Sequence
 
 
 def call(
-    model: Any, values: Sequence, images: Any, *, training: bool | None, updated: Sequence = ()
-) -> tuple[tf.Tensor, list]:
-    """The only output in float32, new values of the `updated` variables; changes no variable."""
+    model: Any, values: Sequence, inputs: Any, *, training: bool | None, updated: Sequence = ()
+) -> tuple[Any, list]:
+    """Calls a model; changes no variable.
+
+    Args:
+        inputs: tree (`utils.trees`): one tensor, or a tuple of several in the model's order.
+
+    Returns:
+        (tree of the outputs, all float32: one tensor, or a tuple of several; the new values of the
+        `updated` variables).
+    """
     with keras.StatelessScope(list(zip(model.variables, values, strict=True))) as scope:
-        logits = keras.tree.flatten(model(images, training=training))[0]
-    return tf.cast(logits, tf.float32), [scope.get_current_value(v) for v in updated]
+        found = keras.tree.flatten(model(arranged(model, inputs), training=training))
+    outputs = mapped(lambda one: tf.cast(one, tf.float32), tree_of(found))
+    return outputs, [scope.get_current_value(v) for v in updated]
+
+
+def arranged(model: Any, inputs: Any) -> Any:
+    """Several inputs in the structure that the model takes them in; one goes as it is."""
+    if not isinstance(inputs, tuple | list) or not has_graph(model):
+        return inputs
+    return keras.tree.pack_sequence_as(ends(model)[0], parts_of(inputs))
 
 
 def batch_norms(model: keras.Model, *, frozen: bool = False) -> list[keras.layers.Layer]:

@@ -40,7 +40,7 @@ def batches(order, sizes=(4, 4, 2)):
 def searched(path, graph):
     """A run folder with a history of five networks, each a filter smaller than the last."""
     folder = RunFolder.open(path, {"seed": 0})
-    history = History(folder, (2, CLASSES))
+    history = History(folder, [(2, CLASSES)])
     for step, loss in enumerate(LOSSES):
         row = {"step": step, "val_loss": loss, "flops": 100 - step}
         row["removed_units"] = [step] if step else []
