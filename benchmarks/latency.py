@@ -28,11 +28,12 @@ from ..options.data import Sampling
 from ..options.methods import EKG
 from ..options.search import SearchOptions
 from ..phases.searching import prepare
-from ..pruning.history import History
+from ..pruning.history import History, output_shapes
 from ..pruning.methods.greedy import GreedySearch
 from ..pruning.space.candidates import lowest_mask
 from ..reports import machine
 from ..training.latency import latencies
+from ..training.task import classification
 from ..utils.devices import Device
 from ..utils.runfolder import RunFolder
 
@@ -55,9 +56,9 @@ def networks(
         if not reachable:
             print(f"--round_to {budget.round_to} can't go below {lowest:.3f}", flush=True)
             return []
-        history = History(folder, (len(val.targets), data.num_classes))
+        history = History(folder, output_shapes(graph, len(val)))
         options = replace(options, budget=replace(budget, rate=min(reachable)))
-        GreedySearch(graph, val, history, options).run()
+        GreedySearch(graph, val, history, options, classification()).run()
         found = []
         for rate in reachable:
             step = next(i for i, row in enumerate(history.rows) if row["flops_rate"] <= rate)

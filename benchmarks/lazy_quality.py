@@ -28,9 +28,10 @@ from ..options.data import Sampling
 from ..options.methods import EKG
 from ..options.search import SearchOptions
 from ..phases.searching import prepare
-from ..pruning.history import History
+from ..pruning.history import History, output_shapes
 from ..pruning.methods.greedy import GreedySearch
 from ..reports import machine
+from ..training.task import classification
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.runfolder import RunFolder
@@ -44,15 +45,15 @@ def searched(
     """Final loss and top-1 on D_val of one search, and what it evaluated."""
     with RunFolder.open(path, {}) as folder:
         graph, val = prepare(folder, model, data, options, device)
-        history = History(folder, (len(val.targets), data.num_classes))
-        GreedySearch(graph, val, history, options).run()
+        history = History(folder, output_shapes(graph, len(val)))
+        GreedySearch(graph, val, history, options, classification()).run()
     rows = history.rows
     return {
         "seed": options.sampling.seed,
         "steps": len(rows) - 1,
         "evaluations": sum(row["evaluations"] for row in rows),
         # each step also runs the current network, for its cache and the importance
-        "proposal_images": sum(row["images"] - len(val.targets) for row in rows[1:]),
+        "proposal_images": sum(row["images"] - len(val) for row in rows[1:]),
         "val_loss": rows[-1]["val_loss"],
         "val_accuracy": rows[-1]["val_accuracy"],
     }

@@ -30,10 +30,11 @@ from ..phases.searching import prepare
 from ..pruning.engine.current import CurrentNetwork
 from ..pruning.engine.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator, Outcome
 from ..pruning.engine.validation import Validation
-from ..pruning.history import History
+from ..pruning.history import History, output_shapes
 from ..pruning.space.candidates import Candidates, Proposal
 from ..pruning.worth.rewards import Knowledge, Reward
 from ..reports import machine
+from ..training.task import classification
 from ..utils.errors import UserError
 from ..utils.jsonl import read_json
 from ..utils.keras_files import load_keras
@@ -120,7 +121,7 @@ def forward_rates(graph: ChannelGraph, data: Validation, masks: list[np.ndarray]
     for mask in masks:
         seconds = machine.median_seconds(lambda mask=mask: current.set(mask), runs=3, warm_up=1)
         flops = graph.flops(mask)
-        rate = 2e-9 * flops * len(data.targets) / seconds
+        rate = 2e-9 * flops * len(data) / seconds
         rows.append({"flops_rate": flops / graph.flops(), "gflops": rate})
     return rows
 
@@ -205,20 +206,20 @@ def main(argv: list[str] | None = None) -> None:
     device = flags.device_of(args)
     start = load_keras(own.search_path / START)
     data = inputs.data_of(args, start)
-    about = machine.describe()
+    about, task = machine.describe(), classification()
     with RunFolder.open(own.search_path, kept) as folder:
         graph, val = prepare(folder, start, data, options, device)
-        history = History(folder, (len(val.targets), data.num_classes))
+        history = History(folder, output_shapes(graph, len(val)))
     alternating, gates = Alternating(graph, val, own.every), Gates(graph.groups)
     target = options.budget.rate * graph.flops()
     share, round_to = options.method.step, options.budget.round_to
     candidates = Candidates(gates, graph.flops, target, share, round_to=round_to)
     knowledge = Knowledge(options.method.teacher)
     proposals = candidates.propose(gates.mask())
-    workers = worker_seconds(graph, val, proposals, Reward(val.targets, None, data.num_classes))
+    workers = worker_seconds(graph, val, proposals, Reward(task, val))
     results = {
         "machine": about,
-        "examples": len(val.targets),
+        "examples": len(val),
         "flops_rate": history.rows[-1]["flops_rate"],
         "worker_seconds": workers,
         "build_seconds": alternating.build_seconds,
@@ -226,8 +227,8 @@ def main(argv: list[str] | None = None) -> None:
     }
     for step in range(1, len(history.rows)):
         gates.set_mask(history.mask(graph, step - 1))
-        knowledge.add(history.logits(step - 1))
-        reward = Reward(val.targets, knowledge.logits, data.num_classes)
+        knowledge.add(history.outputs(step - 1))
+        reward = Reward(task, val, knowledge.outputs)
         scores = alternating.importance(gates.mask(), reward)
         for gate in gates:
             gate.rank(scores[gate.units])

@@ -126,7 +126,7 @@ def landscape(model: keras.Model, val: Validation, plane: Plane, *, compile: boo
     for i, a in enumerate(tqdm(coordinates, desc="landscape", unit=" rows", disable=None)):
         for j, b in enumerate(coordinates):
             place = tf.constant(a, tf.float32), tf.constant(b, tf.float32)
-            loss[i, j] = sum(float(at(*place, *batch)) for batch in batches) / len(val.targets)
+            loss[i, j] = sum(float(at(*place, *batch)) for batch in batches) / len(val)
     return {
         "loss": [[one if math.isfinite(one) else None for one in row] for row in loss.tolist()],
         "coordinates": coordinates.tolist(),

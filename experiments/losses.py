@@ -62,6 +62,6 @@ def make_mean_loss(model: keras.Model, val: Validation, *, compile: bool = False
     def mean_loss(weights: Sequence) -> float:
         tensors = [tf.convert_to_tensor(one) for one in weights]
         sums = [float(total(tensors, images, labels)) for images, labels in batches]
-        return sum(sums) / len(val.targets)
+        return sum(sums) / len(val)
 
     return mean_loss

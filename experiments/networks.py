@@ -109,7 +109,7 @@ class Subjects:
 
     def settings(self) -> dict:
         """What a result file says of data and D_val."""
-        drawn = self.sampling.flags() | {"examples": len(self.val.targets)}
+        drawn = self.sampling.flags() | {"examples": len(self.val)}
         return {"data": self.data.name} | drawn
 
 

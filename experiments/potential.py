@@ -201,7 +201,7 @@ class Experiment:
         rows = [self.networks[number] for number in range(self.drawing.n)]
         proxies = [name for name in PROXIES if all(name in row["proxies"] for row in rows)]
         return {
-            "settings": self.kept | {"examples": len(self.scene.val.targets)},
+            "settings": self.kept | {"examples": len(self.scene.val)},
             "correlations": correlations(rows, proxies),
             "networks": rows,
         }
@@ -231,7 +231,7 @@ def open_sources(
     sources = []
     for text in drawing.sources:
         if text not in searches:
-            sources.append(read(Path(text), kept, len(val.targets), drawing.rate))
+            sources.append(read(Path(text), kept, len(val), drawing.rate))
             continue
         print(f"search {text}", flush=True)
         path = folder.path / f"search_{text.replace(':', '_')}"

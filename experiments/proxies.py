@@ -15,9 +15,10 @@ import tensorflow as tf
 
 from ..pruning.engine.current import CurrentNetwork
 from ..pruning.engine.validation import Validation
-from ..pruning.worth.rewards import Knowledge, Reward, label_loss_and_accuracy
+from ..pruning.worth.rewards import Knowledge, Reward, loss_and_accuracy
 from ..pruning.worth.scores import weight_scores
 from ..training.evaluation import make_forward
+from ..training.task import classification
 from .smoothness import smoothness
 from .sources import Source
 
@@ -42,8 +43,8 @@ class Scene:
         ensemble = Knowledge("ensemble")
         for source in self.sources:
             for step in range(len(source.history.rows)):
-                ensemble.add(source.history.logits(step))
-        return ensemble.logits
+                ensemble.add(source.history.outputs(step))
+        return ensemble.outputs
 
     def scores(self, score: str, source: int) -> np.ndarray:
         """Scores of the filters of a source's theta_0, float64 [U + 1], larger = more important."""
@@ -51,7 +52,7 @@ class Scene:
         if key not in self._scores:
             graph = self.sources[source].graph
             if score == "taylor":
-                reward = Reward(self.val.targets, None, self.knowledge.shape[-1])
+                reward = Reward(classification(), self.val)
                 current = CurrentNetwork(graph, self.val, compile=self.compile)
                 self._scores[key] = current.set_with_importance(graph.open_mask(), reward)[1]
             else:
@@ -89,16 +90,16 @@ class Proxy:
 
 
 def _val_loss(candidate: Candidate, scene: Scene) -> float:
-    return label_loss_and_accuracy(candidate.logits, scene.val.targets)[0]
+    return loss_and_accuracy(classification(), scene.val, candidate.logits)[0]
 
 
 def _val_accuracy(candidate: Candidate, scene: Scene) -> float:
-    return label_loss_and_accuracy(candidate.logits, scene.val.targets)[1]
+    return loss_and_accuracy(classification(), scene.val, candidate.logits)[1]
 
 
 def _reward(candidate: Candidate, scene: Scene) -> float:
-    reward = Reward(scene.val.targets, scene.knowledge, scene.knowledge.shape[-1])
-    return -float(tf.reduce_mean(reward.losses(tf.constant(candidate.logits))))
+    reward = Reward(classification(), scene.val, scene.knowledge)
+    return -float(tf.reduce_mean(reward.all_losses(candidate.logits)))
 
 
 def _condition_number(candidate: Candidate, scene: Scene) -> float:

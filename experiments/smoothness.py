@@ -90,7 +90,7 @@ class Hessian(scipy.sparse.linalg.LinearOperator):
         self._product = tf.function(
             product, jit_compile=compile, autograph=False, reduce_retracing=True
         )
-        self._batches, self._examples = batches_of(val), len(val.targets)
+        self._batches, self._examples = batches_of(val), len(val)
         super().__init__(np.float64, (sum(sizes), sum(sizes)))
 
     def _matvec(self, vector: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ of the whole network below the target, where the groups allow it), a filter that
 search is not put back, and number k depends on the sources and the seed alone, not on n.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ from ..options.fields import settings_of
 from ..options.methods import METHODS, SCORES, TEACHERS, Method
 from ..options.search import SearchOptions
 from ..phases.searching import prepare
-from ..pruning.history import LOGITS, ROWS, History
+from ..pruning.history import LOGITS, ROWS, History, output_shapes
 from ..pruning.methods.by_name import SEARCHES
 from ..pruning.space.candidates import Candidates
 from ..pruning.supernet.training import order_in
 from ..pruning.worth.scores import weight_scores
+from ..training.task import classification
 from ..utils import devices
 from ..utils.devices import Device
 from ..utils.errors import UserError
@@ -102,12 +104,13 @@ def made(
         options: resolved (`options.recipes`).
     """
     graph, val = prepare(folder, model, data, options, device)
-    history = History(folder, (len(val.targets), data.num_classes))
+    history = History(folder, output_shapes(graph, len(val)))
     SEARCHES[options.method.name](
         graph,
         val,
         history,
         options,
+        classification(),
         order=order_in(folder) if options.method.supernet else None,
         compile=device.compile,
         devices=devices.replicas(device.strategy),
@@ -144,10 +147,11 @@ def read(path: Path, settings: dict, examples: int, target_rate: float) -> Sourc
             f"--search_target_rate {target_rate}: finish it, or give a larger rate"
         )
     graph = ChannelGraph(load_keras(path / START))
-    shape = examples, graph.model.output_shape[-1]
-    if (path / LOGITS).stat().st_size != 4 * len(rows) * shape[0] * shape[1]:
+    shapes = output_shapes(graph, examples)
+    numbers = sum(map(math.prod, shapes))
+    if (path / LOGITS).stat().st_size != 4 * len(rows) * numbers:
         raise UserError(f"{path / LOGITS} does not hold {len(rows)} networks' logits on D_val")
-    return Source(path.resolve().name, graph, History(RunFolder(path, None, False), shape))
+    return Source(path.resolve().name, graph, History(RunFolder(path, None, False), shapes))
 
 
 def check_alike(sources: list[Source]) -> None:

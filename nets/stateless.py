@@ -1,8 +1,8 @@
 """Keras models as pure functions: called on their variables' values, changing no variable.
 
 So what is compiled from them is pure: the same code serves XLA, plain TensorFlow and mirrored
-    replicas, and a stock keras.layers.BatchNormalization needs no special variables. On two CPU
-    cores (ResNet-20, batch 64) this is as fast as calling the model directly on its variables.
+replicas, and a stock keras.layers.BatchNormalization needs no special variables. On two CPU cores
+(ResNet-20, batch 64) this is as fast as calling the model directly on its variables.
 """
 
 from __future__ import annotations

@@ -1,17 +1,29 @@
-"""The search's journal: accepted removals, and the interim networks' logits on D_val."""
+"""The search's journal: accepted removals, and the interim networks' outputs on D_val."""
 
+import math
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ..nets.graph import ChannelGraph
 from ..utils.runfolder import RunFolder
+from ..utils.trees import parts_of, tree_of
 
 ROWS, LOGITS = "history.jsonl", "search_logits.f32"
 
+Shapes = Sequence[tuple[int, ...]]
+
+
+def output_shapes(graph: ChannelGraph, examples: int) -> list[tuple[int, ...]]:
+    """The shapes of a network's outputs for so many examples, one for each output."""
+    return [(examples, *graph.shape_of(tensor)[1:]) for tensor in graph.model.outputs]
+
 
 class History:
-    """Rows of history.jsonl and, record for record, search_logits.f32 (float32 [n, classes] each).
+    """Rows of history.jsonl and, record for record, search_logits.f32: the network's outputs on
+    D_val, float32, one after the other.
 
     Row 0 is theta_0; row i adds the filters that step i removed (`removed_units`, numbers in the
     unit mask) and, where the networks of a search aren't nested, takes some back
@@ -20,36 +32,47 @@ class History:
 
     Args:
         folder: the run folder.
-        shape: (examples in D_val, classes).
+        shapes: of the outputs, as `output_shapes` gives them; empty: none are kept, rows alone.
     """
 
-    def __init__(self, folder: RunFolder, shape: tuple[int, int]):
-        self.folder, self._shape = folder, shape
+    def __init__(self, folder: RunFolder, shapes: Shapes):
+        self.folder, self._shapes = folder, [tuple(shape) for shape in shapes]
         self._path = folder.file(LOGITS)
-        self._record_bytes = 4 * shape[0] * shape[1]
+        self._record_bytes = 4 * sum(map(math.prod, self._shapes))
         self.rows = folder.rows(ROWS)
-        if self.rows:
+        if self.rows and self._record_bytes:
             records = self._path.stat().st_size // self._record_bytes if self._path.exists() else 0
             self.rows = self.rows[:records]
             folder.truncate(ROWS, len(self.rows))
 
-    def add(self, row: dict, logits: np.ndarray) -> None:
-        """Appends a step; both files are on the disk when this returns."""
-        with open(self._path, "r+b" if self._path.exists() else "w+b") as file:
-            file.seek(len(self.rows) * self._record_bytes)
-            file.write(np.ascontiguousarray(logits, "<f4").tobytes())
-            file.truncate()
-            file.flush()
-            os.fsync(file.fileno())
+    def add(self, row: dict, outputs: Any = ()) -> None:
+        """Appends a step; both files are on the disk when this returns.
+
+        Args:
+            outputs: tree of float32 [n, ...]; empty where none are kept.
+        """
+        if self._record_bytes:
+            self._write(outputs)
         self.folder.append(ROWS, row)
         self.rows.append(row)
 
-    def logits(self, step: int) -> np.ndarray:
-        """Logits of theta_step on D_val, float32 [n, classes]."""
+    def _write(self, outputs: Any) -> None:
+        with open(self._path, "r+b" if self._path.exists() else "w+b") as file:
+            file.seek(len(self.rows) * self._record_bytes)
+            for one in parts_of(outputs):
+                file.write(np.ascontiguousarray(one, "<f4").tobytes())
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+
+    def outputs(self, step: int) -> Any:
+        """Outputs of theta_step on D_val, tree of float32 [n, ...]."""
         with open(self._path, "rb") as file:
             file.seek(step * self._record_bytes)
-            record = np.frombuffer(file.read(self._record_bytes), "<f4")
-        return record.reshape(self._shape).astype(np.float32)
+            record = np.frombuffer(file.read(self._record_bytes), "<f4").astype(np.float32)
+        edges = np.cumsum([math.prod(shape) for shape in self._shapes])[:-1]
+        parts = zip(np.split(record, edges), self._shapes, strict=True)
+        return tree_of(one.reshape(shape) for one, shape in parts)
 
     def mask(self, graph: ChannelGraph, step: int) -> np.ndarray:
         """Unit mask of theta_step, float32 [U + 1]."""

@@ -7,8 +7,11 @@ from ekg_tf.nets.flatten import flatten
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.pruning.engine.importance import ImportancePass
 from ekg_tf.pruning.engine.segments import Segments
+from ekg_tf.pruning.engine.validation import Validation
+from ekg_tf.pruning.worth.rewards import Reward
 from ekg_tf.pruning.worth.scores import weight_scores
 from ekg_tf.training.evaluation import make_forward
+from ekg_tf.training.task import classification
 
 from tests.helpers.networks import CLASSES, random_mask
 from tests.helpers.rule_networks import CASES, NORMS, batch_of, between, shake
@@ -19,13 +22,15 @@ def check(model):
     graph, images = ChannelGraph(flatten(model).model), batch_of(model)
     segments, mask = Segments(graph), random_mask(graph, keep=0.5)
     weights = segments.weights(mask)
-    logits = segments.logits(tf.constant(images), weights)
+    logits = segments.outputs_from(tf.constant(images), weights)
     expected = make_forward(graph.pruned(mask), bn="batch")(images)
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     labels = np.arange(len(images), dtype=np.int32) % CLASSES
+    val = Validation(images, labels, len(images))
     teacher = np.full((len(images), CLASSES), 1 / CLASSES, np.float32)
-    importance = ImportancePass(segments, cuts=[])
-    _, same, scores = importance.run(images, labels, teacher, weights, mask)
+    reward = Reward(classification(), val, teacher)
+    importance = ImportancePass(segments, [], reward)
+    _, same, scores = importance.run(images, reward.terms(slice(None)), weights, mask)
     np.testing.assert_allclose(same, logits, rtol=1e-3, atol=1e-4)
     assert np.isfinite(scores).all() and (scores[mask == 0] == 0).all()
     by_weight = weight_scores("l1", graph.kernels(), mask, [0])

@@ -1,5 +1,6 @@
 """The fast evaluator against the naive one, step by step and over real searches."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import keras
@@ -14,11 +15,11 @@ from ekg_tf.pruning.engine.evaluator import ExactEvaluator, LazyEvaluator, Naive
 from ekg_tf.pruning.engine.validation import Validation
 from ekg_tf.pruning.space.candidates import Candidates
 from ekg_tf.pruning.worth.rewards import Reward
+from ekg_tf.training.task import classification
 from ekg_tf.utils.runfolder import RunFolder
 
 from tests.helpers.networks import (
     dense_block,
-    images_for,
     mobile,
     random_mask,
     residual,
@@ -32,9 +33,9 @@ from tests.helpers.searches import greedy_search, searched, validation
 
 
 def reward_for(model, val, seed=6):
-    shape = (len(val.targets), model.output_shape[-1])
+    shape = (len(val), model.output_shape[-1])
     teacher = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    return Reward(val.targets, teacher, shape[1])
+    return Reward(classification(), val, teacher)
 
 
 def proposals_at(graph, mask, step=0.4):
@@ -62,7 +63,7 @@ def test_batches_of_nearly_equal_size(examples, batch_images, sizes):
 def assert_same_outcome(exact, naive):
     assert exact.best == naive.best == np.argmax(naive.rewards)
     assert exact.reward == pytest.approx(naive.reward, abs=1e-4)
-    assert np.abs(exact.logits - naive.logits).max() <= 1e-3
+    assert np.abs(exact.outputs - naive.outputs).max() <= 1e-3
     done = ~np.isnan(exact.rewards)
     assert done[exact.best]
     np.testing.assert_allclose(exact.rewards[done], naive.rewards[done], atol=1e-4)
@@ -114,7 +115,7 @@ def test_neither_memory_nor_devices_change_the_outcome(options):
         np.testing.assert_array_equal(other_scores, scores)
         assert other_best.best == best.best
         assert other_best.reward == best.reward
-        np.testing.assert_array_equal(other_best.logits, best.logits)
+        np.testing.assert_array_equal(other_best.outputs, best.outputs)
 
 
 def test_every_device_works_on_its_own_copies():
@@ -149,7 +150,7 @@ def test_the_reward_is_that_of_the_pruned_network():
     outcome = evaluator.best(proposals, reward)
     pruned = graph.pruned(proposals[outcome.best].mask)
     logits = np.concatenate([pruned(val.inputs[rows], training=True) for rows in val.batches()])
-    np.testing.assert_allclose(outcome.logits, logits, atol=1e-4)
+    np.testing.assert_allclose(outcome.outputs, logits, atol=1e-4)
     assert outcome.reward == pytest.approx(-float(tf.reduce_mean(reward.losses(logits))), abs=1e-5)
 
 
@@ -166,7 +167,7 @@ def test_the_logits_are_those_of_the_chosen_proposal_when_rewards_are_equal():
         evaluator.set_current(mask)
         outcome = evaluator.best(proposals_at(graph, mask), reward)
         assert outcome.best == 0
-        np.testing.assert_allclose(outcome.logits, np.tile(np.arange(5), (24, 1)))
+        np.testing.assert_allclose(outcome.outputs, np.tile(np.arange(5), (24, 1)))
 
 
 def test_hopeless_proposals_are_given_up():
@@ -178,7 +179,7 @@ def test_hopeless_proposals_are_given_up():
     exact, naive = ExactEvaluator(graph, val, workers=1), NaiveEvaluator(graph, val)
     mask = graph.open_mask()
     logits = exact.set_current(mask)
-    reward = Reward(logits.argmax(-1), logits, 5)
+    reward = Reward(classification(), replace(val, targets=logits.argmax(-1)), logits)
     mild, severe = proposals_at(graph, mask, step=0.1), proposals_at(graph, mask, step=1.0)
     proposals = [*severe[:3], mild[3]]
     outcomes = [exact.best(proposals, reward) for _ in range(2)]
@@ -209,15 +210,6 @@ def test_dropout_is_off_in_both_evaluators():
     np.testing.assert_allclose(logits, model(val.inputs, training=False), atol=1e-4)
     naive.set_current(mask)
     assert_same_outcome(exact.best(proposals, reward), naive.best(proposals, reward))
-
-
-def test_networks_of_several_outputs_are_refused():
-    image = keras.Input((8, 8, 3))
-    x = keras.layers.Flatten()(image)
-    model = keras.Model(image, [keras.layers.Dense(2)(x), keras.layers.Dense(3)(x)])
-    val = Validation(images_for(residual()), np.zeros(8, np.int32), 8)
-    with pytest.raises(ValueError, match="one input and one output"):
-        ExactEvaluator(ChannelGraph(model), val)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +243,7 @@ def test_lazy_search_saves_images_and_resumes_to_the_same_network(tmp_path):
     images, all_images = (sum(row["images"] for row in one.rows) for one in (lazy, naive))
     assert images < all_images
     for row in lazy.rows[1:]:
-        assert row["images"] > len(val.targets), "the current network and some proposals"
+        assert row["images"] > len(val), "the current network and some proposals"
     with RunFolder.open(tmp_path / "lazy", {}) as folder:
         folder.truncate("history.jsonl", 4)
     _, _, resumed = searched(tmp_path / "lazy", "lazy", target=0.6)
@@ -284,7 +276,8 @@ class Scripted(LazyEvaluator):
 def test_lazy_screens_finishes_and_stops_when_a_fresh_reward_beats_every_stale_one(promised, runs):
     evaluator = Scripted([0.9, 0.104, 0.7, 0.4, 0.8, 0.1])  # the third best is too far behind
     trials = SimpleNamespace(losses=np.full(6, np.inf), seen=np.full(6, np.nan))
-    trials.ratios = lambda: trials.seen
+    trials.ratios, trials.current_loss = lambda: trials.seen, 1.0
+    trials.forget = lambda index: None
     expected = np.array([0.01, 0.02, 0.03, 0.0, promised, 0.04])
     evaluator._work_off(trials, np.array([3, 0, 1, 2, 5, 4]), expected)
     assert evaluator.runs == runs
@@ -311,7 +304,7 @@ def test_the_history_tells_what_the_networks_of_the_search_give(tmp_path):
     for step in (1, len(history.rows) - 1):
         pruned = graph.pruned(history.mask(graph, step))
         logits = np.concatenate([pruned(val.inputs[rows], training=True) for rows in val.batches()])
-        np.testing.assert_allclose(history.logits(step), logits, atol=1e-4)
+        np.testing.assert_allclose(history.outputs(step), logits, atol=1e-4)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(val.targets, logits)
         row = history.rows[step]
         assert row["val_loss"] == pytest.approx(float(tf.reduce_mean(losses)), abs=1e-4)
@@ -371,7 +364,7 @@ def test_full_width_with_xla_is_the_same_as_sliced(monkeypatch):
         proposals = proposals_at(graph, mask)
         outcomes = [one.best(proposals, reward) for one in (sliced, masked)]
         assert outcomes[0].best == outcomes[1].best
-        np.testing.assert_allclose(outcomes[1].logits, outcomes[0].logits, atol=1e-4)
+        np.testing.assert_allclose(outcomes[1].outputs, outcomes[0].outputs, atol=1e-4)
         both = ~np.isnan(outcomes[0].rewards + outcomes[1].rewards)
         assert both.any()
         rewards = [one.rewards[both] for one in outcomes]

@@ -28,7 +28,7 @@ def row_of(step):
 
 
 def written(folder, steps):
-    history = History(folder, SHAPE)
+    history = History(folder, [SHAPE])
     for step in range(steps):
         history.add(row_of(step), logits_of(step))
     return history
@@ -40,13 +40,13 @@ def files(folder):
 
 def assert_goes_on(folder, steps):
     """A new process sees `steps` steps, and what it adds is as if nothing had happened."""
-    history = History(folder, SHAPE)
+    history = History(folder, [SHAPE])
     assert history.rows == [row_of(step) for step in range(steps)]
     history.add(row_of(steps), logits_of(steps))
-    again = History(folder, SHAPE)
+    again = History(folder, [SHAPE])
     assert again.rows == [row_of(step) for step in range(steps + 1)]
     for step in range(steps + 1):
-        np.testing.assert_array_equal(again.logits(step), logits_of(step))
+        np.testing.assert_array_equal(again.outputs(step), logits_of(step))
     rows, records = files(folder)
     assert len(rows.read_text().splitlines()) == steps + 1
     assert records.stat().st_size == (steps + 1) * RECORD
@@ -59,7 +59,7 @@ def test_a_new_folder(folder):
 def test_an_unbroken_history(folder):
     history = written(folder, 3)
     assert len(history.rows) == 3
-    assert history.logits(1).dtype == np.float32
+    assert history.outputs(1).dtype == np.float32
     assert_goes_on(folder, 3)
 
 
@@ -99,7 +99,7 @@ def test_rows_whose_records_are_gone(folder):
 
 def test_masks_of_the_steps(folder):
     graph = ChannelGraph(residual())
-    history = History(folder, SHAPE)
+    history = History(folder, [SHAPE])
     for step, units in enumerate([[], [4, 0], [12], [1]]):
         history.add({"step": step, "removed_units": units}, logits_of(step))
     closed = [[], [0, 4], [0, 4, 12], [0, 1, 4, 12]]

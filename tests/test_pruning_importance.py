@@ -10,6 +10,7 @@ from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.pruning.engine.evaluator import ExactEvaluator
 from ekg_tf.pruning.engine.validation import Validation
 from ekg_tf.pruning.worth.rewards import Reward
+from ekg_tf.training.task import classification
 
 from tests.helpers.networks import CLASSES, SHAPE, conv_bn, images_for, random_mask, shaken
 
@@ -61,7 +62,7 @@ def data(model, teacher):
     rng = np.random.default_rng(7)
     val = Validation(images_for(model, EXAMPLES), rng.integers(0, CLASSES, EXAMPLES), 9)
     logits = rng.normal(size=(EXAMPLES, CLASSES)).astype(np.float32) * 2
-    return val, Reward(val.targets, logits if teacher else None, CLASSES), logits
+    return val, Reward(classification(), val, logits if teacher else None), logits
 
 
 def batch_loss(model, val, rows, teacher_logits):
@@ -135,7 +136,7 @@ def test_the_derivative_is_that_of_finite_differences():
     val, _, teacher_logits = data(graph.model, teacher=True)
     model, gates = tapped_copy(residual, graph, mask)
     whole = Validation(val.inputs, val.targets, EXAMPLES)
-    reward = Reward(val.targets, teacher_logits, CLASSES)
+    reward = Reward(classification(), val, teacher_logits)
     _, scores = ExactEvaluator(graph, whole).set_current_with_importance(mask, reward)
     scale = model.get_layer("inner_0").scale  # a gate with a single site
     for channel in range(5):

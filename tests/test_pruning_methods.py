@@ -11,6 +11,7 @@ from ekg_tf.pruning.methods.by_name import SEARCHES
 from ekg_tf.pruning.space.candidates import OVERSHOOT
 from ekg_tf.pruning.space.widths import relative_scores, smallest, without
 from ekg_tf.training.evaluation import make_forward
+from ekg_tf.training.task import classification
 from ekg_tf.utils.runfolder import RunFolder
 
 from tests.helpers.networks import residual, shaken
@@ -27,8 +28,8 @@ def searched(path, method, *, target=0.5, **options):
     val = validation(graph.model, count=EXAMPLES, batch_images=EXAMPLES)
     settings = search_options(target, method=method, **options)
     with RunFolder.open(path, {}) as folder:
-        history = History(folder, (EXAMPLES, 5))
-        SEARCHES[method](graph, val, history, settings).run()
+        history = History(folder, [(EXAMPLES, 5)])
+        SEARCHES[method](graph, val, history, settings, classification()).run()
     return graph, val, history
 
 
@@ -53,7 +54,7 @@ def test_the_target_is_met_and_the_history_tells_the_networks(tmp_path, method, 
     mask = history.mask(graph, steps)
     assert graph.flops(mask) == last["flops"]
     logits = make_forward(graph.pruned(mask), bn="batch")(val.inputs)
-    np.testing.assert_allclose(history.logits(steps), logits, atol=1e-4)
+    np.testing.assert_allclose(history.outputs(steps), logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["ffp", "uniform", "global"])

@@ -22,8 +22,9 @@ from ekg_tf.pruning.methods.evolution import (
 from ekg_tf.pruning.methods.slimming import AccuracyReward, SlimmingSearch
 from ekg_tf.pruning.methods.stagewise import StageWiseSearch
 from ekg_tf.pruning.space.candidates import OVERSHOOT
-from ekg_tf.pruning.supernet.network import feature_loss, softmax_loss
+from ekg_tf.pruning.supernet.network import feature_loss
 from ekg_tf.pruning.supernet.ratings import StageRater
+from ekg_tf.training.task import classification
 from ekg_tf.utils.runfolder import RunFolder
 
 from tests.helpers.networks import images_for, shaken
@@ -171,8 +172,10 @@ def random_mask(graph, gates, seed):
 
 def test_stage_losses_are_those_of_the_masked_network(graph, val):
     """Of a stage that starts at the input, and of the last one; whatever fits into memory."""
-    usual = StageRater(graph, val, "auto")
-    tight = StageRater(graph, val, "auto", cache_bytes=0, devices=("CPU:0", "CPU:1"))
+    usual = StageRater(graph, val, classification(), "auto")
+    tight = StageRater(
+        graph, val, classification(), "auto", cache_bytes=0, devices=("CPU:0", "CPU:1")
+    )
     assert len(usual.stages) == 3
     assert "computed again" in tight.plan() and "computed again" not in usual.plan()
     first, last = usual.stages[0], usual.stages[-1]
@@ -180,7 +183,7 @@ def test_stage_losses_are_those_of_the_masked_network(graph, val):
     losses = usual.rate(0, masks)
     np.testing.assert_allclose(tight.rate(0, masks), losses, rtol=1e-5)
     gated, variable = graph.gated()
-    border = usual.segments.cuts[first.last]
+    (border,) = usual.segments.cuts[first.last]
     (layer,) = (one for one in graph.calls if border is one.outputs[0])
     behind = keras.Model(gated.inputs, gated.get_layer(layer.operation.name).output)
     whole = [behind(val.inputs[rows], training=True) for rows in val.batches()]
@@ -194,8 +197,8 @@ def test_stage_losses_are_those_of_the_masked_network(graph, val):
         assert loss == pytest.approx(sum(parts) / 25, rel=1e-3)
     # the last stage alone changes: its loss is the KL of the whole network's softmax
     mask = random_mask(graph, last.gates, 9)
-    open_logits, logits = usual.logits(graph.open_mask()), usual.logits(mask)
-    expected = float(softmax_loss(tf.constant(logits), tf.constant(open_logits)))
+    open_logits, logits = usual.outputs(graph.open_mask()), usual.outputs(mask)
+    expected = float(classification().distillation(open_logits, tf.constant(logits), 1.0))
     assert usual.rate(2, [mask])[0] == pytest.approx(expected, rel=1e-3)
     assert usual.rate(1, [graph.open_mask()])[0] == pytest.approx(0, abs=1e-9)
     assert usual.evaluations == 5
@@ -210,8 +213,8 @@ def searched(method, path, graph, val, stop_at=None, **options):
     arguments = {"do_log": False, "method": options.method.name}
     for stop in (stop_at, None) if stop_at else (None,):
         with RunFolder.open(path, arguments) as folder:
-            history = History(folder, (25, 5))
-            search = method(graph, val, history, options, order=order_of(graph))
+            history = History(folder, [(25, 5)])
+            search = method(graph, val, history, options, classification(), order=order_of(graph))
             if stop:
                 history.add = partial(add_until, history.add, stop)
                 with pytest.raises(KeyboardInterrupt):
@@ -278,7 +281,9 @@ def test_widths_are_multiples(method, tmp_path, graph, val):
 
 
 def test_accuracy_decides_before_the_loss():
-    reward = AccuracyReward(np.array([0, 1, 1], np.int32), 2)
+    labels = np.array([0, 1, 1], np.int32)
+    val = Validation(np.zeros((3, 1), np.float32), labels, 3)
+    reward = AccuracyReward(classification(), val)
     logits = tf.constant([[np.log(3.0), 0], [0, np.log(3.0)], [0.0, 0]], tf.float32)
     # right with p = 3/4, right with p = 3/4, wrong (the tie goes to class 0) with p = 1/2
     expected = [1e-3 * np.log(4 / 3), 1e-3 * np.log(4 / 3), 1 + 1e-3 * np.log(2)]

@@ -14,9 +14,9 @@ from ekg_tf.pruning.space.width_grid import WidthGrid, grid
 from ekg_tf.pruning.supernet.network import (
     Supernet,
     feature_loss,
-    softmax_loss,
     stages_of,
 )
+from ekg_tf.training.task import classification
 from ekg_tf.utils.errors import UserError
 
 from tests.helpers.networks import CLASSES, L, conv_bn, head, images_for, mobile, residual, shaken
@@ -32,7 +32,7 @@ def random_order(graph, seed=3):
 def supernet_of(model, stagewise):
     order = random_order(ChannelGraph(model))
     options = (SWP if stagewise else AutoSlim)(width_steps=4)
-    return Supernet(model, order, options, stagewise=stagewise)
+    return Supernet(model, order, options, classification(), stagewise=stagewise)
 
 
 # ---------------------------------------------------------------- widths
@@ -142,7 +142,7 @@ def test_stage_losses_by_hand():
     assert float(feature_loss(student, teacher)) == pytest.approx((1 + 0 + 0 + 4) / 4)
     # teacher 1/4, 3/4; student 1/2, 1/2: 0.25 ln 0.5 + 0.75 ln 1.5; the second row agrees
     teacher = tf.constant([[0.0, np.log(3.0)], [1.0, 1.0]])
-    loss = float(softmax_loss(tf.zeros((2, 2)), teacher))
+    loss = float(classification().distillation(teacher, tf.zeros((2, 2)), 1.0))
     assert loss == pytest.approx(0.130812 / 2, abs=1e-6)
 
 

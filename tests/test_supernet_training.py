@@ -16,6 +16,7 @@ from ekg_tf.pruning.supernet.training import (
     seconds_before,
     train_supernet,
 )
+from ekg_tf.training.task import classification
 from ekg_tf.utils.devices import Device
 from ekg_tf.utils.runfolder import START, SUPERNET_ORDER, RunFolder
 
@@ -47,7 +48,7 @@ def trained(path, data, val, stop_after=None):
         if stop_after:
             folder.append = partial(append_until, folder.append, stop_after)
         start = train_supernet(
-            folder, START, model, data, val, np.arange(100, 260), OPTIONS, device
+            folder, START, model, data, val, np.arange(100, 260), OPTIONS, classification(), device
         )
         seconds = seconds_before(folder)
         order = order_in(folder)

@@ -1,18 +1,23 @@
-"""The current network of a search on every device: weights, cached activations, logits on D_val."""
+"""The current network of a search on every device: weights, cached activations, outputs on D_val.
 
-import math
+Inputs, activations at a cut and outputs are trees (`utils.trees`).
+"""
+
 import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from ...nets.graph import ChannelGraph
 from ...utils.provenance import cpu_count
+from ...utils.trees import mapped, rows_of
 from ..worth.rewards import Reward
+from .cuts import size_of
 from .importance import ImportancePass
 from .prefix import PrefixCuts
 from .segments import LayerWeights, Segments
@@ -26,9 +31,15 @@ class Place:
     """What one device holds: D_val and the current network."""
 
     device: str | None
-    inputs: list[tf.Tensor]
+    inputs: list[Any]  # per batch
     weights: LayerWeights = field(default_factory=dict)
-    cache: list[dict[int, tf.Tensor]] = field(default_factory=list)  # per batch: {cut: activation}
+    cache: list[dict[int, Any]] = field(default_factory=list)  # per batch: {cut: activations}
+
+
+def joined(batches: Sequence[Any]) -> Any:
+    """A tree of float32 arrays [n, ...] from the trees of tensors of all batches."""
+    arrays = [mapped(lambda one: one.numpy(), batch) for batch in batches]
+    return mapped(lambda *parts: np.concatenate(parts), arrays[0], *arrays[1:])
 
 
 class CurrentNetwork:
@@ -49,11 +60,11 @@ class CurrentNetwork:
         segments: the network's segments.
         cuts: which activations are kept.
         pool: threads, each bound to the device that `place` tells.
-        logits: of the current network on D_val, float32 [n, classes].
+        outputs: of the current network on D_val, tree of float32 [n, ...].
         places: what every device holds.
     """
 
-    logits: np.ndarray
+    outputs: Any
 
     def __init__(
         self,
@@ -67,19 +78,21 @@ class CurrentNetwork:
     ):
         self.rows = data.batches()
         self.segments = Segments(graph, compile=compile)
-        self.cuts = self._choose_cuts(len(data.targets), cache_bytes)
+        self.cuts = self._choose_cuts(len(data), cache_bytes)
         self.places = []
         for device in devices or (None,):
             with tf.device(device):
-                images = [tf.constant(data.inputs[rows]) for rows in self.rows]
-            self.places.append(Place(device, images))
+                inputs = [mapped(tf.constant, rows_of(data.inputs, rows)) for rows in self.rows]
+            self.places.append(Place(device, inputs))
         one_each = compile or len(self.places) > 1
         self.pool = self._make_pool(workers or (len(self.places) if one_each else cpu_count()))
         self._importance: ImportancePass | None = None
 
-    def _choose_cuts(self, images: int, cache_bytes: int) -> PrefixCuts:
+    def _choose_cuts(self, examples: int, cache_bytes: int) -> PrefixCuts:
         parts = self.segments
-        sizes = [4 * images * math.prod(cut.shape[1:]) for cut in parts.cuts]
+        sizes = [
+            4 * examples * sum(size_of(parts.graph, tensor) for tensor in cut) for cut in parts.cuts
+        ]
         firsts = [parts.first_segment(gate) for gate in range(len(parts.graph.groups))]
         return PrefixCuts(sizes, np.bincount(firsts, minlength=len(sizes)), cache_bytes)
 
@@ -100,65 +113,63 @@ class CurrentNetwork:
         """The device that the calling thread of the pool is bound to."""
         return self._bound.place
 
-    def set(self, mask: np.ndarray) -> np.ndarray:
+    def set(self, mask: np.ndarray) -> Any:
         """Makes the network under `mask` the current one.
 
         Returns:
-            Its logits on D_val, float32 [n, classes].
+            Its outputs on D_val, tree of float32 [n, ...].
         """
         self._set_weights(mask)
 
-        def run(number: int) -> tuple[dict[int, tf.Tensor], tf.Tensor]:
+        def run(number: int) -> tuple[dict[int, Any], Any]:
             place = self.place
             with tf.device(place.device):
                 x = place.inputs[number]
                 cache = {0: x}
-                outputs = self.segments.outputs(x, place.weights)
-                for cut, x in enumerate(outputs, start=1):
+                activations = self.segments.activations(x, place.weights)
+                for cut, x in enumerate(activations, start=1):
                     if cut in self.cuts.kept:
                         cache[cut] = x
             return cache, x
 
         return self._keep(list(self.pool.map(run, range(len(self.rows)))))
 
-    def set_with_importance(
-        self, mask: np.ndarray, reward: Reward
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def set_with_importance(self, mask: np.ndarray, reward: Reward) -> tuple[Any, np.ndarray]:
         """As `set`, with the Taylor scores of the reward from the same pass.
 
+        All rewards that are given to one `CurrentNetwork` are of one kind and task.
+
         Returns:
-            (logits float32 [n, classes], scores float64 [U + 1] summed over batches).
+            (outputs, tree of float32 [n, ...]; scores float64 [U + 1] summed over batches).
         """
         if self._importance is None:
-            self._importance = ImportancePass(self.segments, self.cuts.kept)
+            self._importance = ImportancePass(self.segments, self.cuts.kept, reward)
         self._set_weights(mask)
 
-        def run(number: int) -> tuple[dict[int, tf.Tensor], tf.Tensor, np.ndarray]:
+        def run(number: int) -> tuple[dict[int, Any], Any, np.ndarray]:
             place, rows = self.place, self.rows[number]
             with tf.device(place.device):
-                labels, teacher = reward.targets[rows], reward.teacher[rows]
-                cache, logits, scores = self._importance.run(
-                    place.inputs[number], labels, teacher, place.weights, mask
+                cache, outputs, scores = self._importance.run(
+                    place.inputs[number], reward.terms(rows), place.weights, mask
                 )
-            return dict(zip(self.cuts.kept, cache, strict=True)), logits, scores
+            return dict(zip(self.cuts.kept, cache, strict=True)), outputs, scores
 
         results = list(self.pool.map(run, range(len(self.rows))))
-        logits = self._keep([result[:2] for result in results])
-        return logits, sum(scores for *_, scores in results)
+        outputs = self._keep([result[:2] for result in results])
+        return outputs, sum(scores for *_, scores in results)
 
-    def evaluate(self, masks: list[np.ndarray]) -> list[np.ndarray]:
-        """Logits on D_val of whole networks, float32 [n, classes] each, side by side.
+    def evaluate(self, masks: list[np.ndarray]) -> list[Any]:
+        """Outputs on D_val of whole networks, a tree of float32 [n, ...] each, side by side.
 
         Args:
             masks: unit masks, float32 [U + 1]; the current network stays.
         """
 
-        def run(mask: np.ndarray) -> np.ndarray:
+        def run(mask: np.ndarray) -> Any:
             place = self.place
             with tf.device(place.device):
                 weights = self.segments.weights(mask)
-                parts = [self.segments.logits(images, weights).numpy() for images in place.inputs]
-            return np.concatenate(parts)
+                return joined([self.segments.outputs_from(x, weights) for x in place.inputs])
 
         return list(self.pool.map(run, masks))
 
@@ -168,15 +179,16 @@ class CurrentNetwork:
             with tf.device(place.device):
                 place.weights = self.segments.weights(mask)
 
-    def _keep(self, results: list[tuple[dict[int, tf.Tensor], tf.Tensor]]) -> np.ndarray:
-        """Gives every device the activations at the kept cuts; returns the logits."""
+    def _keep(self, results: list[tuple[dict[int, Any], Any]]) -> Any:
+        """Gives every device the activations at the kept cuts; returns the outputs."""
         caches = [cache for cache, _ in results]
         for place in self.places:
             place.cache = caches
             if len(self.places) > 1:
                 with tf.device(place.device):
                     place.cache = [
-                        {cut: tf.identity(x) for cut, x in cache.items()} for cache in caches
+                        {cut: mapped(tf.identity, x) for cut, x in cache.items()}
+                        for cache in caches
                     ]
-        self.logits = np.concatenate([logits.numpy() for _, logits in results])
-        return self.logits
+        self.outputs = joined([outputs for _, outputs in results])
+        return self.outputs

@@ -1,6 +1,9 @@
 """Where a network can be cut in two, and how a part of it is run on given weights."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -8,37 +11,101 @@ import tensorflow as tf
 from ...nets.graph import ChannelGraph
 from ...nets.keras_graph import Call, takes_training
 from ...nets.tcl import Gated
+from ...utils.trees import parts_of, tree_of
+
+Tensors = tuple[keras.KerasTensor, ...]
+
+MAX_LIVE = 4  # tensors that a cut may pass through: an inception block's branches, a U-Net's skips
+LONG = 6  # kernels between two cuts of one tensor: more are cut where several tensors are live
 
 
-def find_cuts(graph: ChannelGraph, layers: Mapping[str, Gated]) -> tuple[list[int], list]:
-    """The single-tensor cuts: places where one tensor holds all that the rest of the network needs.
+def find_cuts(graph: ChannelGraph, layers: Mapping[str, Gated]) -> tuple[list[int], list[Tensors]]:
+    """The cuts: places where a few tensors hold all that the rest of the network needs.
 
-    A cut is worth its memory only where a kernel lies before it; others are left out.
+    A cut is worth its memory only where a kernel lies before it. Every such place with a single
+    tensor is one. Where more than `LONG` kernels lie between two of them (and the ends), there are
+    further ones of at most `MAX_LIVE` tensors, one behind every kernel where that can be, each
+    where its tensors are smallest. Inputs that are needed later and outputs that were made early
+    count as well.
 
     Args:
-        graph: of a network with one input and one output.
         layers: {name: mask-aware layer} for all of `graph.units`.
 
     Returns:
         (bounds: the number of the first call of every segment, and the number of all calls; cuts:
-        the KerasTensor at the start of every segment, the network's input first).
+        the KerasTensors at the start of every segment, the network's inputs first).
     """
-    calls, source, output = graph.calls, graph.model.inputs[0], graph.model.outputs[0]
-    last_use = {id(output): len(calls)}
+    calls, live = graph.calls, _live_tensors(graph)
+    reads = [_reads(call, layers) for call in calls]
+    bounds, kernel = [0], False
+    for number in range(1, len(calls)):
+        kernel |= reads[number - 1]
+        if len(live[number]) == 1 and kernel:
+            bounds.append(number)
+            kernel = False
+    bounds = [
+        place
+        for first, last in itertools.pairwise([*bounds, len(calls)])
+        for place in (first, *_places_inside(graph, live, reads, first, last))
+    ]
+    return [*bounds, len(calls)], [tuple(graph.model.inputs), *(live[one] for one in bounds[1:])]
+
+
+def _reads(call: Call, layers: Mapping[str, Gated]) -> bool:
+    return bool(getattr(layers.get(call.operation.name), "reads", False))
+
+
+def _live_tensors(graph: ChannelGraph) -> list[Tensors]:
+    """Before every call: the tensors that are there and that it, a later one or the end needs."""
+    calls = graph.calls
+    last_use = {id(tensor): len(calls) for tensor in graph.model.outputs}
     for number, call in enumerate(calls):
         for tensor in call.inputs:
             last_use[id(tensor)] = max(number, last_use.get(id(tensor), 0))
-    live = {id(source): source}
-    bounds, cuts, kernel = [0], [source], False
-    for number, call in enumerate(calls[:-1], start=1):
-        kernel |= getattr(layers.get(call.operation.name), "reads", False)
-        live.update({id(tensor): tensor for tensor in call.outputs})
+    live = {id(tensor): tensor for tensor in graph.model.inputs}
+    found = []
+    for number, call in enumerate(calls):
         live = {key: one for key, one in live.items() if last_use.get(key, -1) >= number}
-        if len(live) == 1 and kernel:
-            bounds.append(number)
-            cuts.append(next(iter(live.values())))
-            kernel = False
-    return [*bounds, len(calls)], cuts
+        found.append(tuple(live.values()))
+        live.update({id(tensor): tensor for tensor in call.outputs})
+    return found
+
+
+def _places_inside(
+    graph: ChannelGraph, live: list[Tensors], reads: list[bool], first: int, last: int
+) -> Iterator[int]:
+    """The cuts of several tensors in a run of calls, by the numbers of the calls behind them."""
+    if sum(reads[first:last]) <= LONG:
+        return
+    kernels = [number for number in range(first, last) if reads[number]]
+    for one, following in itertools.pairwise(kernels):
+        places = [n for n in range(one + 1, following + 1) if _can_be_cut(live[n])]
+        if places:  # of equally small ones the last, so that fewest calls are run again
+            yield min(reversed(places), key=lambda n: sum(size_of(graph, t) for t in live[n]))
+
+
+def _can_be_cut(tensors: Tensors) -> bool:
+    """Few enough, and each with one row per example."""
+    return len(tensors) <= MAX_LIVE and all(one.shape[:1] == (None,) for one in tensors)
+
+
+def size_of(graph: ChannelGraph, tensor: keras.KerasTensor) -> int:
+    """Numbers that one of the network's tensors has for one example."""
+    return math.prod(graph.shape_of(tensor)[1:])
+
+
+# ---------------------------------------------------------------- running
+
+
+def bound(tensors: Tensors, tree: Any) -> dict[int, Any]:
+    """{id of KerasTensor: tensor}, as `run_calls` takes it, from a tree of them."""
+    pairs = zip(tensors, parts_of(tree), strict=True)
+    return {id(tensor): value for tensor, value in pairs}
+
+
+def taken(tensors: Tensors, values: Mapping[int, Any]) -> Any:
+    """The tree of the values of some KerasTensors: one as it is, several as a tuple."""
+    return tree_of(values[id(tensor)] for tensor in tensors)
 
 
 def run_calls(

@@ -9,18 +9,23 @@ D_val only, and does not always choose the best one.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from ...nets.graph import ChannelGraph
-from ...nets.stateless import batch_statistics
+from ...nets.stateless import arranged, batch_statistics
+from ...utils.trees import mapped, rows_of, tree_of
 from ..space.candidates import Proposal
 from ..worth.rewards import Reward
-from .current import CurrentNetwork
+from .current import CurrentNetwork, joined
 from .validation import Validation
 
-TIE = 1e-6  # rewards closer than this are told apart only by evaluating to the end
+# Rewards closer than this (as a share of them where they are above 1) are told apart only by
+# evaluating to the end.
+TIE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,14 @@ class Outcome:
     """The best proposal of a step.
 
     `rewards` has one entry per proposal, float64; NaN where a proposal was left out or given up
-    before its end. `logits` are those of the best one on D_val, float32 [n, classes];
-    `evaluations` proposals were run, on `images` images together.
+    before its end. `outputs` are those of the best one on D_val, tree of float32 [n, ...];
+    `evaluations` proposals were run, on `images` examples together.
     """
 
     best: int
     reward: float
     rewards: np.ndarray
-    logits: np.ndarray
+    outputs: Any
     evaluations: int
     images: int
 
@@ -43,45 +48,57 @@ class Outcome:
 class Trials:
     """How far the proposals of a step have been evaluated. Each is one thread's at a time.
 
+    Outputs are kept only of proposals that may still be the best: they can be large.
+
     Args:
         proposals: of the step.
         reward: of the step.
-        current: the current network's logits on D_val, float32 [n, classes].
+        current: the current network's outputs on D_val, tree of float32 [n, ...].
 
     Attributes:
         losses: minus the rewards, float64 [proposals]; infinite until a proposal is finished.
-        images: that each has seen, int64 [proposals].
+        images: examples that each has seen, int64 [proposals].
     """
 
-    def __init__(self, proposals: list[Proposal], reward: Reward, current: np.ndarray):
+    def __init__(self, proposals: list[Proposal], reward: Reward, current: Any):
         self.proposals, self.reward = proposals, reward
         self.losses = np.full(len(proposals), np.inf)
         self.images = np.zeros(len(proposals), int)
         self._sums = np.zeros(len(proposals))
-        self._logits: list[list[np.ndarray]] = [[] for _ in proposals]
-        # What the first i examples cost the current network, and at least the others any network.
-        own = reward.losses(tf.constant(current)).numpy().astype(np.float64)
+        self._outputs: list[list[Any]] = [[] for _ in proposals]
+        self._batches = [0] * len(proposals)
+        # What the first i examples cost the current network, and at least the others any network
+        # (-inf as long as one of them has no known bound).
+        own = reward.all_losses(current).astype(np.float64)
         self._current = np.concatenate([[0], np.cumsum(own)])
         self._rest = reward.least_losses().astype(np.float64)[::-1].cumsum()[::-1]
         self._rest = np.append(self._rest, 0)
 
     def batches(self, index: int) -> int:
         """Number of batches that a proposal has seen."""
-        return len(self._logits[index])
+        return self._batches[index]
 
-    def add(self, index: int, rows: slice, logits: tf.Tensor) -> None:
-        """Takes in a proposal's logits on its next batch, float32 [rows, classes]."""
-        self._sums[index] += float(tf.reduce_sum(self.reward.losses(logits, rows)))
-        self._logits[index].append(logits.numpy())
+    def add(self, index: int, rows: slice, outputs: Any) -> None:
+        """Takes in a proposal's outputs on its next batch, tree of float32 [rows, ...]."""
+        self._sums[index] += float(tf.reduce_sum(self.reward.losses(outputs, rows)))
+        self._outputs[index].append(mapped(lambda one: one.numpy(), outputs))
+        self._batches[index] += 1
         self.images[index] = rows.stop
         if rows.stop == len(self._current) - 1:
             self.losses[index] = self._sums[index] / rows.stop
+            for one in np.flatnonzero(np.isfinite(self.losses) & (self.losses > self.losses.min())):
+                self.forget(one)
+
+    def forget(self, index: int) -> None:
+        """Lets go of the outputs of a proposal that won't be the best."""
+        self._outputs[index] = []
 
     def hopeless(self, index: int) -> bool:
         """Whether a proposal must end with a larger loss than a finished one."""
         # Another thread may lower the least loss meanwhile: that only delays giving up.
         least = (self._sums[index] + self._rest[self.images[index]]) / (len(self._current) - 1)
-        return bool(least > self.losses.min() + TIE)
+        best = self.losses.min()
+        return bool(np.isfinite(best) and least > best + TIE * max(1.0, abs(best)))
 
     @property
     def current_loss(self) -> float:
@@ -90,16 +107,17 @@ class Trials:
 
     def ratios(self) -> np.ndarray:
         """Loss over the current network's on the images seen, float64 [proposals]; NaN if none."""
-        own = np.maximum(self._current[self.images], TIE)
+        own = self._current[self.images]
+        own = np.where(own < -TIE, own, np.maximum(own, TIE))
         return np.where(self.images > 0, self._sums / own, np.nan)
 
     def outcome(self) -> Outcome:
         """The finished proposal with the largest reward."""
         best = int(np.argmin(self.losses))
         rewards = np.where(np.isinf(self.losses), np.nan, -self.losses)
-        logits = np.concatenate(self._logits[best])
         run = int(np.count_nonzero(self.images))
-        return Outcome(best, float(rewards[best]), rewards, logits, run, int(self.images.sum()))
+        outputs = mapped(lambda *parts: np.concatenate(parts), *self._outputs[best])
+        return Outcome(best, float(rewards[best]), rewards, outputs, run, int(self.images.sum()))
 
 
 class ExactEvaluator:
@@ -116,14 +134,14 @@ class ExactEvaluator:
         self.current = CurrentNetwork(graph, data, **options)
         self._ratios: dict[int, float] = {}
 
-    def set_current(self, mask: np.ndarray) -> np.ndarray:
-        """Makes the network under `mask` the current one; returns its logits on D_val, float32 [n,
-        classes]."""
+    def set_current(self, mask: np.ndarray) -> Any:
+        """Makes the network under `mask` the current one; returns its outputs on D_val, tree of
+        float32 [n, ...]."""
         return self.current.set(mask)
 
     def set_current_with_importance(
         self, mask: np.ndarray, reward: Reward
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[Any, np.ndarray]:
         """As `CurrentNetwork.set_with_importance`."""
         return self.current.set_with_importance(mask, reward)
 
@@ -141,7 +159,7 @@ class ExactEvaluator:
 
         Proposals of the best expected reward go first, so that later ones can be given up early.
         """
-        trials = Trials(proposals, reward, self.current.logits)
+        trials = Trials(proposals, reward, self.current.outputs)
         ratios = np.array([self._ratios.get(one.gate, 0) for one in proposals])
         expected = ratios * trials.current_loss
         self._work_off(trials, np.argsort(expected, kind="stable"), expected)
@@ -170,9 +188,10 @@ class ExactEvaluator:
             with tf.device(place.device):
                 weights = parts.changed_weights(place.weights, proposal.mask, proposal.gate)
                 for number in range(trials.batches(index), len(rows)):
-                    logits = parts.logits(place.cache[number][first], weights, first)
-                    trials.add(index, rows[number], logits)
+                    outputs = parts.outputs_from(place.cache[number][first], weights, first)
+                    trials.add(index, rows[number], outputs)
                     if give_up and trials.hopeless(index):
+                        trials.forget(index)
                         return
 
         list(self.current.pool.map(run, order))
@@ -196,10 +215,15 @@ class LazyEvaluator(ExactEvaluator):
     def _work_off(self, trials: Trials, order: np.ndarray, expected: np.ndarray) -> None:
         screened = order[: math.ceil(self.SCREENED * len(order))]
         self._run(trials, screened, math.ceil(len(self.current.rows) / 2))
-        ratios = trials.ratios()
+        # A loss below zero is the better, the larger its share of the current network's.
+        ratios = trials.ratios() * (-1 if trials.current_loss < 0 else 1)
         best_first = screened[np.argsort(ratios[screened], kind="stable")][: self.FINISHED]
-        bound = self.BEHIND * ratios[best_first[0]]
-        self._run(trials, best_first[ratios[best_first] <= bound])
+        least = ratios[best_first[0]]
+        bound = max(self.BEHIND * least, least / self.BEHIND)
+        chosen = best_first[ratios[best_first] <= bound]
+        for index in set(screened) - set(chosen):
+            trials.forget(index)
+        self._run(trials, chosen)
         for first in range(len(screened), len(order), self.WAVE):
             if trials.losses.min() <= expected[order[first]]:
                 break
@@ -211,28 +235,27 @@ class NaiveEvaluator(ExactEvaluator):
 
     def __init__(self, graph: ChannelGraph, data: Validation, **options):
         super().__init__(graph, data, **options)
-        self._images = [tf.constant(data.inputs[rows]) for rows in data.batches()]
+        self._inputs = [mapped(tf.constant, rows_of(data.inputs, one)) for one in data.batches()]
         gated, self._mask = graph.gated()
 
         @tf.function(autograph=False)
-        def forward(images):
+        def forward(inputs):
             with batch_statistics(gated):
-                return gated(images, training=True)
+                return tree_of(keras.tree.flatten(gated(arranged(gated, inputs), training=True)))
 
         self._forward = forward
 
     def best(self, proposals: list[Proposal], reward: Reward) -> Outcome:
         """Evaluates every proposal and takes the first of the largest rewards."""
-        logits, rewards = [], []
-        for proposal in proposals:
+        rewards, best = [], 0
+        for number, proposal in enumerate(proposals):
             self._mask.assign(proposal.mask)
-            logits.append(
-                np.concatenate([self._forward(images).numpy() for images in self._images])
-            )
-            rewards.append(-float(tf.reduce_mean(reward.losses(logits[-1]))))
-        best = int(np.argmax(rewards))
-        images = len(proposals) * len(reward.targets)
-        return Outcome(best, rewards[best], np.array(rewards), logits[best], len(proposals), images)
+            outputs = joined([self._forward(inputs) for inputs in self._inputs])
+            rewards.append(-float(tf.reduce_mean(reward.all_losses(outputs))))
+            if number == 0 or rewards[-1] > rewards[best]:
+                best, kept = number, outputs
+        examples = len(proposals) * self.current.rows[-1].stop
+        return Outcome(best, rewards[best], np.array(rewards), kept, len(proposals), examples)
 
 
 EVALUATORS = {"exact": ExactEvaluator, "lazy": LazyEvaluator, "naive": NaiveEvaluator}

@@ -1,17 +1,20 @@
 """Penultimate features: what the last convolution or dense layer reads (docs/method.md 5)."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from ...nets.keras_graph import calls_of
 from ...nets.layer_rules import KERNEL_LAYERS
-from .cuts import run_calls
+from ...utils.trees import mapped
+from .cuts import bound, run_calls, taken
 from .segments import LayerWeights, Segments
 
 
 def penultimate(model: keras.Model) -> keras.KerasTensor:
-    """The input of the last layer with filters of a functional model without nesting."""
+    """The input of the last layer with filters, in call order, of a flat functional model."""
     calls = [call for call in calls_of(model) if type(call.operation) in KERNEL_LAYERS]
     return calls[-1].inputs[0]
 
@@ -27,7 +30,7 @@ def pooled(x: tf.Tensor) -> tf.Tensor:
 
 
 class FeaturePass:
-    """Logits and penultimate features of sub-networks, from one compiled pass.
+    """Outputs and penultimate features of sub-networks, from one compiled pass.
 
     Args:
         segments: of the whole network.
@@ -40,30 +43,28 @@ class FeaturePass:
         self._names = segments.names(0, len(segments.graph.calls))
 
         @tf.function(jit_compile=segments.compile, autograph=False)
-        def forward(images, weights):
-            values = {id(segments.input): images}
+        def forward(inputs, weights):
+            values = bound(segments.inputs, inputs)
             by_name = dict(zip(self._names, weights, strict=True))
             run_calls(segments.graph, segments.graph.calls, segments.layers, values, by_name)
-            return values[id(segments.output)], pooled(values[id(self._feature)])
+            return taken(segments.outputs, values), pooled(values[id(self._feature)])
 
         self._function = forward.get_concrete_function(
-            segments.tensor_spec(segments.input), segments.weight_specs(self._names)
+            segments.specs(segments.inputs), segments.weight_specs(self._names)
         )
 
-    def run(
-        self, images: tf.Tensor, weights: LayerWeights, mask: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, inputs: Any, weights: LayerWeights, mask: np.ndarray) -> tuple[Any, np.ndarray]:
         """One batch of one sub-network.
 
         Args:
-            images: float32 [n, h, w, c].
+            inputs: tree of float32 [n, ...].
             weights: effective weights under `mask`, float32 [U + 1].
 
         Returns:
-            (logits float32 [n, classes]; features float32 [n, width of the whole network], zero for
-            removed filters).
+            (outputs, tree of float32 [n, ...]; features float32 [n, width of the whole network],
+            zero for removed filters).
         """
-        logits, values = self._function(images, [weights[name] for name in self._names])
+        outputs, values = self._function(inputs, [weights[name] for name in self._names])
         features = np.zeros((len(values), len(self._units)), np.float32)
         features[:, self._segments.aligned(mask)[self._units] > 0] = values
-        return logits.numpy(), features * (mask[self._units] > 0)
+        return mapped(lambda one: one.numpy(), outputs), features * (mask[self._units] > 0)

@@ -2,27 +2,31 @@
 forward pass of the current network in the same go.
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-from ..worth.rewards import example_losses
-from .cuts import run_calls
+from ...utils.trees import mapped
+from ..worth.rewards import Reward
+from .cuts import bound, run_calls, taken
 from .segments import LayerWeights, Segments
 
 
 class ImportancePass:
-    """Forward and backward pass: cut activations, logits and filter scores at once.
+    """Forward and backward pass: cut activations, outputs and filter scores at once.
 
-    A filter's score is |sum over n, h, w of (d loss / d y) * y| (first-order Taylor), where y is
-    the gate's output: a tensor that a convolution or dense layer reads. Linear layers and pooling
-    between the gate and its reader leave that sum as it is.
+    A filter's score is |sum over examples and positions of (d loss / d y) * y| (first-order
+    Taylor), where y is the gate's output: a tensor that a convolution or dense layer reads. Linear
+    layers and pooling between the gate and its reader leave that sum as it is.
 
     Args:
         segments: the network.
         cuts: numbers of the cuts whose activations are wanted.
+        reward: one of those whose terms `run` takes: all are of one kind and task.
     """
 
-    def __init__(self, segments: Segments, cuts: list[int]):
+    def __init__(self, segments: Segments, cuts: list[int], reward: Reward):
         self._segments = segments
         self._cuts = cuts
         graph = segments.graph
@@ -39,56 +43,52 @@ class ImportancePass:
             if (graph.tensor_units(tensor) < self._num_units).any()
         ]
         self._names = segments.names(0, len(graph.calls))
-        self._function = self._trace()
+        self._function = self._trace(reward)
 
-    def _trace(self) -> tf.types.experimental.ConcreteFunction:
+    def _trace(self, reward: Reward) -> tf.types.experimental.ConcreteFunction:
         parts = self._segments
 
         @tf.function(jit_compile=parts.compile, autograph=False)
-        def gradient(images, labels, teacher, weights):
-            values = {id(parts.input): images}
+        def gradient(inputs, terms, weights):
+            values = bound(parts.inputs, inputs)
             with tf.GradientTape() as tape:
-                tape.watch(images)
+                tape.watch(inputs)
                 by_name = dict(zip(self._names, weights, strict=True))
                 run_calls(parts.graph, parts.graph.calls, parts.layers, values, by_name)
-                logits = values[id(parts.output)]
-                loss = tf.reduce_sum(example_losses(logits, labels, teacher))
-            outputs = [values[id(site)] for site in self._sites]
-            slopes = tape.gradient(loss, outputs)
+                outputs = taken(parts.outputs, values)
+                loss = tf.reduce_sum(reward.losses_on(outputs, terms))
+            sites = [values[id(site)] for site in self._sites]
+            # A loss of one's own may leave an output out.
+            slopes = tape.gradient(loss, sites, unconnected_gradients="zero")
             scores = [
                 tf.reduce_sum(slope * y, list(range(len(y.shape) - 1)))
-                for slope, y in zip(slopes, outputs, strict=True)
+                for slope, y in zip(slopes, sites, strict=True)
             ]
-            return [values[id(parts.cuts[cut])] for cut in self._cuts], logits, scores
+            return [taken(parts.cuts[cut], values) for cut in self._cuts], outputs, scores
+
+        def spec(one: tf.Tensor) -> tf.TensorSpec:
+            return tf.TensorSpec([None, *one.shape[1:]], one.dtype)
 
         return gradient.get_concrete_function(
-            parts.tensor_spec(parts.input),
-            tf.TensorSpec([None], tf.int32),
-            tf.TensorSpec([None, parts.output.shape[-1]], tf.float32),
+            parts.specs(parts.inputs),
+            tf.nest.map_structure(spec, reward.terms(slice(0, 1))),
             parts.weight_specs(self._names),
         )
 
-    def run(
-        self,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        teacher: tf.Tensor,
-        weights: LayerWeights,
-        mask: np.ndarray,
-    ) -> tuple:
+    def run(self, inputs: Any, terms: Any, weights: LayerWeights, mask: np.ndarray) -> tuple:
         """One batch of the pass.
 
         Args:
-            images: float32 [n, h, w, c]; labels: int32 [n]; teacher: probabilities, float32 [n,
-                classes].
+            inputs: tree of float32 [n, ...]. terms: of a `Reward`, for the same n examples.
             weights: effective weights under `mask`, float32 [U + 1].
 
         Returns:
-            (the activation at each of the wanted cuts; logits float32 [n, classes]; scores float64
-            [U + 1], zero for removed units).
+            (the tree of activations at each of the wanted cuts; the tree of outputs, float32
+            [n, ...]; scores float64 [U + 1], zero for removed units).
         """
         layer_weights = [weights[name] for name in self._names]
-        cuts, logits, site_scores = self._function(images, labels, teacher, layer_weights)
+        inputs = mapped(tf.convert_to_tensor, inputs)
+        cuts, outputs, site_scores = self._function(inputs, terms, layer_weights)
         scores, stay = np.zeros(self._num_units + 1), self._segments.aligned(mask)
         for site, values in zip(self._sites, site_scores, strict=True):
             units = self._segments.graph.tensor_units(site)
@@ -97,4 +97,4 @@ class ImportancePass:
             signed = np.zeros_like(scores)
             np.add.at(signed, kept, values.numpy())
             scores += np.abs(signed)
-        return cuts, logits, scores * (mask > 0)
+        return cuts, outputs, scores * (mask > 0)

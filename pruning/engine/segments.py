@@ -1,21 +1,26 @@
 """A network cut into compiled segments that run on effective weights given as arguments.
 
-A segment is the run of calls between two *cuts*: places where a single tensor holds everything that
-the rest of the network needs (the block outputs of a residual network). Because weights are
-arguments of dynamic shape, one trace serves every sub-network: no setting of the gates ever
-recompiles. Batch norm uses the statistics of the batch throughout, as the search does.
+A segment is the run of calls between two *cuts*: places where a single tensor, or a few, hold
+everything that the rest of the network needs (the block outputs of a residual network). Because
+weights are arguments of dynamic shape, one trace serves every sub-network: no setting of the gates
+ever recompiles. Batch norm uses the statistics of the batch throughout, as the search does.
+
+What passes through a cut, what the network takes and what it gives are trees (`utils.trees`): one
+tensor, or a tuple of several.
 """
 
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from ...nets.graph import ChannelGraph
-from .cuts import find_cuts, run_calls
+from ...utils.trees import tree_of
+from .cuts import Tensors, bound, find_cuts, run_calls, taken
 
 # TensorFlow's CPU convolutions run best on multiples of 8 channels (AVX2: 8 floats): one of 7
 # channels was seen to take twice as long as one of 8.
@@ -42,23 +47,18 @@ class Segments:
     Attributes:
         layers: {name: mask-aware layer} of the network's gated twin.
         bounds: the number of the first call of every segment, and the number of all calls.
-        cuts: the single live tensor at the start of every segment, network input first.
+        cuts: the live KerasTensors at the start of every segment, the network's inputs first.
+        inputs, outputs: KerasTensors of the network.
         segments: the compiled runs between the cuts.
-
-    Raises:
-        ValueError: the network has more than one input or output.
     """
 
     def __init__(self, graph: ChannelGraph, *, compile: bool = False):
-        inputs, outputs = graph.model.inputs, graph.model.outputs
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise ValueError("the search takes networks with one input and one output")
         self.graph = graph
         self.compile = compile
         gated, _ = graph.gated()
         self.layers = {name: gated.get_layer(name) for name in graph.units}
         self._full = {name: layer.full() for name, layer in self.layers.items()}
-        self.input, self.output = inputs[0], outputs[0]
+        self.inputs, self.outputs = tuple(graph.model.inputs), tuple(graph.model.outputs)
         self.bounds, self.cuts = find_cuts(graph, self.layers)
         self.segments = [self._trace(number) for number in range(len(self.bounds) - 1)]
         self._runs: dict[tuple[int, int], Segment] = {}
@@ -129,12 +129,18 @@ class Segments:
 
     # ---------------------------------------------------------------- compiled parts
 
-    def tensor_spec(self, tensor: keras.KerasTensor) -> tf.TensorSpec:
+    def specs(self, tensors: Tensors) -> Any:
+        """The tree of the specifications of some of the network's tensors."""
+        return tree_of(self._spec(tensor) for tensor in tensors)
+
+    def _spec(self, tensor: keras.KerasTensor) -> tf.TensorSpec:
         shape = [None, *tensor.shape[1:]]
         prunable = self.graph.tensor_units(tensor) < self.graph.num_units
         if prunable.any() and not self.compile:
             shape[-1] = None
-        return tf.TensorSpec(shape, tf.float32)
+        given = any(tensor is one for one in self.inputs)  # always as float32
+        whole = not given and not keras.backend.is_float_dtype(tensor.dtype)
+        return tf.TensorSpec(shape, tensor.dtype if whole else tf.float32)
 
     def weight_specs(self, names: tuple[str, ...]) -> list[dict[str, tf.TensorSpec]]:
         everything = np.ones(self.graph.num_units + 1, np.float32)
@@ -159,43 +165,44 @@ class Segments:
     def _trace(self, number: int) -> Segment:
         first, last = self.bounds[number : number + 2]
         names = self.names(first, last)
-        start, end = [*self.cuts, self.output][number : number + 2]
+        start, end = [*self.cuts, self.outputs][number : number + 2]
 
         @tf.function(jit_compile=self.compile, autograph=False)
         def segment(x, weights):
-            values = {id(start): x}
+            values = bound(start, x)
             by_name = dict(zip(names, weights, strict=True))
             run_calls(self.graph, self.graph.calls[first:last], self.layers, values, by_name)
-            return values[id(end)]
+            return taken(end, values)
 
-        concrete = segment.get_concrete_function(self.tensor_spec(start), self.weight_specs(names))
+        concrete = segment.get_concrete_function(self.specs(start), self.weight_specs(names))
         return Segment(names, concrete)
 
-    def outputs(self, x: tf.Tensor, weights: LayerWeights) -> Iterator[tf.Tensor]:
-        """The output of every segment, one after the other.
+    def activations(self, x: Any, weights: LayerWeights) -> Iterator[Any]:
+        """What every segment gives, one after the other.
 
         Args:
-            x: images, float32 [n, h, w, c].
+            x: tree of the network's inputs, float32 [n, ...].
 
         Yields:
-            The activation at each cut but the first; then the logits, float32 [n, classes].
+            The tree of activations at each cut but the first; then that of the network's outputs.
         """
         for segment in self.segments:
             x = segment.function(x, [weights[name] for name in segment.layers])
             yield x
 
-    def logits(self, x: tf.Tensor, weights: LayerWeights, first: int = 0) -> tf.Tensor:
-        """The logits, float32 [n, classes], from the activation at the cut before `first`."""
+    def outputs_from(self, x: Any, weights: LayerWeights, first: int = 0) -> Any:
+        """Tree of the network's outputs, float32 [n, ...], from that at the cut before `first`."""
         return self.run(x, weights, first, len(self.segments))
 
-    def run(self, x: tf.Tensor, weights: LayerWeights, first: int, last: int) -> tf.Tensor:
-        """The output of segment last - 1, by a single call.
+    def run(self, x: Any, weights: LayerWeights, first: int, last: int) -> Any:
+        """What segment last - 1 gives, by a single call.
 
         Python's part of a call grows with its arguments and holds up the other threads; beside a
         narrow segment it is long.
 
         Args:
-            x: the activation at the cut before segment `first`, float32 [n, ..., channels].
+            x: tree of the activations at the cut before segment `first`, float32 [n, ...,
+                channels] each.
             weights: of at least the gated layers in between.
         """
         with self._lock:
@@ -216,6 +223,6 @@ class Segments:
                 x = segment.function(x, [by_name[name] for name in segment.layers])
             return x
 
-        specs = self.tensor_spec(self.cuts[first]), self.weight_specs(names)
+        specs = self.specs(self.cuts[first]), self.weight_specs(names)
         with tf.device(None):  # it may run on another device than the calling thread's
             return Segment(names, run.get_concrete_function(*specs))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -10,11 +11,13 @@ from ...nets.gates import Gates
 from ...nets.graph import ChannelGraph
 from ...options.budgets import Latency
 from ...options.search import SearchOptions
+from ...training.task import Task
 from ...utils.errors import UserError
+from ...utils.trees import parts_of
 from ..engine.validation import Validation
 from ..history import History
 from ..space.budgets import make_budget
-from ..worth.rewards import label_loss_and_accuracy
+from ..worth.rewards import loss_and_accuracy
 
 
 class Search:
@@ -27,6 +30,7 @@ class Search:
         graph: of theta_0; `gates` hold the current network.
         val: D_val.
         history: rows of earlier processes, or none.
+        task: what the network is trained for.
         order: rank of every unit in its gate at the beginning, int32 [U]; 0 = most important.
         compile: XLA.
         devices: names of the devices that share the work; default: TensorFlow's default device.
@@ -38,12 +42,14 @@ class Search:
         val: Validation,
         history: History,
         options: SearchOptions,
+        task: Task,
         *,
         order: np.ndarray | None = None,
         compile: bool = False,
         devices: Sequence[str] = (),
     ):
         self.graph, self.val, self.history, self.options = graph, val, history, options
+        self.task = task
         self.gates = Gates(graph.groups)
         if order is not None:
             self.gates.set_order(order)
@@ -62,9 +68,9 @@ class Search:
         """
         if not self.history.rows:
             begin = time.perf_counter()
-            logits = self._begin(self.gates.mask())
+            outputs = self._begin(self.gates.mask())
             seconds = {"start": time.perf_counter() - begin}
-            self._record(logits, seconds, images=len(self.val.targets))
+            self._record(outputs, seconds, images=len(self.val))
         last = len(self.history.rows) - 1
         self.gates.set_mask(self.history.mask(self.graph, last))
         self.budget.restore(self.history.rows)
@@ -83,8 +89,8 @@ class Search:
                 log(row["step"], {key: row[key] for key in keys if row[key] is not None})
                 self._show(bar)
 
-    def _begin(self, mask: np.ndarray) -> np.ndarray:
-        """Logits of theta_0 on D_val, float32 [n, classes]."""
+    def _begin(self, mask: np.ndarray) -> Any:
+        """Outputs of theta_0 on D_val, tree of float32 [n, ...]."""
         raise NotImplementedError
 
     def _restored(self) -> None:
@@ -111,7 +117,7 @@ class Search:
 
     def _record(
         self,
-        logits: np.ndarray,
+        outputs: Any,
         seconds: dict[str, float],
         *,
         evaluations: int = 0,
@@ -122,23 +128,28 @@ class Search:
         """Appends the network that the gates hold now to the history; returns its row.
 
         Args:
-            logits: of that network on D_val, float32 [n, classes].
+            outputs: of that network on D_val, tree of float32 [n, ...].
             seconds: by part.
             evaluations: proposals or candidates that were looked at in this step.
-            images: that ran forwards through some network in this step.
+            images: examples that ran forwards through some network in this step.
             reward: of the choice, in the method's own terms, larger = better.
             more: further columns.
 
         Raises:
-            UserError: the logits aren't finite.
+            UserError: the outputs or their loss aren't finite.
         """
         step = len(self.history.rows)
-        if not np.isfinite(logits).all():
+        if not all(np.isfinite(one).all() for one in parts_of(outputs)):
             raise UserError(
-                f"step {step} of the search: the network's logits are not finite, check the "
-                "weights and the images"
+                f"step {step} of the search: the network's outputs are not finite, check the "
+                "weights and the data"
             )
-        loss, accuracy = label_loss_and_accuracy(logits, self.val.targets)
+        loss, accuracy = loss_and_accuracy(self.task, self.val, outputs)
+        if not np.isfinite(loss):
+            raise UserError(
+                f"step {step} of the search: the loss on D_val is {loss}, check the loss and the "
+                "targets"
+            )
         mask = self.gates.mask()
         before = self.history.mask(self.graph, step - 1)
         restored = np.flatnonzero(before < mask).tolist()
@@ -161,5 +172,5 @@ class Search:
             "rate": self.budget.rate(mask, flops_rate),
             "seconds": seconds,
         }
-        self.history.add(row, logits)
+        self.history.add(row, outputs)
         return row

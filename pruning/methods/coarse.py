@@ -31,7 +31,7 @@ class CoarseToFineSearch(GreedySearch):
 
     def _step(self) -> dict:
         begin = time.perf_counter()
-        reward = Reward(self.val.targets, None, self.graph.model.output_shape[-1])
+        reward = Reward(self.task, self.val)
         scores = self._ranked(reward)
         proposals = self._proposals(scores)
         distance = self.history.rows[-1]["rate"] - self.options.budget.rate
@@ -49,15 +49,15 @@ class CoarseToFineSearch(GreedySearch):
     def _take_coarse(self, coarse: dict[str, np.ndarray], reward: Reward, parts: dict) -> dict:
         begin = time.perf_counter()
         names, masks = list(coarse), list(coarse.values())
-        logits = self.evaluator.current.evaluate(masks)
-        losses = [float(np.mean(reward.losses(one))) for one in logits]
+        outputs = self.evaluator.current.evaluate(masks)
+        losses = [float(np.mean(reward.all_losses(one))) for one in outputs]
         best = int(np.argmin(losses))
         self.gates.set_mask(masks[best])
         return self._record(
-            logits[best],
+            outputs[best],
             parts | {"proposals": time.perf_counter() - begin},
             evaluations=len(masks),
-            images=(1 + len(masks)) * len(self.val.targets),
+            images=(1 + len(masks)) * len(self.val),
             reward=-losses[best],
             name=names[best],
         )

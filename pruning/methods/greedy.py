@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ...nets.graph import ChannelGraph
 from ...options.methods import CACHE_MB, EKG
 from ...options.search import SearchOptions
+from ...training.task import Task
 from ..engine.evaluator import EVALUATORS, LazyEvaluator
 from ..engine.validation import Validation
 from ..history import History
@@ -29,13 +31,14 @@ class GreedySearch(Search):
         val: Validation,
         history: History,
         options: SearchOptions,
+        task: Task,
         *,
         order: np.ndarray | None = None,
         compile: bool = False,
         devices: Sequence[str] = (),
     ):
         super().__init__(
-            graph, val, history, options, order=order, compile=compile, devices=devices
+            graph, val, history, options, task, order=order, compile=compile, devices=devices
         )
         self.candidates = self._make_candidates()
         self.evaluator = EVALUATORS[self._setting("evaluator")](
@@ -56,19 +59,19 @@ class GreedySearch(Search):
         """A setting of the method, or EKG's default where the method doesn't have it."""
         return getattr(self.options.method, name, DEFAULTS[name])
 
-    def _begin(self, mask: np.ndarray) -> np.ndarray:
+    def _begin(self, mask: np.ndarray) -> Any:
         print(self.evaluator.current.cuts)
         return self.evaluator.set_current(mask)
 
     def _restored(self) -> None:
         for step in range(len(self.history.rows)):
-            self.knowledge.add(self.history.logits(step))
+            self.knowledge.add(self.history.outputs(step))
         ratios = self.history.rows[-1].get("ratios", {})
         self.evaluator.remember({int(gate): ratio for gate, ratio in ratios.items()})
 
     def _step(self) -> dict:
         begin = time.perf_counter()
-        reward = Reward(self.val.targets, self.knowledge.logits, self.graph.model.output_shape[-1])
+        reward = Reward(self.task, self.val, self.knowledge.outputs)
         proposals = self.candidates.screened(self._proposals(self._ranked(reward)))
         return self._take_proposal(proposals, reward, {"importance": time.perf_counter() - begin})
 
@@ -86,15 +89,15 @@ class GreedySearch(Search):
         best = proposals[outcome.best]
         gate = self.gates[best.gate]
         gate.remove(best.channels)
-        self.knowledge.add(outcome.logits)
+        self.knowledge.add(outcome.outputs)
         more = {"gate": best.gate, "name": gate.name}
         if isinstance(self.evaluator, LazyEvaluator):
             more["ratios"] = {str(gate): ratio for gate, ratio in self.evaluator.ratios().items()}
         return self._record(
-            outcome.logits,
+            outcome.outputs,
             seconds | {"proposals": time.perf_counter() - begin},
             evaluations=outcome.evaluations,
-            images=len(self.val.targets) + outcome.images,
+            images=len(self.val) + outcome.images,
             reward=outcome.reward,
             **more,
         )

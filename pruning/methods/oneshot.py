@@ -1,7 +1,7 @@
 """One-shot searches used as baselines (docs/method.md 7): uniform widths and a global threshold.
 
 Both score the filters of theta_0 once and remove everything in one step; nothing is evaluated but
-the result. Scores: those of `pruning.worth.scores`, or Taylor on D_val by the label loss.
+the result. Scores: those of `pruning.worth.scores`, or Taylor on D_val by the task's own loss.
 """
 
 import time
@@ -21,7 +21,7 @@ class OneShotSearch(GreedySearch):
 
     def _step(self) -> dict:
         begin = time.perf_counter()
-        scores = self._ranked(Reward(self.val.targets, None, self.graph.model.output_shape[-1]))
+        scores = self._ranked(Reward(self.task, self.val))
         gates = self.gates
         relative = relative_scores(gates, scores)
 
@@ -40,10 +40,10 @@ class OneShotSearch(GreedySearch):
         self._finish()
         parts = {"importance": time.perf_counter() - begin}
         begin = time.perf_counter()
-        logits = self.evaluator.set_current(gates.mask())
+        outputs = self.evaluator.set_current(gates.mask())
         parts["proposals"] = time.perf_counter() - begin
-        images = 2 * len(self.val.targets)
-        return self._record(logits, parts, images=images, name=self.options.method.name)
+        images = 2 * len(self.val)
+        return self._record(outputs, parts, images=images, name=self.options.method.name)
 
     def _wanted(self, relative: list[np.ndarray], x: float) -> list[int]:
         """Filters that each gate is to lose.

@@ -1,15 +1,17 @@
 """AutoSlim's greedy slimming (Yu & Huang 2019; docs/method.md 7) of a trained supernet.
 
 Starting from the whole network, each step looks at every gate's next narrower width of the grid and
-takes the one that leaves the best accuracy on D_val.
+takes the one that leaves the best accuracy on D_val (the least loss where there are no classes).
 """
 
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from ...nets.gates import Gates
+from ...training.task import Task
 from ..space.candidates import Candidates, Size, removable
 from ..space.width_grid import WidthGrid, narrower
 from ..worth.rewards import Reward
@@ -23,24 +25,17 @@ LOSS_WEIGHT = 1e-3
 class AccuracyReward(Reward):
     """Minus the share of wrong answers, minus LOSS_WEIGHT times the mean cross-entropy.
 
-    Args:
-        labels: int32 [n].
-        num_classes: number of logits.
+    Tasks without classes have no accuracy: minus the task's own loss alone.
     """
 
-    def __init__(self, labels: np.ndarray, num_classes: int):
-        super().__init__(labels, None, num_classes)
-
-    def losses(self, logits: tf.Tensor, rows: slice = slice(None)) -> tf.Tensor:
-        """Minus the reward of each example in `rows`, float32 [rows]; logits [rows, classes]."""
-        labels = self.targets[rows]
-        wrong = tf.cast(tf.argmax(logits, -1, tf.int32) != labels, tf.float32)
-        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    @staticmethod
+    def _losses(task: Task, outputs: Any, terms: dict[str, Any]) -> tf.Tensor:
+        targets = terms["targets"]
+        loss = task.example_losses(outputs, targets, terms.get("weights"))
+        if not task.is_classifier:
+            return loss
+        wrong = tf.cast(tf.argmax(outputs, -1, tf.int32) != targets, tf.float32)
         return wrong + LOSS_WEIGHT * loss
-
-    def least_losses(self) -> np.ndarray:
-        """The least that `losses` can be for each example: zeros, float32 [n]."""
-        return np.zeros(len(self.targets), np.float32)
 
 
 class GridCandidates(Candidates):
@@ -71,7 +66,7 @@ class SlimmingSearch(GreedySearch):
     def _step(self) -> dict:
         begin = time.perf_counter()
         self.evaluator.set_current(self.gates.mask())
-        reward = AccuracyReward(self.val.targets, self.graph.model.output_shape[-1])
+        reward = AccuracyReward(self.task, self.val)
         # Nothing is ranked here: a removal's cost is of no interest.
         proposals = self._proposals(np.zeros(self.graph.num_units + 1))
         return self._take_proposal(proposals, reward, {"start": time.perf_counter() - begin})

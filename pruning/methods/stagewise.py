@@ -2,25 +2,27 @@
 
 Every stage is searched by itself, its versions rated by their stage loss; then one version of every
 stage is chosen under one budget. Stage losses are made comparable by what they do to the output:
-a stage's factor is the KL of the softmax that its version of middle widths alone causes, divided by
-that version's stage loss (our reading; the paper's abstract doesn't say how stages are weighed).
+a stage's factor is what its version of middle widths alone does to the outputs (for classes the KL
+of the softmax), divided by that version's stage loss (our reading; the paper's abstract doesn't say
+how stages are weighed).
 """
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ...nets.graph import ChannelGraph
 from ...options.search import SearchOptions
+from ...training.task import Task
 from ...utils.arrays import load_state, save_state
 from ..engine.validation import Validation
 from ..history import History
 from ..space.candidates import OVERSHOOT
 from ..space.stages import frozen_gates
 from ..space.width_grid import WidthGrid
-from ..supernet.network import softmax_loss
 from ..supernet.ratings import StageRater
 from .base import Search
 from .combine import combine, pareto
@@ -39,18 +41,20 @@ class StageWiseSearch(Search):
         val: Validation,
         history: History,
         options: SearchOptions,
+        task: Task,
         *,
         order: np.ndarray | None = None,
         compile: bool = False,
         devices: Sequence[str] = (),
     ):
         super().__init__(
-            graph, val, history, options, order=order, compile=compile, devices=devices
+            graph, val, history, options, task, order=order, compile=compile, devices=devices
         )
         wanted = options.method
         self.rater = StageRater(
             graph,
             val,
+            task,
             wanted.stages,
             compile=compile,
             devices=devices,
@@ -65,9 +69,9 @@ class StageWiseSearch(Search):
         steps = np.linspace(1, options.budget.rate, INTERIM + 2)[1:-1]
         self._rates = sorted({*steps, *options.budget.keep, options.budget.rate}, reverse=True)
 
-    def _begin(self, mask: np.ndarray) -> np.ndarray:
+    def _begin(self, mask: np.ndarray) -> Any:
         print(self.rater.plan(), flush=True)
-        return self.rater.logits(mask)
+        return self.rater.outputs(mask)
 
     # ---------------------------------------------------------------- the stages
 
@@ -118,13 +122,13 @@ class StageWiseSearch(Search):
         )
 
     def _measured_factors(self) -> np.ndarray:
-        """KL of the softmax per stage loss, float64 [stages]; that of the last stage is 1."""
-        whole = self.rater.logits(self.graph.open_mask())
+        """What stages do to the outputs per stage loss, float64 [stages]; of the last one 1."""
+        whole = self.rater.outputs(self.graph.open_mask())
         factors = []
         for number, stage in enumerate(self.stages[:-1]):
             middle = self._masks(number, self.grid.sizes[None, list(stage.gates)] // 2)[0]
             loss = float(self.rater.rate(number, [middle])[0])
-            caused = float(softmax_loss(self.rater.logits(middle), whole))
+            caused = float(self.rater.output_loss(self.rater.outputs(middle), whole))
             factors.append(caused / loss if loss > 0 else 1.0)
         return np.array([*factors, 1.0])
 
@@ -168,12 +172,12 @@ class StageWiseSearch(Search):
             widths = self._finished(widths, rate * self.budget.full)
         mask = self.grid.mask_of_widths(widths)
         self.gates.set_mask(mask)
-        logits = self.rater.logits(mask)
+        outputs = self.rater.outputs(mask)
         seconds = {"combination": time.perf_counter() - begin}
         if first:
             seconds["evolution"] = self._seconds
         return self._record(
-            logits,
+            outputs,
             seconds,
             evaluations=self.rater.evaluations - before[0],
             images=round(self.rater.images - before[1]),

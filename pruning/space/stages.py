@@ -1,5 +1,7 @@
 """A network cut into stages (SWP, docs/method.md 6): runs of segments between single-tensor cuts.
 
+A network without such a cut (a skip from its first layer to its last) is one stage.
+
 A stage is normally what works at one resolution: its border lies at the last cut before the spatial
 size changes. Gates that reach over a border, the channels of the border's own tensor among them,
 keep all their channels: stage s + 1 takes the whole network's feature from stage s.
@@ -20,20 +22,31 @@ from ...utils.errors import UserError
 
 @dataclass(frozen=True)
 class Stage:
-    """Segments first .. last - 1, and the numbers of the gates that belong to this stage alone."""
+    """Segments first .. last - 1, and the numbers of the gates that belong to this stage alone.
+
+    What passes from one stage to the next is a single tensor.
+    """
 
     first: int
     last: int
     gates: tuple[int, ...]
-    flops: int  # multiply-accumulates of the unpruned stage for one image
+    flops: int  # multiply-accumulates of the unpruned stage for one example
 
 
 class _Cutter:
-    """What is known of the segments, and which stages can be made of them."""
+    """What is known of the runs of calls between single-tensor cuts, here called segments, and
+    which stages can be made of them.
 
-    def __init__(self, graph: ChannelGraph, bounds: Sequence[int], cuts: Sequence):
-        self.count = len(cuts)
-        ends = [*cuts[1:], graph.model.outputs[0]]
+    Attributes:
+        places: numbers of the real segments that these begin with, and the number of all.
+    """
+
+    def __init__(self, graph: ChannelGraph, bounds: Sequence[int], cuts: Sequence[tuple]):
+        first, *others = range(len(cuts))
+        self.places = [first, *(n for n in others if len(cuts[n]) == 1), len(cuts)]
+        bounds = [bounds[place] for place in self.places]
+        self.count = len(bounds) - 1
+        ends = [*(cuts[place][0] for place in self.places[1:-1]), graph.model.outputs[0]]
         self.sizes = [tuple(tensor.shape[1:-1]) for tensor in ends]
         self.elements = [math.prod(tensor.shape[1:]) for tensor in ends]
         self.flops = [0] * self.count
@@ -65,7 +78,8 @@ class _Cutter:
         )
 
     def stage(self, first: int, last: int) -> Stage:
-        return Stage(first, last, self.gates(first, last), sum(self.flops[first:last]))
+        places = self.places[first], self.places[last]
+        return Stage(*places, self.gates(first, last), sum(self.flops[first:last]))
 
     def by_resolution(self) -> list[int]:
         """Numbers of the segments that begin a stage of their own, without the first one."""
@@ -122,7 +136,7 @@ class _Cutter:
 
 
 def find_stages(
-    graph: ChannelGraph, bounds: Sequence[int], cuts: Sequence, count: int | str = AUTO
+    graph: ChannelGraph, bounds: Sequence[int], cuts: Sequence[tuple], count: int | str = AUTO
 ) -> list[Stage]:
     """The stages of a network.
 

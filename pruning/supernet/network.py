@@ -4,11 +4,11 @@ A sub-network keeps the leading channels of every gate (`pruning.space.width_gri
 what `ChannelGraph.pruned` would compute. One training step adds up the losses of several
 sub-networks:
 
-* the sandwich rule (AutoSlim; Yu & Huang 2019): cross-entropy of the whole network; the narrowest
-  network and random ones learn the whole network's softmax;
-* stage-wise (SWP; Zhang et al., arXiv 2011.04908; docs/method.md 6): cross-entropy of the whole
+* the sandwich rule (AutoSlim; Yu & Huang 2019): the task's loss of the whole network; the
+  narrowest network and random ones learn the whole network's outputs (the softmax of classes);
+* stage-wise (SWP; Zhang et al., arXiv 2011.04908; docs/method.md 6): the task's loss of the whole
   network; the narrowest and random versions of every stage get the whole network's feature before
-  that stage and learn its feature behind it, those of the last stage its softmax.
+  that stage and learn its feature behind it, those of the last stage its outputs.
 
 All run on the statistics of the batch and without dropout; the whole network's pass, as in any
 training, updates the moving statistics. What the whole network teaches is a constant to the
@@ -16,6 +16,7 @@ gradient.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,8 +26,9 @@ from ...nets.gates import Gates
 from ...nets.graph import ChannelGraph
 from ...nets.keras_graph import draws_random, takes_training
 from ...options.methods import SWP, AutoSlim
-from ..engine.cuts import find_cuts, run_calls
-from ..knowledge.distill import distillation
+from ...training.task import Task
+from ...utils.trees import mapped
+from ..engine.cuts import bound, find_cuts, run_calls, taken
 from ..space.stages import Stage, find_stages, frozen_gates
 from ..space.width_grid import WidthGrid
 
@@ -41,11 +43,6 @@ def feature_loss(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.math.squared_difference(student, teacher))
 
 
-def softmax_loss(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
-    """KL(softmax(teacher) || softmax(student)), mean over the examples; logits [n, classes]."""
-    return distillation(teacher, student, 1.0)
-
-
 class Supernet:
     """A network and all its sub-networks as pure functions of the network's variables.
 
@@ -53,6 +50,7 @@ class Supernet:
         model: the whole network, of stock layers, without models inside it.
         order: rank of every unit in its gate, int32 [U], 0 = most important.
         options: the width grid and, for stage-wise training, the stages.
+        task: what the network is trained for.
         round_to: of the widths.
         stagewise: cut the network into stages, whose border gates stay whole; else one stage.
 
@@ -67,11 +65,12 @@ class Supernet:
         model: keras.Model,
         order: np.ndarray,
         options: SWP | AutoSlim,
+        task: Task,
         *,
         round_to: int = 1,
         stagewise: bool = False,
     ):
-        self.model, self.graph = model, ChannelGraph(model)
+        self.model, self.graph, self.task = model, ChannelGraph(model), task
         self._twin, _ = self.graph.gated()
         self._layers = {name: self._twin.get_layer(name) for name in self.graph.units}
         self._bounds, cuts = find_cuts(self.graph, self._layers)
@@ -81,22 +80,23 @@ class Supernet:
         gates = Gates(self.graph.groups)
         gates.set_order(order)
         self.grid = WidthGrid(gates, options.width_steps, round_to, frozen)
-        # The tensor at the start of every stage, and the logits.
-        self._ends = [cuts[stage.first] for stage in self.stages] + [model.outputs[0]]
+        # The tensors at the start of every stage, and the outputs.
+        self._ends = [*(cuts[stage.first] for stage in self.stages), tuple(model.outputs)]
 
     def _scope(self, values: Sequence[tf.Tensor]) -> keras.StatelessScope:
         """The network's variables, and those of its mask-aware twin, have these values inside."""
         pairs = [*zip(self.model.variables, values, strict=True)]
         return keras.StatelessScope(pairs + [*zip(self._twin.variables, values, strict=True)])
 
-    def features(self, values: Sequence, images: tf.Tensor, updated: Sequence) -> tuple[list, list]:
-        """The whole network in training: its features behind every stage, the last one the logits,
+    def features(self, values: Sequence, inputs: Any, updated: Sequence) -> tuple[list, list]:
+        """The whole network in training: its features behind every stage, the last one the outputs,
         and the new values of the `updated` variables.
 
-        Layers that draw random numbers (dropout, augmentation) are off: a sub-network that gets the
-        images or a feature couldn't see what they did.
+        Inputs and outputs are trees (`utils.trees`). Layers that draw random numbers (dropout,
+        augmentation) are off: a sub-network that gets the inputs or a feature couldn't see what
+        they did.
         """
-        tensors = {id(self._ends[0]): images}
+        tensors = bound(self._ends[0], inputs)
         with self._scope(values) as scope:
             for call in self.graph.calls:
                 args, kwargs = call.arguments.fill_in(tensors)
@@ -106,18 +106,18 @@ class Supernet:
                 results = keras.tree.flatten(layer(*args, **kwargs))
                 tensors |= {id(t): value for t, value in zip(call.outputs, results, strict=True)}
             state = [scope.get_current_value(one) for one in updated]
-        return [tensors[id(end)] for end in self._ends[1:]], state
+        return [taken(end, tensors) for end in self._ends[1:]], state
 
-    def run_stage(self, values: Sequence, number: int, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """A stage under a unit mask, float32 [U + 1], on the feature x before it."""
+    def run_stage(self, values: Sequence, number: int, x: Any, mask: tf.Tensor) -> Any:
+        """A stage under a unit mask, float32 [U + 1], on the feature (or inputs) x before it."""
         stage = self.stages[number]
         calls = self.graph.calls[self._bounds[stage.first] : self._bounds[stage.last]]
         names = {call.operation.name for call in calls} & self._layers.keys()
-        tensors = {id(self._ends[number]): x}
+        tensors = bound(self._ends[number], x)
         with self._scope(values):
             weights = {name: self._layers[name].masked(mask) for name in sorted(names)}
             run_calls(self.graph, calls, self._layers, tensors, weights)
-        return tensors[id(self._ends[number + 1])]
+        return taken(self._ends[number + 1], tensors)
 
     def masks(self, seed: int, step: tf.Tensor, random_widths: int) -> list[tf.Tensor]:
         """Masks of a training step: the narrowest network's, then random ones'; float32 [U + 1].
@@ -128,6 +128,10 @@ class Supernet:
         choices += [self.grid.random_choice(seed, step, one) for one in range(random_widths)]
         return [self.grid.mask_tensor(choice) for choice in choices]
 
+    def _output_loss(self, student: Any, teacher: Any) -> tf.Tensor:
+        """How far outputs are from the whole network's, a scalar."""
+        return self.task.distillation(teacher, student, 1.0)
+
     def make_forward(self, seed: int, random_widths: int) -> Callable:
         """The `forward` of op_utils.make_train_step: losses of every stage added up.
 
@@ -135,30 +139,27 @@ class Supernet:
         """
 
         def forward(values, batch, updated):
-            images, labels = batch["inputs"][:, 0], batch["targets"]
-            features, state = self.features(values, images, updated)
-            logits = features[-1]
-            label_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-            label_loss = tf.reduce_mean(label_loss)
-            taught = [tf.stop_gradient(one) for one in (images, *features)]
+            inputs = mapped(lambda one: one[:, 0], batch["inputs"])
+            features, state = self.features(values, inputs, updated)
+            outputs = features[-1]
+            own_loss = self.task.example_losses(outputs, batch["targets"], batch.get("weights"))
+            own_loss = tf.reduce_mean(own_loss)
+            taught = [mapped(tf.stop_gradient, one) for one in (inputs, *features)]
             losses = []
             for mask in self.masks(seed, batch["step"][0], random_widths):
                 parts = []
                 for number in range(len(self.stages)):
                     output = self.run_stage(values, number, taught[number], mask)
                     last = number == len(self.stages) - 1
-                    loss = softmax_loss if last else feature_loss
+                    loss = self._output_loss if last else feature_loss
                     parts.append(loss(output, taught[number + 1]))
                 losses.append(tf.add_n(parts))
-            hits = tf.equal(tf.argmax(logits, -1, tf.int32), labels)
-            metrics = {
-                "accuracy": 100 * tf.reduce_mean(tf.cast(hits, tf.float32)),
-                "label_loss": label_loss,
-                "narrowest_loss": losses[0],
-            }
+            metrics = {"label_loss": own_loss, "narrowest_loss": losses[0]}
+            if self.task.is_classifier:
+                metrics = {"accuracy": self.task.accuracy(outputs, batch["targets"])} | metrics
             if random_widths:
                 metrics["random_loss"] = tf.add_n(losses[1:]) / random_widths
-            return label_loss + tf.add_n(losses), metrics, state
+            return own_loss + tf.add_n(losses), metrics, state
 
         return forward
 

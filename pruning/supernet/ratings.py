@@ -1,19 +1,23 @@
 """Stage losses of sub-networks on D_val (SWP, docs/method.md 6): each stage gets the whole
 network's feature before it and is measured against the whole network's feature behind it."""
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from ...nets.graph import ChannelGraph
+from ...training.task import Task
 from ...utils.provenance import cpu_count
+from ...utils.trees import mapped, rows_of
+from ..engine.current import joined
+from ..engine.cuts import size_of
 from ..engine.segments import Segments
 from ..engine.validation import Validation
 from ..space.stages import Stage, find_stages
-from .network import feature_loss, softmax_loss
+from .network import feature_loss
 
 
 class StageRater:
@@ -22,6 +26,7 @@ class StageRater:
     Args:
         graph: the channel graph of the whole network.
         val: D_val.
+        task: what the network is trained for.
         count: number of stages, or "auto", as `find_stages` takes it.
         compile: XLA on masked full-width kernels (GPU).
         devices: names of the devices that share the work; default: TensorFlow's default device.
@@ -31,14 +36,15 @@ class StageRater:
     Attributes:
         segments: the network's segments.
         stages: at least one.
-        evaluations, images: how many versions of a stage were rated so far, and the images that
-            ran through them; an image counts by the stage's part of the network's FLOPs.
+        evaluations, images: how many versions of a stage were rated so far, and the examples that
+            ran through them; an example counts by the stage's part of the network's FLOPs.
     """
 
     def __init__(
         self,
         graph: ChannelGraph,
         val: Validation,
+        task: Task,
         count: int | str,
         *,
         compile: bool = False,
@@ -48,7 +54,8 @@ class StageRater:
         self.segments = Segments(graph, compile=compile)
         self.stages = find_stages(graph, self.segments.bounds, self.segments.cuts, count)
         self._rows = val.batches()
-        self._images = [tf.constant(val.inputs[rows]) for rows in self._rows]
+        self._inputs = [mapped(tf.constant, rows_of(val.inputs, rows)) for rows in self._rows]
+        self._task = task
         self._whole = self.segments.weights(graph.open_mask())
         self._cache_bytes = cache_bytes
         self._devices = tuple(devices) or (None,)
@@ -72,10 +79,10 @@ class StageRater:
         return line
 
     def _bytes(self, stage: Stage) -> int:
-        """Of an image's two features."""
-        ends = [*self.segments.cuts, self.segments.output]
-        before = math.prod(ends[stage.first].shape[1:]) if stage.first else 0  # else: the image
-        return 4 * (before + math.prod(ends[stage.last].shape[1:]))
+        """Of an example's features before and behind the stage."""
+        ends = [*self.segments.cuts, self.segments.outputs]
+        kept = [*ends[stage.last], *(ends[stage.first] if stage.first else ())]  # else: the inputs
+        return 4 * sum(size_of(self.segments.graph, tensor) for tensor in kept)
 
     def _kept_batches(self, stage: Stage) -> int:
         most = self._cache_bytes // self._bytes(stage)
@@ -88,10 +95,10 @@ class StageRater:
 
     # ---------------------------------------------------------------- forward passes
 
-    def _features(self, number: int) -> tuple[tf.Tensor, tf.Tensor]:
+    def _features(self, number: int) -> tuple[Any, Any]:
         """The whole network's features of a batch before and behind the current stage."""
         stage = self.stages[self._number]
-        before = self.segments.run(self._images[number], self._whole, 0, stage.first)
+        before = self.segments.run(self._inputs[number], self._whole, 0, stage.first)
         return before, self.segments.run(before, self._whole, stage.first, stage.last)
 
     def _enter(self, number: int) -> None:
@@ -105,20 +112,20 @@ class StageRater:
     def rate(self, number: int, masks: Sequence[np.ndarray]) -> np.ndarray:
         """Mean losses on D_val, float64 [masks], of versions of stage `number`.
 
-        Mean squared difference of the features behind the stage; of the last stage, KL of the
-        softmax.
+        Mean squared difference of the features behind the stage; of the last stage, the task's
+        `distillation` (KL of the softmax for classes).
 
         Args:
             masks: unit masks, float32 [U + 1], that keep the gates at the stage's borders whole.
         """
         self._enter(number)
         stage = self.stages[number]
-        loss = softmax_loss if number == len(self.stages) - 1 else feature_loss
+        loss = self.output_loss if number == len(self.stages) - 1 else feature_loss
         segments = self.segments.segments[stage.first : stage.last]
         names = sorted({name for segment in segments for name in segment.layers})
         totals = np.zeros(len(masks))
 
-        def run(index: int, before: tf.Tensor, behind: tf.Tensor) -> float:
+        def run(index: int, before: Any, behind: Any) -> float:
             with tf.device(self._devices[index % len(self._devices)]):
                 weights = self.segments.weights_of(names, masks[index])
                 after = self.segments.run(before, weights, stage.first, stage.last)
@@ -134,9 +141,13 @@ class StageRater:
         self.images += len(masks) * self._rows[-1].stop * self._share(stage)
         return totals / self._rows[-1].stop
 
-    def logits(self, mask: np.ndarray) -> np.ndarray:
-        """Logits of a whole sub-network on D_val, float32 [n, classes]."""
+    def output_loss(self, student: Any, teacher: Any) -> tf.Tensor:
+        """How far outputs are from a teacher's, a scalar; trees of float32 [n, ...]."""
+        return self._task.distillation(teacher, student, 1.0)
+
+    def outputs(self, mask: np.ndarray) -> Any:
+        """Outputs of a whole sub-network on D_val, tree of float32 [n, ...]."""
         weights = self.segments.weights(mask)
-        outputs = self._pool.map(lambda x: self.segments.logits(x, weights), self._images)
+        outputs = self._pool.map(lambda x: self.segments.outputs_from(x, weights), self._inputs)
         self.images += self._rows[-1].stop
-        return np.concatenate([one.numpy() for one in outputs])
+        return joined(list(outputs))

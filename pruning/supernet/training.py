@@ -12,6 +12,7 @@ from ...nets.rebuild import copied
 from ...options.methods import SWP
 from ...options.search import SearchOptions
 from ...options.training import Training
+from ...training.task import Task
 from ...training.trainer import METRICS, Objective, train
 from ...utils import devices
 from ...utils.arrays import load_state, save_state
@@ -37,6 +38,7 @@ def train_supernet(
     val: Validation,
     indices: np.ndarray,
     options: SearchOptions,
+    task: Task,
     device: Device,
 ) -> keras.Model:
     """Trains a supernet from a trained network, resuming what an earlier process began.
@@ -46,6 +48,7 @@ def train_supernet(
             statistics re-estimated.
         val: D_val, which the Taylor score is taken on.
         indices: the training examples to use, int [n]: all but D_val.
+        task: what the network is trained for.
 
     Returns:
         The network of that file.
@@ -58,13 +61,13 @@ def train_supernet(
     if file.exists():
         return load_keras(file)
     wanted, flat = options.method, copied(model)
-    order = _order(folder, flat, val, options, device)
+    order = _order(folder, flat, val, options, task, device)
     stagewise = isinstance(options.method, SWP)
     random_widths = wanted.random_widths if stagewise else SANDWICH_RANDOM
 
     def forward_of(trained: keras.Model):
         supernet = Supernet(
-            trained, order, wanted, round_to=options.budget.round_to, stagewise=stagewise
+            trained, order, wanted, task, round_to=options.budget.round_to, stagewise=stagewise
         )
         return supernet.make_forward(options.sampling.seed, random_widths)
 
@@ -93,13 +96,13 @@ def micro_batches(batch_images: int, replicas: int, most_images: int) -> int:
     return next(n for n in parts if of_replica % n == 0 and of_replica // n <= most_images)
 
 
-def _order(folder, model, val: Validation, options: SearchOptions, device: Device) -> np.ndarray:
+def _order(folder, model, val: Validation, options, task: Task, device: Device) -> np.ndarray:
     """Ranks of the channels of the given network by the score; kept, so that a resumed run goes on
     with the same ones."""
     path = folder.file(ORDER)
     if not path.exists():
         begin, graph = time.perf_counter(), ChannelGraph(model)
-        scores = _scores(graph, val, options, device)
+        scores = _scores(graph, val, options, task, device)
         gates = Gates(graph.groups)
         for gate in gates:
             gate.rank(scores[gate.units])
@@ -108,7 +111,7 @@ def _order(folder, model, val: Validation, options: SearchOptions, device: Devic
     return load_state(path)["order"]
 
 
-def _scores(graph: ChannelGraph, val: Validation, options: SearchOptions, device: Device):
+def _scores(graph: ChannelGraph, val: Validation, options, task: Task, device: Device):
     mask = graph.open_mask()
     if options.method.score != "taylor":
         kernels = {} if options.method.score == "random" else graph.kernels()
@@ -120,8 +123,7 @@ def _scores(graph: ChannelGraph, val: Validation, options: SearchOptions, device
         devices=devices.replicas(device.strategy),
         cache_bytes=0,
     )
-    reward = Reward(val.targets, None, graph.model.output_shape[-1])
-    return network.set_with_importance(mask, reward)[1]
+    return network.set_with_importance(mask, Reward(task, val))[1]
 
 
 def order_in(folder: RunFolder) -> np.ndarray:

@@ -1,81 +1,152 @@
-"""The reward: validation loss and the ensemble's knowledge (docs/method.md 1, steps e and f)."""
+"""The reward: validation loss and the ensemble's knowledge (docs/method.md 1, steps e and f).
+
+Outputs are trees (`utils.trees`): one array float32 [n, ...], or a tuple of several.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from ...options.methods import TEACHERS
+from ...training.task import Task
+from ...utils.trees import mapped, parts_of, rows_of, tree_of
+from ..engine.validation import Validation
 
 
 class Knowledge:
-    """The teacher logits T_i that the reward compares a sub-network with.
+    """The teacher outputs T_i that the reward compares a sub-network with.
 
-    `none`: no teacher; `single`: the logits of theta_0 throughout; `ensemble`: the mean of the
-    logits of theta_0 .. theta_i.
+    `none`: no teacher; `single`: the outputs of theta_0 throughout; `ensemble`: the mean of the
+    outputs of theta_0 .. theta_i.
     """
 
     def __init__(self, kind: str):
         if kind not in TEACHERS:
             raise ValueError(f"teacher {kind!r} is none of {TEACHERS}")
         self.kind = kind
-        self._sum: np.ndarray | None = None
+        self._sum: Any = None
         self._count = 0
 
-    def add(self, logits: np.ndarray) -> None:
-        """Takes in the logits of the next accepted network, float32 [n, classes]."""
+    def add(self, outputs: Any) -> None:
+        """Takes in the outputs of the next accepted network, tree of float32 [n, ...]."""
         if self.kind == "none" or (self.kind == "single" and self._count):
             return
         # Summed in float64: the running mean of a long search must not depend on rounding.
-        self._sum = logits.astype(np.float64) + (0 if self._sum is None else self._sum)
+        if self._sum is None:
+            self._sum = mapped(lambda one: one.astype(np.float64) + 0, outputs)
+        else:
+            self._sum = mapped(lambda one, sum: one.astype(np.float64) + sum, outputs, self._sum)
         self._count += 1
 
     @property
-    def logits(self) -> np.ndarray | None:
-        """T_i, float32 [n, classes]; None without a teacher."""
-        return None if self._sum is None else (self._sum / self._count).astype(np.float32)
+    def outputs(self) -> Any:
+        """T_i, tree of float32 [n, ...]; None without a teacher."""
+        return mapped(lambda one: (one / self._count).astype(np.float32), self._sum)
 
 
 class Reward:
-    """R(theta) = -L(D_val; theta) - L(T; theta), both mean cross-entropies over the n examples.
+    """R(theta) = -L(D_val; theta) - L(T; theta), both means over the n examples of D_val.
+
+    L(D_val) is the task's own loss, L(T) its `knowledge_losses` of the teacher.
 
     Args:
-        labels: int32 [n].
-        teacher: T, float32 [n, classes]; None leaves out the second term.
-        num_classes: number of logits.
+        task: what the network is trained for.
+        val: D_val.
+        teacher: T, tree of float32 [n, ...]; None leaves out the second term.
+
+    Attributes:
+        task: as given.
+        kind: rewards of one kind and task have terms of the same structure.
     """
 
-    def __init__(self, labels: np.ndarray, teacher: np.ndarray | None, num_classes: int):
-        self.targets = tf.constant(labels, tf.int32)
-        # A distribution of zeros makes the second cross-entropy, and its gradient, zero.
-        self.teacher = (
-            tf.zeros([len(labels), num_classes])
-            if teacher is None
-            else tf.nn.softmax(tf.constant(teacher))
-        )
+    def __init__(self, task: Task, val: Validation, teacher: Any = None):
+        self.task = task
+        self.kind = type(self).__name__, teacher is not None
+        self._val = val
+        self._terms = _terms(val)
+        if teacher is not None:
+            self._terms["prepared"] = task.prepared(teacher, teacher)
 
-    def losses(self, logits: tf.Tensor, rows: slice = slice(None)) -> tf.Tensor:
-        """Minus the reward of each example in `rows`, float32 [rows]; logits [rows, classes]."""
-        return example_losses(logits, self.targets[rows], self.teacher[rows])
+    def terms(self, rows: slice) -> dict[str, Any]:
+        """What `losses_on` needs of the examples in `rows`: nested tensors [rows, ...]."""
+        return tf.nest.map_structure(lambda one: one[rows], self._terms)
+
+    @property
+    def losses_on(self) -> Callable[[Any, dict[str, Any]], tf.Tensor]:
+        """(tree of outputs float32 [rows, ...], terms of the same rows) -> minus the rewards,
+        float32 [rows]; TensorFlow alone, depending on the reward's kind and task only."""
+        return partial(self._losses, self.task)
+
+    @staticmethod
+    def _losses(task: Task, outputs: Any, terms: dict[str, Any]) -> tf.Tensor:
+        own = task.example_losses(outputs, terms["targets"], terms.get("weights"))
+        if "prepared" not in terms:
+            return own
+        return own + task.knowledge_losses(terms["prepared"], outputs)
+
+    def losses(self, outputs: Any, rows: slice = slice(None)) -> tf.Tensor:
+        """Minus the reward of each example in `rows`, float32 [rows].
+
+        Args:
+            outputs: tree of tensors float32 [rows, ...].
+        """
+        return self.losses_on(outputs, self.terms(rows))
+
+    def all_losses(self, outputs: Any) -> np.ndarray:
+        """Minus the reward of every example of D_val, float32 [n].
+
+        Args:
+            outputs: tree of float32 arrays [n, ...].
+        """
+        return _by_batches(self.losses, self.task, self._val, outputs)
 
     def least_losses(self) -> np.ndarray:
-        """The least that `losses` can be for each example, float32 [n]: the entropy of the teacher
-        distribution (Gibbs' inequality), for the cross-entropy against a label is at least zero."""
-        return -tf.reduce_sum(tf.math.xlogy(self.teacher, self.teacher), axis=-1).numpy()
+        """The least that `losses` can be for each example, float32 [n]; -inf where unknown."""
+        count = len(self._val)
+        if "prepared" in self._terms:
+            return self.task.least_losses(self._terms["prepared"], count)
+        alone = replace(self.task, knowledge=None)
+        nothing = tree_of(np.zeros((count, 1), np.float32) for _ in alone.heads)
+        return alone.least_losses(alone.prepared(None, nothing), count)
 
 
-def example_losses(logits: tf.Tensor, labels: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy against labels plus cross-entropy against a distribution, float32 [n].
+def _terms(val: Validation) -> dict[str, Any]:
+    """The tensors of D_val that losses are computed with."""
+    terms = {"targets": mapped(_tensor, val.targets)}
+    if any(one is not None for one in parts_of(val.weights)):
+        ones = np.ones(len(val), np.float32)
+        weights = (ones if one is None else one for one in parts_of(val.weights))
+        terms["weights"] = tree_of(tf.constant(one, tf.float32) for one in weights)
+    return terms
+
+
+def _tensor(array: np.ndarray) -> tf.Tensor:
+    whole = np.asarray(array).dtype.kind in "biu"
+    return tf.constant(array, tf.int32 if whole else tf.float32)
+
+
+def _by_batches(losses: Callable, task: Task, val: Validation, outputs: Any) -> np.ndarray:
+    """losses(outputs, rows) of all rows, float32 [n].
+
+    At once for logits; by batches where outputs may be as large as images.
+    """
+    batches = [slice(None)] if task.is_classifier else val.batches()
+    found = [losses(mapped(tf.constant, rows_of(outputs, rows)), rows).numpy() for rows in batches]
+    return np.concatenate(found)
+
+
+def loss_and_accuracy(task: Task, val: Validation, outputs: Any) -> tuple[float, float | None]:
+    """The task's mean loss of outputs on D_val, and top-1 in percent (None: not a classifier).
 
     Args:
-        logits: float32 [n, classes].
-        labels: int32 [n].
-        teacher: probabilities, float32 [n, classes]; rows of zeros add nothing.
+        outputs: tree of float32 arrays [n, ...].
     """
-    label_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    # Not TensorFlow's softmax_cross_entropy: its gradient takes for granted that a row sums to 1.
-    return label_loss - tf.reduce_sum(teacher * tf.nn.log_softmax(logits), axis=-1)
-
-
-def label_loss_and_accuracy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Mean cross-entropy and top-1 in percent of logits [n, classes] against labels [n]."""
-    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    return float(tf.reduce_mean(loss)), 100 * float(np.mean(logits.argmax(-1) == labels))
+    losses = Reward(task, val).all_losses(outputs)
+    if not task.is_classifier:
+        return float(np.mean(losses, dtype=np.float64)), None
+    accuracy = 100 * float(np.mean(outputs.argmax(-1) == val.targets))
+    return float(tf.reduce_mean(losses)), accuracy

@@ -5,8 +5,9 @@ import numpy as np
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.resnet import cifar_resnet
 from ekg_tf.pruning.engine.validation import Validation
-from ekg_tf.pruning.history import History
+from ekg_tf.pruning.history import History, output_shapes
 from ekg_tf.pruning.methods.greedy import GreedySearch
+from ekg_tf.training.task import classification
 from ekg_tf.utils.runfolder import RunFolder
 
 from tests.helpers.networks import images_for, shaken
@@ -31,7 +32,7 @@ def greedy_search(path, evaluator, *, target=0.72, batch_images=16, **options):
     val = validation(graph.model, count=40, batch_images=batch_images)
     settings = search_options(target, evaluator=evaluator, **options)
     with RunFolder.open(path, {}) as folder:
-        history = History(folder, (40, 5))
-        search = GreedySearch(graph, val, history, settings)
+        history = History(folder, output_shapes(graph, 40))
+        search = GreedySearch(graph, val, history, settings, classification())
         search.run()
     return search
