@@ -49,12 +49,14 @@ class Output:
         applied: the network gives probabilities, its core logits.
         operation: the operation that has lost its softmax or sigmoid in the core; None where the
             core ends in the logarithm of the probabilities instead.
+        certain: False where only values on examples could tell whether they are probabilities.
     """
 
     name: str
     kind: str
     applied: bool = False
     operation: str | None = None
+    certain: bool = True
 
     def given(self, core: Any) -> Any:
         """What the network gives where its core gives `core`, float32 of any shape, the same."""
@@ -103,7 +105,7 @@ def read_outputs(
             own = call.operation.name if alone else None
             found.append(Output(name, kinds[activation], True, own))
             continue
-        kind = _kind_of(loss, model.outputs[number].shape)
+        kind = kind_of_loss(loss, model.outputs[number].shape)
         if activation and loss is None:
             kind = NUMBERS
         if kind == NUMBERS or getattr(loss, "from_logits", False) or _is_plain(model, number):
@@ -112,12 +114,12 @@ def read_outputs(
         if values is None and examples is not None:
             values = _values(model, examples)
         applied = values is not None and _are_probabilities(values[number], kind)
-        found.append(Output(name, kind, applied))
+        found.append(Output(name, kind, applied, certain=values is not None))
     return tuple(found)
 
 
 def with_logits(model: keras.Model, outputs: Sequence[Output]) -> keras.Model:
-    """A copy of a flat model that gives logits where `outputs` say probabilities."""
+    """A flat model, or a copy of it, that gives logits where `outputs` say probabilities."""
     names = {one.operation for one in outputs if one.operation}
     if names:
         model = _without_activations(model, names)
@@ -155,14 +157,18 @@ def _logarithm(tensor: keras.KerasTensor, kind: str) -> keras.KerasTensor:
     return ops.subtract(ops.log(clipped), ops.log(ops.subtract(1.0, clipped)))
 
 
-def _kind_of(loss: Any, shape: Sequence[int | None]) -> str:
-    """The kind of an output without an activation that would say it."""
+def kind_of_loss(loss: Any, shape: Sequence[int | None] | None = None) -> str:
+    """The kind of an output without an activation that would say it.
+
+    Args:
+        loss: None: unknown. shape: of the output, the batch counted; None: unknown.
+    """
     name = loss_name(loss)
     if name in CLASS_LOSSES:
         return CLASSES
     if name in SIGMOID_LOSSES:
         return SIGMOIDS
-    several = len(shape) == 2 and (shape[-1] or 0) > 1
+    several = shape is None or (len(shape) == 2 and (shape[-1] or 0) > 1)
     return CLASSES if name is None and several else NUMBERS
 
 

@@ -65,8 +65,10 @@ def run_finetuning(
             method needs.
     """
     if folder.file(EXPORTED).exists():
-        return load_keras(folder.file(EXPORTED))
-    student = given.read_again(load_keras(search_path / pruned_file(search_path, rate))).core
+        return load_keras(folder.file(EXPORTED), compile=False)
+    student = given.read_again(
+        load_keras(search_path / pruned_file(search_path, rate), compile=False)
+    ).core
     # Frozen batch norms as well: a smaller network has other statistics. `finished` freezes again.
     student.trainable = True
     if finetuning.from_scratch:
@@ -83,7 +85,7 @@ def run_finetuning(
     _save_weights(folder, student)
     draw(folder)
     save_finished(folder.file(EXPORTED), given, student, examples_of(data))
-    return load_keras(folder.file(EXPORTED))
+    return load_keras(folder.file(EXPORTED), compile=False)
 
 
 def pruned_file(search_path: Path, rate: float | None) -> str:
@@ -138,7 +140,7 @@ def objective_of(
     viewed = {"viewed": data.moves_targets}
     if isinstance(finetuning, Hinton | Single):
         with device.strategy.scope():
-            start = load_keras(search_path / START)
+            start = load_keras(search_path / START, compile=False)
         if isinstance(finetuning, Hinton):
             loss = kd_loss(task, finetuning.temperature, finetuning.alpha, **viewed)
             return student, Objective(task, loss, teachers=[start])
@@ -164,7 +166,7 @@ def _online_teachers(
     search_path: Path, manifest: dict, data: Dataset, device: Device
 ) -> list[keras.Model]:
     """The teachers of an online bank as pruned networks."""
-    graph = ChannelGraph(load_keras(search_path / START))
+    graph = ChannelGraph(load_keras(search_path / START, compile=False))
     masks = online_masks(search_path, manifest, data.fingerprint, graph.num_units)
     with device.strategy.scope():
         return [graph.pruned(mask) for mask in masks]

@@ -58,7 +58,7 @@ def rehearse(given: Given, task: Task, data: Dataset, device: Device) -> None:
         path = Path(folder, "given.keras")
         with _step(given, "saving it and reading it back"):
             save_keras(path, given.model)
-            again = given.read_again(load_keras(path))
+            again = given.read_again(load_keras(path, compile=False))
             _compare(given, given, again, images, "the network in its own file")
         with _step(given, "masking and pruning it"):
             pruned = graph.pruned(mask)
@@ -69,7 +69,10 @@ def rehearse(given: Given, task: Task, data: Dataset, device: Device) -> None:
         with _step(given, "saving the pruned network and reading it back"):
             finished = given.finished(pruned)
             save_keras(path, finished)
-            memory, again = given.read_again(finished), given.read_again(load_keras(path))
+            memory, again = (
+                given.read_again(finished),
+                given.read_again(load_keras(path, compile=False)),
+            )
             _compare(given, memory, again, images, "the pruned network in its file")
     with _step(given, "cutting it into segments"):
         parts = Segments(graph, compile=device.compile)

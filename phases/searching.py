@@ -97,7 +97,7 @@ def run_search(
         save_finished(folder.file(PRUNED), given, pruned, val.inputs)
     results = folder.read_json("search.json")
     if "test" not in results:
-        pruned = given.read_again(load_keras(folder.file(PRUNED)))
+        pruned = given.read_again(load_keras(folder.file(PRUNED), compile=False))
         recalibrate(pruned.core, data, device)
         test = {
             "before": both_modes(given, task, data, "test", device),
@@ -105,7 +105,7 @@ def run_search(
         }
         _test_front(folder, given, task, results["front"], data, device)
         folder.write_json("search.json", results | {"test": test})
-    return load_keras(folder.file(PRUNED))
+    return load_keras(folder.file(PRUNED), compile=False)
 
 
 def recalibrate_frozen(model: keras.Model, data: Dataset, device: Device) -> None:
@@ -129,7 +129,9 @@ def save_finished(path: Path, given: Given, core: keras.Model, inputs: Any) -> N
     """
     finished = given.finished(core)
     save_keras(path, finished)
-    memory, file = (given.read_again(one).as_core() for one in (finished, load_keras(path)))
+    memory, file = (
+        given.read_again(one).as_core() for one in (finished, load_keras(path, compile=False))
+    )
     apart, noise = difference(memory, file, mapped(lambda x: x[:SAVED_IMAGES], inputs))
     if not apart <= max(TOLERANCE, TIMES * noise):
         raise UserError(
@@ -218,7 +220,7 @@ def _test_front(
     if not front:
         return
     files = [folder.file(front_file(one["wanted"])) for one in front]
-    models = [given.read_again(load_keras(file)).core for file in files]
+    models = [given.read_again(load_keras(file, compile=False)).core for file in files]
     for one, network in zip(front, models, strict=True):
         recalibrate(network, data, device)
         one["test"] = both_modes(network, task, data, "test", device)
@@ -306,7 +308,7 @@ def _adapted(
     """theta_0: the given network after one epoch of SGD on D_subset (docs/method.md 1, step 1)."""
     path = folder.file(START)
     if path.exists():
-        return load_keras(path)
+        return load_keras(path, compile=False)
     batch = min(ADAPT_BATCH, len(subset))
     batches = train_batches(
         data,
@@ -335,4 +337,4 @@ def _adapted(
     distributed = iter(device.strategy.experimental_distribute_dataset(batches))
     check_finite(steps(distributed, tf.constant(count))["loss"], 1)
     save_keras(path, start)
-    return load_keras(path)
+    return load_keras(path, compile=False)

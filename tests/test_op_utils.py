@@ -279,7 +279,7 @@ def test_evaluate_few_classes_ties_nan_and_nothing():
     batch = {"inputs": np.ones((4, 1, 1, 2), np.float32), "targets": np.array([0, 1, 2, 3])}
     tied = evaluation.evaluate(linear_net(4, np.zeros((2, 4))), TASK, [batch])
     assert tied["top5"] is None and tied["top1"] == 25  # argmax is class 0
-    broken = evaluation.evaluate(linear_net(4, np.full((2, 4), TASK, np.nan)), [batch])
+    broken = evaluation.evaluate(linear_net(4, np.full((2, 4), np.nan)), TASK, [batch])
     assert broken["top1"] == 0 and np.isnan(broken["loss"])
     with pytest.raises(ValueError, match="no example"):
         evaluation.evaluate(linear_net(4, np.zeros((2, 4))), TASK, [])

@@ -25,7 +25,8 @@ class UserMetrics:
     def any(self) -> bool:
         """Whether the task has metrics."""
         aims = self._task.aims
-        return bool(keras.tree.flatten((aims.metrics, aims.weighted_metrics)))
+        given = keras.tree.flatten((aims.metrics, aims.weighted_metrics))
+        return any(one is not None for one in given)
 
     def update(self, outputs: Any, targets: Any, weights: Any = None) -> None:
         """Takes in a batch.

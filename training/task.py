@@ -324,7 +324,7 @@ def task_of(
                 variance=variance,
             )
         )
-    return Task(tuple(heads), knowledge, aims, given.structure[1])
+    return Task(tuple(heads), knowledge, aims, given.structure)
 
 
 # ---------------------------------------------------------------- a head and its loss
