@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     devices.import_tensorflow()
     import keras
     from ekg_tf.cli import inputs
-    from ekg_tf.dataloader import examples_of, unreadable_named
-    from ekg_tf.nets.given import Given
+    from ekg_tf.dataloader import unreadable_named
     from ekg_tf.options import recipes
     from ekg_tf.phases.finetuning import objective_of, pruned_file, run_finetuning
+    from ekg_tf.phases.opening import work_again
     from ekg_tf.reports.finetuning import report, tested
     from ekg_tf.reports.networks import print_report
     from ekg_tf.training.trainer import check_batch
@@ -65,15 +65,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
     with unreadable_named():
-        network = load_keras(search_path / BASELINE)
-        data = inputs.data_of(args, network)
-        given = Given.read(network, examples_of(data))
+        network = load_keras(search_path / BASELINE, compile=args.loss is None)
+        work = work_again(args, network)
+        given, task, data = phase = work.given, work.task, work.data
         finetuning = recipes.finetuning(finetuning, data)
         training = recipes.training(training, data)
         # Whatever is wrong with the search's files shows here, before there is a folder.
         check_batch(training, data, device)
-        student = given.read_again(load_keras(pruned)).core
-        objective_of(search_path, student, data, finetuning, args.seed, device)
+        student = given.read_again(load_keras(pruned, compile=False)).core
+        objective_of(search_path, student, task, data, finetuning, args.seed, device)
         kept = flags.record(args, finetuning, training)
         with flags.open_folder(args, kept, "finetune_state.npz") as folder:
             if folder.finished:
@@ -81,11 +81,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print_report(folder.read_json("result.json"))
                 return
             model = run_finetuning(
-                folder, search_path, given, data, training, device, finetuning, args.rate
+                folder, search_path, *phase, training, device, finetuning, args.rate
             )
             more, untuned = folder.read_json("finetune.json"), tested(search_path, args.rate)
             after = given.read_again(model)
-            report(folder, given, after, data, device, more, untuned)
+            report(folder, given, after, task, data, device, more, untuned)
 
 
 if __name__ == "__main__":

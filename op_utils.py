@@ -2,9 +2,10 @@
 
 Shapes and types that every function here agrees on:
 
-* a training batch is a dict: "inputs" float32 [batch, views, h, w, c], "targets" int32 [batch],
-  plus any tensors whose first axis is the batch;
-* a model takes float32 images [n, h, w, c] and gives logits [n, classes], no softmax.
+* a training batch is a dict: "inputs" float32 [batch, views, ...], "targets" [batch, ...], plus any
+  tensors whose first axis is the batch;
+* a model takes float32 inputs [n, ...] and gives outputs [n, ...], logits instead of probabilities;
+* where there are several inputs, outputs or targets, each of these is a tuple.
 
 Models are called as pure functions, see `nets.stateless`; `training.evaluation` has the
 forward passes.
@@ -12,7 +13,7 @@ forward passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -21,10 +22,12 @@ import tensorflow as tf
 
 from .nets.stateless import batch_statistics, call, of, read
 from .utils.errors import UserError
+from .utils.trees import mapped, parts_of, tree_of
 
-Batch = dict[str, tf.Tensor]
+Batch = dict[str, Any]
 Metrics = dict[str, tf.Tensor]
-LossFn = Callable[[tf.Tensor, Batch, "tf.Tensor | None"], tuple[tf.Tensor, Metrics]]
+# (outputs, batch, outputs of every teacher) -> (loss, metrics)
+LossFn = Callable[[Any, Batch, Sequence], tuple[tf.Tensor, Metrics]]
 # (values of all variables, batch, updated variables) -> (loss, metrics, values of the updated ones)
 Forward = Callable[[list, Batch, list], tuple[tf.Tensor, Metrics, list]]
 
@@ -54,13 +57,13 @@ def _updated_in_training(model: keras.Model) -> list[keras.Variable]:
     """
     updated = []
 
-    def forward(images):
+    def forward(inputs):
         with keras.StatelessScope() as scope:
-            model(images, training=True)
+            model(inputs, training=True)
         updated.extend(v for v in model.variables if scope.get_current_value(v) is not None)
 
-    spec = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)
-    tf.function(forward, autograph=False).get_concrete_function(spec)
+    specs = [tf.TensorSpec([None, *one.shape[1:]], tf.float32) for one in model.inputs]
+    tf.function(forward, autograph=False).get_concrete_function(tree_of(specs))
     return updated
 
 
@@ -76,7 +79,7 @@ def make_train_step(
     accum: int = 1,
     weight_decay: float = 0.0,
     compile: bool = False,
-    teacher: keras.Model | None = None,
+    teachers: Sequence[keras.Model] = (),
     forward: Forward | None = None,
 ) -> Callable[[Any, tf.Tensor], Metrics]:
     """A function that takes many training steps for one call from Python.
@@ -94,14 +97,14 @@ def make_train_step(
         model, optimizer: created under strategy.scope().
         strategy: for a single device tf.distribute.get_strategy(), which compiles the update too.
             Make one MirroredStrategy per process: TensorFlow mixes up the messages of two.
-        loss_fn: (logits float32 [views, batch, classes], batch dict, teacher logits of the same
-            shape or None) -> (scalar loss, the mean over examples; dict of scalar metrics).
+        loss_fn: (outputs float32 [views, batch, ...], batch dict, the outputs of each teacher of
+            the same shapes) -> (scalar loss, the mean over examples; dict of scalar metrics).
         accum: micro-batches that each replica's batch is cut into.
         compile: XLA.
-        teacher: runs on the same views with batch statistics and is never changed.
+        teachers: run on the same views with batch statistics and are never changed.
         forward: takes the place of calling the model and loss_fn (then None), for losses that need
-            more than the logits: a pure function of the values of model.variables and a micro-batch
-            to the loss, its metrics and the new values of the given variables.
+            more than the outputs: a pure function of the values of model.variables and a
+            micro-batch to the loss, its metrics and the new values of the given variables.
     Raises:
         ValueError: accum < 1 or, at the first call, not a divisor of a replica's batch.
     """
@@ -112,7 +115,7 @@ def make_train_step(
         optimizer.build(model.trainable_variables)
         updated = _updated_in_training(model)
     scale = 1 / strategy.num_replicas_in_sync
-    micro_batch = _make_micro_batch(model, updated, loss_fn, teacher, forward)
+    micro_batch = _make_micro_batch(model, updated, loss_fn, teachers, forward)
     gradients = _make_gradients(model, updated, micro_batch, accum, weight_decay, scale)
     if replicated:
         gradients = tf.function(gradients, jit_compile=compile, autograph=False)
@@ -128,7 +131,7 @@ def make_train_step(
         update = tf.function(update, jit_compile=compile, autograph=False)
 
     def step(batch):
-        return update(read(model), read(teacher) if teacher else [], batch)
+        return update(read(model), [read(one) for one in teachers], batch)
 
     return _make_loop(step, strategy)
 
@@ -155,30 +158,34 @@ def _make_loop(step, strategy):
     return train_steps
 
 
-def _make_micro_batch(model, updated, loss_fn, teacher, forward):
-    """(values, teacher values, batch) -> (gradients, new state, metrics), on one device."""
+def _make_micro_batch(model, updated, loss_fn, teachers, forward):
+    """(values, teachers' values, batch) -> (gradients, new state, metrics), on one device."""
 
-    def by_logits(values, teacher_values, batch):
-        image = batch["inputs"]
-        views = image.shape[1]
-        merged = tf.reshape(image, [-1, *image.shape[2:]])  # the views of an example side by side
+    def by_outputs(values, teacher_values, batch):
+        views = parts_of(batch["inputs"])[0].shape[1]
+        # The views of an example side by side.
+        merged = mapped(lambda x: tf.reshape(x, [-1, *x.shape[2:]]), batch["inputs"])
 
-        def by_view(logits):
-            return tf.transpose(tf.reshape(logits, [-1, views, logits.shape[-1]]), [1, 0, 2])
+        def by_view(outputs):
+            def one(x):
+                x = tf.reshape(x, [-1, views, *x.shape[1:]])
+                return tf.transpose(x, [1, 0, *range(2, len(x.shape))])
 
-        target = None
-        if teacher is not None:
+            return mapped(one, outputs)
+
+        taught = []
+        for teacher, its_values in zip(teachers, teacher_values, strict=True):
             with batch_statistics(teacher):
-                target = by_view(call(teacher, teacher_values, merged, training=True)[0])
-        logits, state = call(model, values, merged, training=True, updated=updated)
-        return *loss_fn(by_view(logits), batch, target), state
+                taught.append(by_view(call(teacher, its_values, merged, training=True)[0]))
+        outputs, state = call(model, values, merged, training=True, updated=updated)
+        return *loss_fn(by_view(outputs), batch, taught), state
 
     def micro_batch(values, teacher_values, batch):
         weights = of(model.trainable_variables, model, values)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             if forward is None:
-                loss, metrics, state = by_logits(values, teacher_values, batch)
+                loss, metrics, state = by_outputs(values, teacher_values, batch)
             else:
                 loss, metrics, state = forward(values, batch, updated)
         grads = tape.gradient(loss, weights, unconnected_gradients="zero")
@@ -197,10 +204,13 @@ def _make_gradients(model, updated, micro_batch, accum, weight_decay, scale):
     """
 
     def accumulate(values, teacher_values, batch):
-        parts = {key: _cut(tensor, accum) for key, tensor in batch.items()}
+        parts = {key: mapped(lambda x: _cut(x, accum), tree) for key, tree in batch.items()}
+
+        def part_of(i):
+            return {key: mapped(lambda x: x[i], tree) for key, tree in parts.items()}
+
         part = tf.function(micro_batch, autograph=False)
-        first = {key: tensor[0] for key, tensor in parts.items()}
-        spec = part.get_concrete_function(values, teacher_values, first).structured_outputs
+        spec = part.get_concrete_function(values, teacher_values, part_of(0)).structured_outputs
         zeros = [tf.zeros(v.shape, v.dtype) for v in spec[0]], {k: tf.zeros([]) for k in spec[2]}
         places = {id(v): i for i, v in enumerate(model.variables)}
 
@@ -208,7 +218,7 @@ def _make_gradients(model, updated, micro_batch, accum, weight_decay, scale):
             now = list(values)
             for variable, value in zip(updated, state, strict=True):
                 now[places[id(variable)]] = value
-            new = part(now, teacher_values, {key: tensor[i] for key, tensor in parts.items()})
+            new = part(now, teacher_values, part_of(i))
             grads = [a + b for a, b in zip(grads, new[0], strict=True)]
             return i + 1, grads, new[1], {k: metrics[k] + new[2][k] for k in metrics}
 
@@ -224,7 +234,7 @@ def _make_gradients(model, updated, micro_batch, accum, weight_decay, scale):
             for g, w in zip(grads, weights, strict=True)
         ]
         metrics = {name: value * (scale / accum) for name, value in metrics.items()}
-        metrics["examples"] = tf.cast(tf.shape(batch["targets"])[0], tf.float32)
+        metrics["examples"] = tf.cast(tf.shape(parts_of(batch["inputs"])[0])[0], tf.float32)
         return grads, state, metrics
 
     return gradients

@@ -41,27 +41,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     devices.import_tensorflow()
     import keras
-    from ekg_tf.cli import inputs
-    from ekg_tf.dataloader import examples_of, unreadable_named
-    from ekg_tf.nets.given import Given
+    from ekg_tf.dataloader import unreadable_named
     from ekg_tf.options import recipes
+    from ekg_tf.phases.opening import work_of
     from ekg_tf.phases.rehearsal import rehearse
     from ekg_tf.phases.searching import check, run_search
     from ekg_tf.reports.search import print_summary
 
-    inputs.import_custom(args.custom_module)
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
     with unreadable_named():
-        data, network = inputs.data_and_network(args)
-        options = recipes.search(options, data)
-        given = Given.read(network, examples_of(data))
-        check(given, data, options, bank)  # before there is a folder
-        if args.model:
-            rehearse(given, data, device)
+        work = work_of(args)
+        phase = work.given, work.task, work.data
+        options = recipes.search(options, work.data)
+        check(work.given, work.data, options, bank)  # before there is a folder
+        rehearse(*phase, device)
         kept = flags.record(args, options, bank)
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
-            run_search(folder, given, data, options, device, bank)
+            run_search(folder, *phase, options, device, bank)
             print_summary(folder.read_json("search.json"))
 
 

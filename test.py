@@ -39,25 +39,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     devices.import_tensorflow()
     from ekg_tf.cli import inputs
-    from ekg_tf.dataloader import examples_of, unreadable_named
+    from ekg_tf.dataloader import unreadable_named
     from ekg_tf.nets.given import Given
     from ekg_tf.nets.zoo.builders import build
+    from ekg_tf.phases.opening import work_of
     from ekg_tf.reports.networks import describe, print_report
     from ekg_tf.utils.keras_files import load_keras
 
-    inputs.import_custom(args.custom_module)
     device = flags.device_of(args)
     with unreadable_named():
         if args.model and inputs.is_run(Path(path).parent):
             inputs.inherit_data(args, Path(path).parent)
-        data, network = inputs.data_and_network(args)
-        after, before = Given.read(network, examples_of(data)), None
+        work = work_of(args)
+        after, before, data = work.given, None, work.data
         baseline = Path(path).parent / BASELINE
         if baseline.exists():
-            before = Given.read(load_keras(baseline), examples_of(data))
+            before = after.read_again(load_keras(baseline, compile=False))
         elif args.arch:
             before = Given.read(build(args.arch, data.num_classes, data.image_shape))
-        results = describe(before, after, data, device, accuracy=baseline.exists())
+        results = describe(before, after, work.task, data, device, accuracy=baseline.exists())
     print_report(results)
     if args.json:
         write_json(args.json, results)

@@ -66,9 +66,9 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
     devices.import_tensorflow()
     import keras
     from ekg_tf.cli import inputs
-    from ekg_tf.dataloader import examples_of, unreadable_named
-    from ekg_tf.nets.given import Given
+    from ekg_tf.dataloader import unreadable_named
     from ekg_tf.phases import baseline, pipeline
+    from ekg_tf.phases.opening import work_on
     from ekg_tf.reports.networks import print_report
 
     device = flags.device_of(args)
@@ -80,7 +80,8 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
         plan = pipeline.Plan(search, bank, finetuning, training).resolved(data)
         of_baseline = recipes.baseline(flags.made(Baseline, args), plan.training, data)
         # before there is a folder
-        pipeline.check_plan(Given.read(network, examples_of(data)), data, plan, device)
+        work = work_on(network, lambda fit: data)
+        pipeline.check_plan(work.given, data, plan, device)
         kept = flags.record(args, plan, recipes.as_baseline(of_baseline))
         begun = ("baseline_state.npz", START, SUPERNET_ORDER)
         with flags.open_folder(args, kept, *begun) as folder:
@@ -91,17 +92,18 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
             # ---------------------------------------------------------- baseline
             if not args.trained_param:
                 print(f"baseline: {args.arch}, {of_baseline.epochs} epochs", flush=True)
-                network = baseline.trained(folder, network, data, of_baseline, device)
+                network = baseline.trained(folder, network, work.task, data, of_baseline, device)
             else:
                 network = baseline.kept(folder, network)
-            given = Given.read(network, examples_of(data))
+            work = work_on(network, lambda fit: data)
+            phase = work.given, work.task, data
             if args.until == "baseline":
                 trained_here = not args.trained_param
-                return baseline.measure(folder, given, data, device, trained_here=trained_here)
+                return baseline.measure(folder, *phase, device, trained_here=trained_here)
             # ---------------------------------------------------------- search, fine-tuning
-            pipeline.search_phase(folder, given, data, plan, device)
+            pipeline.search_phase(folder, *phase, plan, device)
             if args.until == "test":
-                pipeline.finetune_phase(folder, given, data, plan, device)
+                pipeline.finetune_phase(folder, *phase, plan, device)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ from ..utils.runfolder import RunFolder
 Group = TypeVar("Group", bound=Options)
 ARCH, DATASET = "ResNet-20", "DIGITS"
 NAMED_DATA = ("dataset", "data_path", "val_labels", "hold_out")
-OWN_DATA = ("data", "data_mean", "data_std", "data_flip", "data_crop")
+OWN_DATA = ("data", *(one.flag for one in settings_of(Data) if one.flag))
+AIMS = ("loss", "metrics")
 
 # ---------------------------------------------------------------- from settings to flags
 
@@ -178,8 +179,22 @@ def add_own(parser: argparse.ArgumentParser) -> None:
     """Flags, after add_data: a network and data of the user's own."""
     parser.add_argument("--model", help="trained .keras network of your own")
     add_custom(parser)
+    add_aims(parser)
     add_own_data(parser)
     parser.set_defaults(arch=None)  # so that --arch beside --model is noticed
+
+
+def add_aims(parser: argparse.ArgumentParser) -> None:
+    """Flags of the loss and the metrics of a network of the user's own."""
+    words = "names of Keras's or module:name"
+    for flag, example in (("loss", "mse"), ("metrics", "mae")):
+        parser.add_argument(
+            f"--{flag}",
+            nargs="+",
+            metavar="NAME",
+            help=f"{words}, for several outputs OUTPUT=NAME, such as {example}; default: what the "
+            "network is compiled with",
+        )
 
 
 def add_own_data(parser: argparse.ArgumentParser) -> None:

@@ -1,20 +1,23 @@
 """Which network and which data the flags name: ours by name, or the user's own."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from ..dataloader import Dataset, load
 from ..dataloader import own as own_data
+from ..dataloader.fit import Fit
 from ..dataloader.own_function import import_module
+from ..nets.keras_graph import Compiled
 from ..nets.zoo.builders import build
 from ..nets.zoo.load import check_fits, load_network, load_own
 from ..options.data import Data
 from ..utils.errors import UserError
 from ..utils.jsonl import read_json
-from .flags import ARCH, DATASET, NAMED_DATA, OWN_DATA, made
+from .flags import AIMS, ARCH, DATASET, NAMED_DATA, OWN_DATA, made
 
 ARGS = "args.json"
 
@@ -35,12 +38,15 @@ def is_run(folder: Path) -> bool:
 
 
 def inherit_data(args: argparse.Namespace, folder: Path) -> None:
-    """Takes from the run in `folder` what the command line leaves open about the data.
+    """Takes from the run in `folder` what the command line leaves open about data and task.
 
     `--data_path` or `--data` given alone means that the run's data has been moved. Raises UserError
     for an args.json that is missing or damaged.
     """
     used = read_json(folder / ARGS)
+    for name in AIMS:
+        if getattr(args, name, None) is None:
+            setattr(args, name, used.get(name))
     if getattr(args, "dataset", None) is not None:
         return
     for name in OWN_DATA if args.data else (*NAMED_DATA, *OWN_DATA):
@@ -48,14 +54,14 @@ def inherit_data(args: argparse.Namespace, folder: Path) -> None:
             setattr(args, name, used.get(name))
 
 
-def data_of(args: argparse.Namespace, model: keras.Model | None = None) -> Dataset:
+def data_of(args: argparse.Namespace, fit: Fit | None = None) -> Dataset:
     """The data that the flags name; sets the default of --dataset in `args`.
 
     Args:
-        model: whose input size images of the user's own are brought to.
+        fit: what a network of the user's own takes and gives.
 
     Raises:
-        UserError: flags that exclude each other, no model for --data, or as `dataloader.load` and
+        UserError: flags that exclude each other, no network for --data, or as `dataloader.load` and
             `dataloader.own.load`.
     """
     if getattr(args, "data", None) is None:
@@ -68,9 +74,9 @@ def data_of(args: argparse.Namespace, model: keras.Model | None = None) -> Datas
         )
     if named := [name for name in NAMED_DATA if getattr(args, name, None) is not None]:
         raise UserError(f"--data excludes --{named[0]}: give one or the other")
-    if model is None:
+    if fit is None:
         raise UserError("--data needs --model: your data goes with a network of your own")
-    return own_data.load(args.data, tuple(model.inputs[0].shape[1:]), preprocessing(args))
+    return own_data.load(args.data, fit, preprocessing(args))
 
 
 def preprocessing(args: argparse.Namespace) -> Data:
@@ -92,8 +98,10 @@ def named_network(args: argparse.Namespace, data: Dataset) -> keras.Model:
     return load_network(args.trained_param, *shape) if args.trained_param else build(*shape)
 
 
-def data_and_network(args: argparse.Namespace) -> tuple[Dataset, keras.Model]:
-    """The data and the network that the flags of add_data and add_own name.
+def network_and_reader(
+    args: argparse.Namespace,
+) -> tuple[keras.Model, Callable[[Fit], Dataset]]:
+    """The network that the flags of add_data and add_own name, and what reads its data.
 
     The network comes as given, with a final softmax if it has one; see `nets.given`.
 
@@ -104,13 +112,66 @@ def data_and_network(args: argparse.Namespace) -> tuple[Dataset, keras.Model]:
         data = data_of(args)
         args.arch = args.arch or ARCH
         network = load_network(args.trained_param, args.arch, data.num_classes, data.image_shape)
-        return data, network
+        return network, lambda fit: data
     if args.arch or args.trained_param:
         raise UserError(
             "--model excludes --arch and --trained_param: a .keras file holds architecture and "
             "weights"
         )
     network = load_own(args.model)
-    data = data_of(args, network)
-    check_fits(args.model, network, data.num_classes, data.image_shape)
-    return data, network
+
+    def read(fit: Fit) -> Dataset:
+        data = data_of(args, fit)
+        if args.data is None:
+            check_fits(args.model, network, data.num_classes, data.image_shape)
+        return data
+
+    return network, read
+
+
+def aims_of(args: argparse.Namespace) -> Compiled:
+    """What --loss and --metrics say in place of what the network is compiled with.
+
+    Raises:
+        UserError: a module or a function of the user's that isn't there.
+    """
+    loss, metrics = (
+        _by_output(getattr(args, name, None) or (), flag)
+        for name, flag in (("loss", "--loss"), ("metrics", "--metrics"))
+    )
+    return Compiled(loss=loss, metrics=metrics)
+
+
+def _by_output(words: Sequence[str], flag: str) -> Any:
+    """NAME ... or OUTPUT=NAME ..., each a name of Keras's or module:name, as Keras takes it."""
+    if not words:
+        return None
+    pairs = [word.split("=", 1) if "=" in word else ["", word] for word in words]
+    if all(not output for output, _ in pairs):
+        found = [_named(name) for _, name in pairs]
+        return found if flag == "--metrics" else _only(found, flag)
+    if not all(output for output, _ in pairs):
+        raise UserError(f"{flag} {' '.join(words)}: name the output of each, as OUTPUT=NAME")
+    by_output: dict[str, Any] = {}
+    for output, name in pairs:
+        by_output.setdefault(output, []).append(_named(name))
+    if flag == "--metrics":
+        return by_output
+    return {output: _only(found, flag) for output, found in by_output.items()}
+
+
+def _only(found: list[Any], flag: str) -> Any:
+    if len(found) > 1:
+        raise UserError(f"{flag} names {len(found)} for one output: give one")
+    return found[0]
+
+
+def _named(name: str) -> Any:
+    """A name of Keras's, or what "module:name" is."""
+    if ":" not in name:
+        return name
+    module, _, attribute = name.partition(":")
+    found = getattr(import_module(module), attribute, None)
+    if found is None:
+        raise UserError(f"the module {module} has no {attribute}")
+    return found() if isinstance(found, type) else found

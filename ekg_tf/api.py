@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,15 +19,16 @@ devices.import_tensorflow()
 import keras
 import tensorflow as tf
 
-from ekg_tf.dataloader import Dataset, examples_of, own, own_function
+from ekg_tf.dataloader import Dataset, given_data, own
+from ekg_tf.dataloader.fit import Fit
 from ekg_tf.deployment import exporting
 from ekg_tf.deployment import formats as deployment
 from ekg_tf.nets import layer_kinds
 from ekg_tf.nets.flatten import flatten
-from ekg_tf.nets.given import Given
+from ekg_tf.nets.given import compile_like
 from ekg_tf.nets.graph import ChannelGraph
-from ekg_tf.nets.keras_graph import has_graph
-from ekg_tf.nets.zoo.load import check_fits, check_own
+from ekg_tf.nets.keras_graph import Compiled, has_graph
+from ekg_tf.nets.zoo.load import check_own
 from ekg_tf.options import recipes
 from ekg_tf.options.bank import NO_BANK, Bank
 from ekg_tf.options.budgets import Budget, Flops
@@ -40,13 +41,15 @@ from ekg_tf.options.training import Training
 from ekg_tf.phases import pipeline
 from ekg_tf.phases.finetuning import objective_of, pruned_file
 from ekg_tf.phases.finetuning import run_finetuning as _finetuned
+from ekg_tf.phases.opening import fit_of, work_on
 from ekg_tf.phases.rehearsal import rehearse
 from ekg_tf.phases.searching import check
 from ekg_tf.phases.searching import run_search as _searched
 from ekg_tf.reports import inspection
 from ekg_tf.reports.finetuning import report, tested
 from ekg_tf.reports.search import print_summary
-from ekg_tf.training.trainer import check_batch
+from ekg_tf.training.task import Knowledge
+from ekg_tf.training.trainer import Extras, check_batch
 from ekg_tf.utils.devices import Device
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import load_keras
@@ -60,7 +63,7 @@ from ekg_tf.utils.runfolder import (
 
 AUTO: Literal["auto"] = "auto"
 PathLike = str | os.PathLike[str]
-# One split: (inputs [n, ...], labels [n]) or a finite tf.data.Dataset of such.
+# One split: (x, y) or (x, y, weights), a finite tf.data.Dataset of such, or what `prune` says.
 Split = Any
 
 
@@ -143,6 +146,14 @@ def prune(
     training: Training | None = None,
     data: Data | None = None,
     sampling: Sampling | None = None,
+    loss: Any = None,
+    metrics: Any = None,
+    loss_weights: Any = None,
+    class_weight: Mapping[int, float] | None = None,
+    knowledge: Knowledge | None = None,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    validation: Split | None = None,
     seed: int = 0,
     overwrite: bool = False,
     log: bool = True,
@@ -155,20 +166,35 @@ def prune(
     killed is taken up where it was by the same call, a finished one gives its result again.
 
     Args:
-        model: trained and functional (or Sequential), float32 [n, ...] -> logits or softmax
-            probabilities [n, classes]; it isn't changed.
-        train, test: each a pair of arrays (examples [n, ...], integer labels [n]) or a finite
-            tf.data.Dataset of such. Filters are chosen on a part of train; test is for the figures
-            that are printed.
+        model: trained and functional (or Sequential, or subclassed), with any inputs and outputs;
+            it isn't changed.
+        train, test: each (x, y) or (x, y, sample weights) of arrays, or lists or dicts of them as
+            the network has several inputs or outputs; a finite tf.data.Dataset or a
+            keras.utils.PyDataset of such batches; or anything with __len__ and __getitem__ that
+            gives an example. Filters are chosen on a part of train; test is for the figures that
+            are printed.
         folder: of the run; None: a temporary one, which can't be resumed.
         budget: the share of the FLOPs that may remain, or `Flops`, `Parameters`, `Latency`.
         method: `EKG` (default), `FFP`, `SWP`, `AutoSlim`, `Uniform` or `GlobalThreshold`.
         finetune: `Ensemble` (default), `Single`, `Contrastive`, `Hinton` or `Plain`.
         bank: the memory bank; "auto": where the fine-tuning replays it; None: none.
         training: length, rate and batches of the fine-tuning.
-        data: normalisation and augmentation. Fine-tuning shifts and mirrors images: a network that
-            was trained without this may lose by it (`Data(flip=False, crop=0)`).
+        data: normalisation and augmentation. The fine-tuning of a classifier of images shifts and
+            mirrors them: a network that was trained without this may lose by it
+            (`Data(flip=False, crop=0)`); `Data(augment=...)` takes a function or Keras layers.
         sampling: which examples the search adapts to and decides by.
+        loss, metrics, loss_weights: as `keras.Model.compile` takes them, in place of what the model
+            is compiled with. A model that is compiled with nothing needs a loss, unless its output
+            is classes.
+        class_weight: {class: weight of its examples' loss}.
+        knowledge: (teacher's outputs, student's outputs) -> float32 [n], how far the student is
+            from the teacher, in place of what docs/method.md 3 has for the kind of an output; both
+            as the network gives them.
+        optimizer: of the fine-tuning, copied, with its own learning rate and without the weight
+            decay of `training` unless that is said; None: the paper's SGD.
+        callbacks: Keras callbacks of the fine-tuning, called at the beginning and end of the
+            training and of epochs, never of batches.
+        validation: a split as test, whose figures come to the callbacks as val_loss and so on.
         seed: of the order of examples, of augmentation and of fresh weights.
         overwrite: delete a former run in the folder.
         log: write TensorBoard events.
@@ -176,7 +202,7 @@ def prune(
         val_batch_size: examples per evaluation batch.
 
     Returns:
-        The result; its model ends in a softmax if `model` does.
+        The result; its model has the inputs and outputs of `model` and is compiled as that is.
 
     Raises:
         UserError: anything that is wrong with the arguments, the network or the data, before any
@@ -186,17 +212,21 @@ def prune(
     search = _search(budget, method, sampling)
     of_training = _given("training", training, Training(), Training)
     both = _bank(bank, search.method, finetune)
-    run = _Run(model, train, test, folder, data, seed, log, compile, val_batch_size)
+    if optimizer is not None and of_training.weight_decay is None:
+        of_training = replace(of_training, weight_decay=0.0)
+    aims = Aims(loss, metrics, loss_weights, class_weight, knowledge)
+    run = _Run(model, train, test, folder, data, aims, seed, log, compile, val_batch_size)
+    work, extras = run.work, run.extras(optimizer, callbacks, validation)
     plan = pipeline.Plan(search, both, finetune, replace(of_training, seed=seed)).resolved(run.data)
-    pipeline.check_plan(run.given, run.data, plan, run.device)
-    rehearse(run.given, run.data, run.device)
-    with run.open(plan.flags(), overwrite) as opened:
+    pipeline.check_plan(work.given, run.data, plan, run.device)
+    rehearse(work.given, work.task, run.data, run.device)
+    with run.open(plan.flags() | _kept_of(optimizer, callbacks), overwrite) as opened:
         if not opened.finished:
-            pipeline.search_phase(opened, run.given, run.data, plan, run.device)
-            pipeline.finetune_phase(opened, run.given, run.data, plan, run.device)
+            pipeline.search_phase(opened, *run.phase, plan, run.device)
+            pipeline.finetune_phase(opened, *run.phase, plan, run.device, extras)
         figures = opened.read_json("result.json")
         return Result(
-            load_keras(opened.file(EXPORTED)),
+            run.compiled(load_keras(opened.file(EXPORTED), compile=False)),
             figures["before"],
             figures["after"],
             figures["search"]["front"],
@@ -215,6 +245,11 @@ def run_search(
     bank: Bank | None = None,
     data: Data | None = None,
     sampling: Sampling | None = None,
+    loss: Any = None,
+    metrics: Any = None,
+    loss_weights: Any = None,
+    class_weight: Mapping[int, float] | None = None,
+    knowledge: Knowledge | None = None,
     seed: int = 0,
     overwrite: bool = False,
     log: bool = True,
@@ -236,13 +271,14 @@ def run_search(
     search = _search(budget, method, sampling)
     if bank is not None:
         bank = _given("bank", bank, None, Bank)
-    run = _Run(model, train, test, folder, data, seed, log, compile, val_batch_size)
+    aims = Aims(loss, metrics, loss_weights, class_weight, knowledge)
+    run = _Run(model, train, test, folder, data, aims, seed, log, compile, val_batch_size)
     options = recipes.search(search, run.data)
-    check(run.given, run.data, options, bank)
-    rehearse(run.given, run.data, run.device)
+    check(run.work.given, run.data, options, bank)
+    rehearse(*run.phase, run.device)
     kept = options.flags() | (bank.flags() if bank else {"bank": NO_BANK})
     with run.open(kept, overwrite) as opened:
-        _searched(opened, run.given, run.data, options, run.device, bank)
+        _searched(opened, *run.phase, options, run.device, bank)
         figures = opened.read_json("search.json")
         print_summary(figures)
         sides = [
@@ -253,7 +289,7 @@ def run_search(
             }
             for side in ("before", "after")
         ]
-        model = load_keras(opened.file(PRUNED))
+        model = run.compiled(load_keras(opened.file(PRUNED), compile=False))
         return Result(model, sides[0], sides[1], figures["front"], opened.path)
 
 
@@ -267,6 +303,14 @@ def run_finetuning(
     training: Training | None = None,
     data: Data | None = None,
     rate: float | None = None,
+    loss: Any = None,
+    metrics: Any = None,
+    loss_weights: Any = None,
+    class_weight: Mapping[int, float] | None = None,
+    knowledge: Knowledge | None = None,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    validation: Split | None = None,
     seed: int = 0,
     overwrite: bool = False,
     log: bool = True,
@@ -291,23 +335,29 @@ def run_finetuning(
     source, finetune = Path(searched), _given("finetune", finetune, Ensemble(), *FINETUNINGS)
     of_training = _given("training", training, Training(), Training)
     pruned = source / pruned_file(source, rate)
-    model = load_keras(source / BASELINE)
-    run = _Run(model, train, test, folder, data, seed, log, compile, val_batch_size)
+    if optimizer is not None and of_training.weight_decay is None:
+        of_training = replace(of_training, weight_decay=0.0)
+    model = load_keras(source / BASELINE, compile=loss is None)
+    aims = Aims(loss, metrics, loss_weights, class_weight, knowledge)
+    run = _Run(model, train, test, folder, data, aims, seed, log, compile, val_batch_size)
+    work, extras = run.work, run.extras(optimizer, callbacks, validation)
     finetune = recipes.finetuning(finetune, run.data)
     wanted = recipes.training(replace(of_training, seed=seed), run.data)
     check_batch(wanted, run.data, run.device)
-    student = run.given.read_again(load_keras(pruned)).core
-    objective_of(source, student, run.data, finetune, seed, run.device)
-    with run.open(finetune.flags() | wanted.flags() | {"rate": rate}, overwrite) as opened:
+    student = work.given.read_again(load_keras(pruned, compile=False)).core
+    objective_of(source, student, work.task, run.data, finetune, seed, run.device)
+    kept = finetune.flags() | wanted.flags() | {"rate": rate} | _kept_of(optimizer, callbacks)
+    with run.open(kept, overwrite) as opened:
         if not opened.finished:
             tuned = _finetuned(
-                opened, source, run.given, run.data, wanted, run.device, finetune, rate
+                opened, source, *run.phase, wanted, run.device, finetune, rate, extras
             )
             more, untuned = opened.read_json("finetune.json"), tested(source, rate)
-            after = run.given.read_again(tuned)
-            report(opened, run.given, after, run.data, run.device, more, untuned)
+            after = work.given.read_again(tuned)
+            sides = work.given, after, work.task, run.data, run.device
+            report(opened, *sides, more, untuned)
         figures = opened.read_json("result.json")
-        result = load_keras(opened.file(EXPORTED))
+        result = run.compiled(load_keras(opened.file(EXPORTED), compile=False))
         return Result(result, figures["before"], figures["after"], [], opened.path)
 
 
@@ -423,43 +473,55 @@ def _bank(bank: Bank | Literal["auto"] | None, method: Method, finetune: FineTun
     return given
 
 
-def _dataset(
-    model: keras.Model, train: Split, test: Split, data: Data | None, caller: str
-) -> Dataset:
-    check_own(model, model.name)
-    shape = tuple(model.inputs[0].shape[1:]) if has_graph(model) else _shape_of(train, model)
-    splits = own_function.checked((_unnamed(train), _unnamed(test)), shape, caller)
-    dataset = own.dataset(*splits, _given("data", data, Data(), Data))
-    if has_graph(model):
-        check_fits(model.name, model, dataset.num_classes, dataset.image_shape)
-    return dataset
+@dataclass(frozen=True)
+class Aims:
+    """What the caller says of the task in place of what the model is compiled with."""
+
+    loss: Any = None
+    metrics: Any = None
+    loss_weights: Any = None
+    class_weight: Mapping[int, float] | None = None
+    knowledge: Knowledge | None = None
+
+    @property
+    def compiled(self) -> Compiled:
+        """The part of it that Keras knows."""
+        return Compiled(self.loss, self.loss_weights, self.metrics)
+
+    def flags(self) -> dict[str, Any]:
+        """{setting: words by which it is known}, of what was said."""
+        said = {key: value for key, value in vars(self).items() if value is not None}
+        return {key: _words(value) for key, value in said.items()}
 
 
-def _shape_of(split: Split, model: keras.Model) -> tuple[int, ...]:
-    """Shape of the examples, for a subclassed network, whose graph doesn't say it.
-
-    Raises:
-        UserError: no pair of arrays.
-    """
-    plain = _unnamed(split)
-    if not isinstance(plain, tuple) or not hasattr(plain[0], "shape"):
-        raise UserError(
-            f"{model.name} is no functional network, so its data has to be a pair of arrays "
-            "(examples, labels)"
-        )
-    return tuple(plain[0].shape[1:])
-
-
-def _unnamed(split: Split) -> Split:
-    """A pair of arrays whose only input and only output come by name, without the names."""
-    if not isinstance(split, (tuple, list)):
-        return split
-    sides = [next(iter(one.values())) if _named_alone(one) else one for one in split]
-    return tuple(sides)
+def _words(value: Any) -> Any:
+    """What stands for a value in a run folder: names, numbers and configurations."""
+    if isinstance(value, Mapping):
+        return {str(key): _words(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_words(one) for one in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    if not hasattr(value, "get_config"):
+        return name
+    return {"class": name} | {key: str(one) for key, one in value.get_config().items()}
 
 
-def _named_alone(one: Any) -> bool:
-    return isinstance(one, Mapping) and len(one) == 1
+def _kept_of(optimizer: Any, callbacks: Sequence[Any]) -> dict[str, Any]:
+    """What a run folder keeps of an optimizer and callbacks."""
+    kept = {} if optimizer is None else {"optimizer": _words(optimizer)}
+    return kept | ({"callbacks": [type(one).__name__ for one in callbacks]} if callbacks else {})
+
+
+def _reader(train: Split, test: Split, data: Data | None, caller: str) -> Callable[[Fit], Dataset]:
+    """A function that reads both splits as a network needs them."""
+    options = _given("data", data, Data(), Data)
+
+    def read(fit: Fit) -> Dataset:
+        return own.dataset(*given_data.read(train, test, fit, options, caller), options)
+
+    return read
 
 
 class _Run:
@@ -472,14 +534,24 @@ class _Run:
         test: Split,
         folder: PathLike | None,
         data: Data | None,
+        aims: Aims,
         seed: int,
         log: bool,
         compile: bool | None,
         val_batch_size: int,
     ):
-        self.data = _dataset(model, train, test, data, "prune")
-        self.given = Given.read(model, examples_of(self.data))
-        check_fits(model.name, self.given.core, self.data.num_classes, self.data.image_shape)
+        if has_graph(model):
+            check_own(model, model.name)
+        self._options, self._model = data, model
+        self.work = work_on(
+            model,
+            _reader(train, test, data, "prune"),
+            aims=aims.compiled,
+            class_weight=aims.class_weight,
+            knowledge=aims.knowledge,
+        )
+        self.data = self.work.data
+        self.phase = self.work.given, self.work.task, self.data
         strategy = tf.distribute.get_strategy()
         self.device: Device = devices.make(strategy, compile, val_batch_images=val_batch_size)
         self._folder = folder
@@ -487,8 +559,30 @@ class _Run:
         # data. Names of layers differ from one process to the next: the weights stand for it.
         given = {"model": digest(model.get_weights()), "data": self.data.fingerprint}
         more = {"seed": seed, "do_log": log, "compile": compile, "val_batch_size": val_batch_size}
-        self._kept = given | (data or Data()).flags() | more
+        self._kept = given | (data or Data()).flags() | aims.flags() | more
         keras.utils.set_random_seed(seed)
+
+    def extras(self, optimizer: Any, callbacks: Sequence[Any], validation: Split | None) -> Extras:
+        """Optimizer, callbacks and validation data of the fine-tuning.
+
+        Raises:
+            UserError: something else than these.
+        """
+        if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise UserError(f"optimizer={optimizer!r}: give a keras.optimizers.Optimizer")
+        for one in callbacks:
+            if not isinstance(one, keras.callbacks.Callback):
+                raise UserError(f"callbacks hold {one!r}: give keras.callbacks.Callback objects")
+        held_out = None
+        if validation is not None:
+            read = _reader(validation, validation, self._options, "validation")
+            held_out = read(fit_of(self.work.given))
+        return Extras(optimizer, tuple(callbacks), held_out)
+
+    def compiled(self, model: keras.Model) -> keras.Model:
+        """A network of the run, compiled as the given one is."""
+        compile_like(self._model, model)
+        return model
 
     def open(self, kept: dict[str, Any], overwrite: bool) -> RunFolder:
         """The run folder; `kept` is what it keeps of the settings."""

@@ -11,7 +11,7 @@ models inside models, half precision, frozen layers, inputs by name. The core is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ import keras
 import tensorflow as tf
 
 from ..utils.errors import UserError
+from ..utils.trees import tree_of
 from .flatten import Flat, flatten
 from .keras_graph import (
     Call,
@@ -55,6 +56,7 @@ class Given:
     closed: dict[str, str]
     _flat: Flat = field(repr=False)
     _fixed: frozenset[str] = field(default=frozenset(), repr=False)
+    _loss: Any = field(default=None, repr=False)
 
     @classmethod
     def read(
@@ -62,7 +64,7 @@ class Given:
         model: keras.Model,
         examples: Any = None,
         *,
-        losses: Sequence[Any] | None = None,
+        loss: Any = None,
         outputs: tuple[Output, ...] | None = None,
     ) -> Given:
         """Reads a network.
@@ -72,34 +74,38 @@ class Given:
             examples: some inputs, float32 or uint8 [n, ...], a tuple of them where there are
                 several; where neither graph nor loss say what an output means, its values on them
                 do.
-            losses: of every output, in order; default: those that the model was compiled with.
+            loss: as Keras takes it, for one output or several; None: what the model was compiled
+                with.
             outputs: what they mean, where it is known.
 
         Raises:
             UserError: no graph, losses for other outputs than there are, or as `flatten`.
         """
         flat = flatten(_with_graph(model, examples))
-        flat_ends = (_single(keras.tree.flatten(one)) for one in ends(flat.model))
-        body = keras.Model(*flat_ends, name=model.name)
-        if outputs is None:
-            if losses is None:
-                losses = by_output(compiled_with(model).loss, flat.model, "loss")
-            outputs = read_outputs(body, _names(flat.model), losses, examples)
-        core = with_logits(body, outputs)
-        fixed = inference_only(calls_of(core))
-        core = rebuilt(core, without_training=fixed) if fixed else core
-        for layer in core.layers:
-            norm = isinstance(layer, L.BatchNormalization)
-            layer.trainable = not norm or (layer.trainable and layer.name not in fixed)
-        return cls(model, core, outputs, flat.closed, flat, fixed)
+        return _read(model, flat, examples, loss, outputs)
+
+    def with_examples(self, examples: Any) -> Given:
+        """The same network, once there are examples that say what an output means.
+
+        Args:
+            examples: as of `read`.
+        """
+        if all(one.certain for one in self.outputs):
+            return self
+        return _read(self.model, self._flat, examples, self._loss, None)
 
     @property
-    def structure(self) -> tuple[Any, Any]:
-        """The inputs' and the outputs' structure, of names: one, or lists and dicts of them."""
-        inputs, outputs = ends(self._flat.model)
-        first = keras.tree.map_structure(lambda tensor: tensor.name, inputs)
+    def structure(self) -> Any:
+        """The outputs' structure, of names: one, or a list or dict of them."""
         names = [one.name for one in self.outputs]
-        return first, keras.tree.pack_sequence_as(outputs, names)
+        return keras.tree.pack_sequence_as(ends(self._flat.model)[1], names)
+
+    @property
+    def keys(self) -> tuple[list[str], list[str]]:
+        """What inputs and outputs are called where they come as a dict, in the core's order."""
+        inputs, outputs = ends(self._flat.model)
+        names = [one.name for one in keras.tree.flatten(inputs)]
+        return _keys(inputs) or names, _keys(outputs) or [one.name for one in self.outputs]
 
     def by_output(self, spec: Any, what: str) -> list[Any]:
         """A setting that Keras takes for each output, such as the loss, as one value per output.
@@ -169,6 +175,24 @@ class Given:
         return AsCore(self)
 
 
+def _read(
+    model: keras.Model, flat: Flat, examples: Any, loss: Any, outputs: tuple[Output, ...] | None
+) -> Given:
+    flat_ends = (tree_of(keras.tree.flatten(one)) for one in ends(flat.model))
+    body = keras.Model(*flat_ends, name=model.name)
+    if outputs is None:
+        wanted = compiled_with(model).loss if loss is None else loss
+        losses = by_output(wanted, flat.model, "loss")
+        outputs = read_outputs(body, _names(flat.model), losses, examples)
+    core = with_logits(body, outputs)
+    fixed = inference_only(calls_of(core))
+    core = rebuilt(core, without_training=fixed) if fixed else core
+    for layer in core.layers:
+        norm = isinstance(layer, L.BatchNormalization)
+        layer.trainable = not norm or (layer.trainable and layer.name not in fixed)
+    return Given(model, core, outputs, flat.closed, flat, fixed, loss)
+
+
 class AsCore:
     """A given network whose outputs are as its core's; runs by moving statistics alone."""
 
@@ -186,7 +210,7 @@ class AsCore:
         given = packed(model, inputs) if has_graph(model) else inputs
         results = keras.tree.flatten(model(given, training=training))
         pairs = zip(self._given.outputs, results, strict=True)
-        return _single([one.logits(tf.cast(value, tf.float32)) for one, value in pairs])
+        return tree_of([one.logits(tf.cast(value, tf.float32)) for one, value in pairs])
 
 
 def by_output(spec: Any, model: keras.Model, what: str) -> list[Any]:
@@ -224,10 +248,6 @@ def _keys(structure: Any) -> list[str]:
 
 def _names(model: keras.Model) -> list[str]:
     return list(model.output_names)
-
-
-def _single(tensors: Sequence) -> Any:
-    return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
 
 def _needed(calls: list[Call], tensors: list) -> list[Call]:

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..utils.trees import tree_of
 from .keras_graph import Call, calls_of, is_op
 from .rebuild import like, rebuilt, replay, with_config
 
@@ -48,12 +49,14 @@ class Output:
         applied: the network gives probabilities, its core logits.
         operation: the operation that has lost its softmax or sigmoid in the core; None where the
             core ends in the logarithm of the probabilities instead.
+        certain: False where only values on examples could tell whether they are probabilities.
     """
 
     name: str
     kind: str
     applied: bool = False
     operation: str | None = None
+    certain: bool = True
 
     def given(self, core: Any) -> Any:
         """What the network gives where its core gives `core`, float32 of any shape, the same."""
@@ -102,7 +105,7 @@ def read_outputs(
             own = call.operation.name if alone else None
             found.append(Output(name, kinds[activation], True, own))
             continue
-        kind = _kind_of(loss, model.outputs[number].shape)
+        kind = kind_of_loss(loss, model.outputs[number].shape)
         if activation and loss is None:
             kind = NUMBERS
         if kind == NUMBERS or getattr(loss, "from_logits", False) or _is_plain(model, number):
@@ -111,12 +114,12 @@ def read_outputs(
         if values is None and examples is not None:
             values = _values(model, examples)
         applied = values is not None and _are_probabilities(values[number], kind)
-        found.append(Output(name, kind, applied))
+        found.append(Output(name, kind, applied, certain=values is not None))
     return tuple(found)
 
 
 def with_logits(model: keras.Model, outputs: Sequence[Output]) -> keras.Model:
-    """A copy of a flat model that gives logits where `outputs` say probabilities."""
+    """A flat model, or a copy of it, that gives logits where `outputs` say probabilities."""
     names = {one.operation for one in outputs if one.operation}
     if names:
         model = _without_activations(model, names)
@@ -127,7 +130,7 @@ def with_logits(model: keras.Model, outputs: Sequence[Output]) -> keras.Model:
         _logarithm(tensor, outputs[number].kind) if number in logged else tensor
         for number, tensor in enumerate(model.outputs)
     ]
-    return rebuilt(keras.Model(_single(model.inputs), _single(ends), name=model.name))
+    return rebuilt(keras.Model(tree_of(model.inputs), tree_of(ends), name=model.name))
 
 
 def before_logarithms(model: keras.Model, outputs: Sequence[Output]) -> list[keras.KerasTensor]:
@@ -154,18 +157,18 @@ def _logarithm(tensor: keras.KerasTensor, kind: str) -> keras.KerasTensor:
     return ops.subtract(ops.log(clipped), ops.log(ops.subtract(1.0, clipped)))
 
 
-def _single(tensors: Sequence) -> Any:
-    return tensors[0] if len(tensors) == 1 else tuple(tensors)
+def kind_of_loss(loss: Any, shape: Sequence[int | None] | None = None) -> str:
+    """The kind of an output without an activation that would say it.
 
-
-def _kind_of(loss: Any, shape: Sequence[int | None]) -> str:
-    """The kind of an output without an activation that would say it."""
+    Args:
+        loss: None: unknown. shape: of the output, the batch counted; None: unknown.
+    """
     name = loss_name(loss)
     if name in CLASS_LOSSES:
         return CLASSES
     if name in SIGMOID_LOSSES:
         return SIGMOIDS
-    several = len(shape) == 2 and (shape[-1] or 0) > 1
+    several = shape is None or (len(shape) == 2 and (shape[-1] or 0) > 1)
     return CLASSES if name is None and several else NUMBERS
 
 
@@ -263,7 +266,7 @@ def _without_activations(model: keras.Model, names: set[str]) -> keras.Model:
     }
     if bare:
         values: dict[int, Any] = {id(tensor): like(tensor) for tensor in model.inputs}
-        inputs = _single([values[id(tensor)] for tensor in model.inputs])
+        inputs = tree_of([values[id(tensor)] for tensor in model.inputs])
 
         def operation_of(call: Call) -> Any:
             if call.operation.name in bare:
@@ -271,7 +274,7 @@ def _without_activations(model: keras.Model, names: set[str]) -> keras.Model:
             return call.operation
 
         replay(calls_of(model), values, operation_of)
-        ends = _single([values[id(tensor)] for tensor in model.outputs])
+        ends = tree_of([values[id(tensor)] for tensor in model.outputs])
         model = keras.Model(inputs, ends, name=model.name)
     return rebuilt(model, make)
 

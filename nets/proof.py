@@ -1,11 +1,13 @@
 """The proof that a pruned network computes what the masked one computes."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from ..utils.trees import mapped, parts_of
 from . import stateless
 from .graph import ChannelGraph
 from .keras_graph import Call, calls_of, ends
@@ -141,21 +143,31 @@ def sentence(result: dict) -> str:
     )
 
 
-def difference(expected: Callable, found: Callable, images: np.ndarray) -> tuple[float, float]:
+def difference(expected: Callable, found: Callable, inputs: Any) -> tuple[float, float]:
     """How far two networks' outputs lie apart, and what noise of 1e-7 does to the first one's.
 
     Args:
-        expected, found: float32 [n, ...] -> one output [n, classes].
-        images: float32 [n, ...].
+        expected, found: float32 [n, ...] -> outputs [n, ...], tuples where there are several.
+        inputs: float32 [n, ...], a tuple where there are several.
 
     Returns:
-        Both as shares of the largest absolute output; NaN where an output isn't finite.
+        Both as shares of the largest absolute value of an output, of the worst output; NaN where
+        one isn't finite.
     """
-    sign = np.random.default_rng(0).choice([-1, 1], images.shape)
-    shaken = (images * (1 + NOISE * sign)).astype(np.float32)
-    a, b, c = (
-        np.asarray(one(tf.constant(x)), np.float64)
-        for one, x in ((expected, images), (found, images), (expected, shaken))
-    )
-    largest = max(float(np.abs(a).max()), 1e-30)
-    return float(np.abs(a - b).max() / largest), float(np.abs(a - c).max() / largest)
+    rng = np.random.default_rng(0)
+
+    def noisy(x: np.ndarray) -> np.ndarray:
+        return (x * (1 + NOISE * rng.choice([-1, 1], x.shape))).astype(np.float32)
+
+    shaken = mapped(noisy, inputs)
+    sides = [
+        [np.asarray(part, np.float64) for part in parts_of(run(mapped(tf.constant, x)))]
+        for run, x in ((expected, inputs), (found, inputs), (expected, shaken))
+    ]
+    apart = noise = 0.0
+    for a, b, c in zip(*sides, strict=True):
+        largest = max(float(np.abs(a).max()), 1e-30)
+        # np.maximum, unlike max, keeps NaN
+        apart = np.maximum(apart, np.abs(a - b).max() / largest)
+        noise = np.maximum(noise, np.abs(a - c).max() / largest)
+    return float(apart), float(noise)

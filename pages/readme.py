@@ -69,8 +69,8 @@ def pipeline_table(run: dict) -> str:
         ("FLOPs (multiply-accumulates)", ("flops",), ",.0f"),
         ("top-1 %, moving statistics", ("test", "top1"), ".2f"),
         ("top-1 %, batch statistics", ("test", "batch_top1"), ".2f"),
-        ("latency, ms per image, batch 1", ("latency_ms", "1"), ".3f"),
-        ("latency, ms per image, batch 128", ("latency_ms", "128"), ".3f"),
+        ("latency, ms per example, batch 1", ("latency_ms", "1"), ".3f"),
+        ("latency, ms per example, batch 128", ("latency_ms", "128"), ".3f"),
     ):
         sides = []
         for side in ("before", "after"):

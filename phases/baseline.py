@@ -9,6 +9,7 @@ from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..options.training import Training
 from ..pruning.knowledge.distill import plain_loss
+from ..training.task import Task
 from ..training.trainer import METRICS, Objective, both_modes, train
 from ..utils.devices import Device
 from ..utils.keras_files import load_keras, save_keras
@@ -22,7 +23,12 @@ def kept(folder: RunFolder, model: keras.Model) -> keras.Model:
 
 
 def trained(
-    folder: RunFolder, model: keras.Model, data: Dataset, options: Training, device: Device
+    folder: RunFolder,
+    model: keras.Model,
+    task: Task,
+    data: Dataset,
+    options: Training,
+    device: Device,
 ) -> keras.Model:
     """A fresh network after its training, which an earlier process may have begun or ended.
 
@@ -31,13 +37,20 @@ def trained(
     """
     path = folder.file(BASELINE)
     if not path.exists():
-        model = train(folder, "baseline", model, data, Objective(plain_loss()), options, device)
+        objective = Objective(task, plain_loss(task, viewed=data.moves_targets))
+        model = train(folder, "baseline", model, data, objective, options, device)
         save_keras(path, model)
     return load_keras(path)
 
 
 def measure(
-    folder: RunFolder, given: Given, data: Dataset, device: Device, *, trained_here: bool
+    folder: RunFolder,
+    given: Given,
+    task: Task,
+    data: Dataset,
+    device: Device,
+    *,
+    trained_here: bool,
 ) -> None:
     """Keeps the network to prune as baseline.keras; writes baseline.json and prints its figures.
 
@@ -53,7 +66,7 @@ def measure(
         "seconds": sum(row["seconds"] for row in rows) if trained_here else None,
         "parameters": model.count_params(),
         "flops": ChannelGraph(given.core).flops(),
-        "test": both_modes(given, data, "test", device),
+        "test": both_modes(given, task, data, "test", device),
     }
     folder.write_json("baseline.json", results)
     test = results["test"]

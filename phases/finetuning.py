@@ -10,16 +10,19 @@ import keras
 
 from ..dataloader import Dataset, examples_of
 from ..nets.given import Given
+from ..nets.graph import ChannelGraph
 from ..nets.rebuild import rebuilt
 from ..nets.zoo.pkl_weights import save_pkl, to_pkl
+from ..options.bank import ONLINE
 from ..options.fields import settings_of
 from ..options.finetuning import Contrastive, Ensemble, FineTuning, Hinton, Single
 from ..options.training import Training
-from ..pruning.knowledge.bank_reader import open_bank, open_features, read_manifest
+from ..pruning.knowledge.bank_reader import online_masks, open_bank, open_features, read_manifest
 from ..pruning.knowledge.contrast import ckt_loss, with_projection
 from ..pruning.knowledge.distill import ensemble_loss, kd_loss, plain_loss, single_loss
 from ..reports.finetuning import draw
-from ..training.trainer import METRICS, Objective, train
+from ..training.task import Task
+from ..training.trainer import METRICS, NO_EXTRAS, Extras, Objective, train
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.jsonl import read_json
@@ -34,11 +37,13 @@ def run_finetuning(
     folder: RunFolder,
     search_path: Path,
     given: Given,
+    task: Task,
     data: Dataset,
     training: Training,
     device: Device,
     finetuning: FineTuning,
     rate: float | None = None,
+    extras: Extras = NO_EXTRAS,
 ) -> keras.Model:
     """Fine-tunes the pruned network of a finished search; resumes what an earlier process began.
 
@@ -46,9 +51,10 @@ def run_finetuning(
 
     Args:
         search_path: run folder with the finished search, its start network and its bank.
-        given: the network that was searched.
+        given: the network that was searched. task: what it is trained for.
         training, finetuning: resolved (`options.recipes`).
         rate: fine-tune the network that the search kept at this rate on its way; None = its last.
+        extras: optimizer and callbacks of the user's.
 
     Returns:
         The fine-tuned network with the ends of the given one, moving statistics re-estimated, read
@@ -59,22 +65,27 @@ def run_finetuning(
             method needs.
     """
     if folder.file(EXPORTED).exists():
-        return load_keras(folder.file(EXPORTED))
-    student = given.read_again(load_keras(search_path / pruned_file(search_path, rate))).core
+        return load_keras(folder.file(EXPORTED), compile=False)
+    student = given.read_again(
+        load_keras(search_path / pruned_file(search_path, rate), compile=False)
+    ).core
     # Frozen batch norms as well: a smaller network has other statistics. `finished` freezes again.
     student.trainable = True
     if finetuning.from_scratch:
         keras.utils.set_random_seed(training.seed)
         student = rebuilt(student, carry=lambda old, new: None)
-    trained, objective = objective_of(search_path, student, data, finetuning, training.seed, device)
-    train(folder, "finetune", trained, data, objective, training, device)  # shares student's layers
+    trained, objective = objective_of(
+        search_path, student, task, data, finetuning, training.seed, device
+    )
+    # It shares the student's layers.
+    train(folder, "finetune", trained, data, objective, training, device, extras)
     rows = [row for row in folder.rows(METRICS) if row["phase"] == "finetune"]
     seconds = {"epochs": len(rows), "seconds": sum(row["seconds"] for row in rows)}
     folder.write_json("finetune.json", _described(finetuning) | {"rate": rate} | seconds)
     _save_weights(folder, student)
     draw(folder)
     save_finished(folder.file(EXPORTED), given, student, examples_of(data))
-    return load_keras(folder.file(EXPORTED))
+    return load_keras(folder.file(EXPORTED), compile=False)
 
 
 def pruned_file(search_path: Path, rate: float | None) -> str:
@@ -113,6 +124,7 @@ def _save_weights(folder: RunFolder, model: keras.Model) -> None:
 def objective_of(
     search_path: Path,
     student: keras.Model,
+    task: Task,
     data: Dataset,
     finetuning: FineTuning,
     seed: int,
@@ -123,24 +135,38 @@ def objective_of(
     Raises:
         UserError: the search's bank belongs to other data or lacks what the method needs.
     """
+    # Two views say no more than one where nothing about them is random.
+    views = {"views": 2, "jitter": True} if data.augments else {}
+    viewed = {"viewed": data.moves_targets}
     if isinstance(finetuning, Hinton | Single):
         with device.strategy.scope():
-            start = load_keras(search_path / START)
+            start = load_keras(search_path / START, compile=False)
         if isinstance(finetuning, Hinton):
-            loss = kd_loss(finetuning.temperature, finetuning.alpha)
-            return student, Objective(loss, teacher=start)
-        loss = single_loss(finetuning.temperature)
-        return student, Objective(loss, views=2, jitter=True, teacher=start)
+            loss = kd_loss(task, finetuning.temperature, finetuning.alpha, **viewed)
+            return student, Objective(task, loss, teachers=[start])
+        loss = single_loss(task, finetuning.temperature, **viewed)
+        return student, Objective(task, loss, teachers=[start], **views)
     if not isinstance(finetuning, Ensemble | Contrastive):
-        return student, Objective(plain_loss())
+        return student, Objective(task, plain_loss(task, **viewed))
     manifest = read_manifest(search_path)
     if isinstance(finetuning, Contrastive):
         rows = open_features(search_path, manifest, data.fingerprint)
         student = with_projection(student, manifest["features"], seed)
-        loss = ckt_loss(finetuning.loss, data.num_classes)
-        two_views = Objective(loss, views=2, jitter=True, rows=rows, num_classes=data.num_classes)
-        return student, two_views
+        loss = ckt_loss(task, finetuning.loss, **viewed)
+        return student, Objective(task, loss, rows=rows, extra=1, **views)
+    loss = ensemble_loss(task, finetuning.temperature, **viewed)
+    if manifest["kind"] == ONLINE:
+        teachers = _online_teachers(search_path, manifest, data, device)
+        return student, Objective(task, loss, teachers=teachers, **views)
     bank = open_bank(search_path, manifest, data.fingerprint)
-    return student, Objective(
-        ensemble_loss(finetuning.temperature), views=2, jitter=True, rows=bank
-    )
+    return student, Objective(task, loss, rows=bank, **views)
+
+
+def _online_teachers(
+    search_path: Path, manifest: dict, data: Dataset, device: Device
+) -> list[keras.Model]:
+    """The teachers of an online bank as pruned networks."""
+    graph = ChannelGraph(load_keras(search_path / START, compile=False))
+    masks = online_masks(search_path, manifest, data.fingerprint, graph.num_units)
+    with device.strategy.scope():
+        return [graph.pruned(mask) for mask in masks]

@@ -14,7 +14,8 @@ from ..options.search import SearchOptions
 from ..options.training import Training
 from ..reports.finetuning import report, tested
 from ..reports.search import print_summary
-from ..training.trainer import check_batch
+from ..training.task import Task
+from ..training.trainer import NO_EXTRAS, Extras, check_batch
 from ..utils.devices import Device
 from ..utils.runfolder import EXPORTED, RunFolder
 from .finetuning import run_finetuning
@@ -52,24 +53,38 @@ def check_plan(given: Given, data: Dataset, plan: Plan, device: Device) -> None:
 
 
 def search_phase(
-    folder: RunFolder, given: Given, data: Dataset, plan: Plan, device: Device
+    folder: RunFolder, given: Given, task: Task, data: Dataset, plan: Plan, device: Device
 ) -> None:
     """The search of a plan; prints what it found."""
     budget = plan.search.budget
     print(f"search: to {budget.rate:.0%} of the {budget.label}", flush=True)
-    run_search(folder, given, data, plan.search, device, plan.bank)
+    run_search(folder, given, task, data, plan.search, device, plan.bank)
     print_summary(folder.read_json("search.json"))
 
 
 def finetune_phase(
-    folder: RunFolder, given: Given, data: Dataset, plan: Plan, device: Device
+    folder: RunFolder,
+    given: Given,
+    task: Task,
+    data: Dataset,
+    plan: Plan,
+    device: Device,
+    extras: Extras = NO_EXTRAS,
 ) -> None:
     """The fine-tuning of a plan after its search in the same folder; ends with result.json."""
     print(f"fine-tuning: {plan.training.epochs} epochs", flush=True)
     pruned = run_finetuning(
-        folder, folder.path, given, data, plan.training, device, plan.finetuning
+        folder,
+        folder.path,
+        given,
+        task,
+        data,
+        plan.training,
+        device,
+        plan.finetuning,
+        extras=extras,
     )
     more = {name: folder.read_json(f"{name}.json") for name in ("search", "finetune")}
     untuned = tested(folder.path)
-    report(folder, given, given.read_again(pruned), data, device, more, untuned)
+    report(folder, given, given.read_again(pruned), task, data, device, more, untuned)
     print(f"the pruned network is {folder.file(EXPORTED)}")

@@ -10,28 +10,31 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from ..dataloader import Dataset, examples_of
-from ..nets.given import LOGITS, Given
+from ..dataloader import Dataset, examples_of, train_batches
+from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..nets.proof import TIMES, TOLERANCE, agreement, agrees, difference, sentence
 from ..op_utils import check_finite, make_train_step
 from ..pruning.engine.segments import Segments
 from ..pruning.knowledge.distill import plain_loss
+from ..training.task import Task
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.keras_files import load_keras, save_keras
+from ..utils.trees import mapped, parts_of, tree_of
 
 EXAMPLES, KEEP = 4, 0.6
 # Half precision rounds by so much of the largest output, in a network of a hundred layers.
 HALF_TOLERANCE = 5e-2
 
 
-def rehearse(given: Given, data: Dataset, device: Device) -> None:
+def rehearse(given: Given, task: Task, data: Dataset, device: Device) -> None:
     """Goes the whole way once on a few examples; nothing is kept.
 
     Raises:
@@ -40,8 +43,8 @@ def rehearse(given: Given, data: Dataset, device: Device) -> None:
     images = examples_of(data, EXAMPLES)
     graph = ChannelGraph(given.core)
     with _step(given, "running it"):
-        outputs = np.asarray(given.as_logits()(tf.constant(images)))
-    if not np.isfinite(outputs).all():
+        outputs = given.as_core()(mapped(tf.constant, images))
+    if not all(np.isfinite(np.asarray(one)).all() for one in parts_of(outputs)):
         raise UserError(
             f"{given.model.name} gives NaN or infinite outputs on training examples: check its "
             "weights and how the data is scaled"
@@ -49,13 +52,13 @@ def rehearse(given: Given, data: Dataset, device: Device) -> None:
     with _step(given, "copying it"):
         whole = given.read_again(given.finished(given.core))
         _compare(given, given, whole, images, "its copy")
-        _compare_logits(given, images)
+        _compare_core(given, images)
     mask = _random_mask(graph)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "given.keras")
         with _step(given, "saving it and reading it back"):
             save_keras(path, given.model)
-            again = Given.read(load_keras(path), images, kind=given.kind)
+            again = given.read_again(load_keras(path, compile=False))
             _compare(given, given, again, images, "the network in its own file")
         with _step(given, "masking and pruning it"):
             pruned = graph.pruned(mask)
@@ -66,13 +69,16 @@ def rehearse(given: Given, data: Dataset, device: Device) -> None:
         with _step(given, "saving the pruned network and reading it back"):
             finished = given.finished(pruned)
             save_keras(path, finished)
-            memory, again = given.read_again(finished), given.read_again(load_keras(path))
+            memory, again = (
+                given.read_again(finished),
+                given.read_again(load_keras(path, compile=False)),
+            )
             _compare(given, memory, again, images, "the pruned network in its file")
     with _step(given, "cutting it into segments"):
         parts = Segments(graph, compile=device.compile)
-        parts.logits(tf.constant(images), parts.weights(mask))
+        parts.outputs_from(mapped(tf.constant, images), parts.weights(mask))
     with _step(given, "training the pruned network for a step"):
-        _train_a_step(pruned, images, data)
+        _train_a_step(pruned, task, data)
 
 
 def _random_mask(graph: ChannelGraph) -> np.ndarray:
@@ -85,7 +91,7 @@ def _random_mask(graph: ChannelGraph) -> np.ndarray:
 
 
 def _compare(given: Given, expected: Given, found: Given, images: np.ndarray, what: str) -> None:
-    apart, noise = difference(expected.as_logits(), found.as_logits(), images)
+    apart, noise = difference(expected.as_core(), found.as_core(), images)
     if not apart <= max(_tolerance(given), TIMES * noise):
         raise UserError(
             f"{given.model.name} can't be pruned: {what} gives other outputs, by {apart:.2g} of "
@@ -93,17 +99,20 @@ def _compare(given: Given, expected: Given, found: Given, images: np.ndarray, wh
         )
 
 
-def _compare_logits(given: Given, images: np.ndarray) -> None:
-    """The core's logits mean what the given network says."""
-    logits = given.as_logits()
+def _compare_core(given: Given, inputs: Any) -> None:
+    """The core's outputs mean what the given network says."""
+    core = given.core
 
-    def core(x: tf.Tensor) -> tf.Tensor:
-        return given.core(x, training=False)
+    def probabilities(run: Callable) -> Callable:
+        def of(x: Any) -> Any:
+            values = parts_of(run(x))
+            pairs = zip(given.outputs, values, strict=True)
+            return tree_of(one.given(value) for one, value in pairs)
 
-    pair: tuple[Callable, Callable] = logits, core
-    if given.kind != LOGITS:
-        pair = (lambda x: tf.exp(logits(x))), (lambda x: tf.nn.softmax(core(x)))
-    apart, noise = difference(*pair, images)
+        return of
+
+    pair = probabilities(given.as_core()), probabilities(lambda x: core(x, training=False))
+    apart, noise = difference(*pair, inputs)
     if not apart <= max(_tolerance(given), TIMES * noise):
         raise UserError(
             f"{given.model.name} can't be pruned: its parts give other outputs than itself, by "
@@ -116,14 +125,16 @@ def _tolerance(given: Given) -> float:
     return HALF_TOLERANCE if half else TOLERANCE
 
 
-def _train_a_step(pruned: keras.Model, images: np.ndarray, data: Dataset) -> None:
+def _train_a_step(pruned: keras.Model, task: Task, data: Dataset) -> None:
+    """One step by the task's own loss on training examples with their targets."""
     strategy = tf.distribute.get_strategy()
     with strategy.scope():
         optimizer = keras.optimizers.SGD(0.0)
-    steps = make_train_step(pruned, optimizer, plain_loss(), strategy)
-    labels = np.arange(len(images), dtype=np.int32) % data.num_classes
-    batch = {"inputs": images[:, None], "targets": labels}
-    batches = tf.data.Dataset.from_tensor_slices(batch).batch(len(images), drop_remainder=True)
+    steps = make_train_step(pruned, optimizer, plain_loss(task), strategy)
+    few = np.arange(min(EXAMPLES, len(data.train)))
+    batches = train_batches(
+        data, few, len(few), seed=0, epoch=0, views=1, augment=False, jitter=False
+    )
     check_finite(steps(iter(batches), tf.constant(1))["loss"], 1)
 
 

@@ -4,21 +4,19 @@ Filters are ranked and removed by what D_val says, a part of the *training* set;
 is only read for the figures printed at the end and chooses nothing.
 """
 
+import math
+import shutil
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from ..dataloader import (
-    Dataset,
-    eval_batches,
-    normalised_images,
-    per_class_indices,
-    train_batches,
-)
+from ..dataloader import Dataset, eval_batches, normalised_inputs, parts, train_batches
 from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..nets.proof import TIMES, TOLERANCE, agreement, difference
@@ -31,8 +29,8 @@ from ..options.methods import SWP
 from ..options.search import SearchOptions
 from ..pruning.engine.features import width
 from ..pruning.engine.validation import Validation
-from ..pruning.history import History
-from ..pruning.knowledge.bank import build_bank, layout
+from ..pruning.history import History, output_shapes
+from ..pruning.knowledge.bank import MANIFEST, Layout, build_bank, layout
 from ..pruning.knowledge.distill import plain_loss
 from ..pruning.methods.by_name import SEARCHES, smallest_mask
 from ..pruning.space.budgets import check_reachable, make_budget
@@ -40,12 +38,14 @@ from ..pruning.supernet.training import micro_batches, order_in, seconds_before,
 from ..reports import plots
 from ..reports.search import draw, seconds_of, summary
 from ..training.latency import latencies, latency_batches
+from ..training.task import Task
 from ..training.trainer import both_modes, recalibrate
 from ..utils import devices
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.keras_files import load_keras, save_keras
 from ..utils.runfolder import BASELINE, PRUNED, START, RunFolder, front_file
+from ..utils.trees import mapped
 
 ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
 SAVED_IMAGES = 16  # that a written network is compared on
@@ -55,6 +55,7 @@ DEFAULT_BANK = Bank()
 def run_search(
     folder: RunFolder,
     given: Given,
+    task: Task,
     data: Dataset,
     options: SearchOptions,
     device: Device,
@@ -63,7 +64,7 @@ def run_search(
     """Runs the search from wherever an earlier process stopped, then builds the bank.
 
     Args:
-        given: the trained network.
+        given: the trained network. task: what it is trained for.
         bank: kind and size of the memory bank; None for no bank.
 
     Returns:
@@ -76,7 +77,7 @@ def run_search(
     if not folder.file(BASELINE).exists():
         save_keras(folder.file(BASELINE), given.model)
     if not folder.file(PRUNED).exists():
-        graph, val, history, seconds = _searched(folder, given, data, options, device)
+        graph, val, history, seconds = _searched(folder, given, task, data, options, device)
         teachers = []
         if bank:
             begin = time.perf_counter()
@@ -96,15 +97,15 @@ def run_search(
         save_finished(folder.file(PRUNED), given, pruned, val.inputs)
     results = folder.read_json("search.json")
     if "test" not in results:
-        pruned = given.read_again(load_keras(folder.file(PRUNED)))
+        pruned = given.read_again(load_keras(folder.file(PRUNED), compile=False))
         recalibrate(pruned.core, data, device)
         test = {
-            "before": both_modes(given, data, "test", device),
-            "after": both_modes(pruned.core, data, "test", device),
+            "before": both_modes(given, task, data, "test", device),
+            "after": both_modes(pruned.core, task, data, "test", device),
         }
-        _test_front(folder, given, results["front"], data, device)
+        _test_front(folder, given, task, results["front"], data, device)
         folder.write_json("search.json", results | {"test": test})
-    return load_keras(folder.file(PRUNED))
+    return load_keras(folder.file(PRUNED), compile=False)
 
 
 def recalibrate_frozen(model: keras.Model, data: Dataset, device: Device) -> None:
@@ -116,19 +117,22 @@ def recalibrate_frozen(model: keras.Model, data: Dataset, device: Device) -> Non
         recalibrate(model, data, device, frozen=True)
 
 
-def save_finished(path: Path, given: Given, core: keras.Model, images: np.ndarray) -> None:
+def save_finished(path: Path, given: Given, core: keras.Model, inputs: Any) -> None:
     """Writes what became of a given network, with its ends; reads it back and compares.
 
     Args:
-        core: what became of `given.core`. images: float32 [n, ...].
+        core: what became of `given.core`. inputs: float32 [n, ...], a tuple where there are
+            several.
 
     Raises:
         UserError: the file gives other outputs than the network in memory.
     """
     finished = given.finished(core)
     save_keras(path, finished)
-    memory, file = (given.read_again(one).as_logits() for one in (finished, load_keras(path)))
-    apart, noise = difference(memory, file, images[:SAVED_IMAGES])
+    memory, file = (
+        given.read_again(one).as_core() for one in (finished, load_keras(path, compile=False))
+    )
+    apart, noise = difference(memory, file, mapped(lambda x: x[:SAVED_IMAGES], inputs))
     if not apart <= max(TOLERANCE, TIMES * noise):
         raise UserError(
             f"{path} gives other outputs than the network it was written from, by {apart:.2g} of "
@@ -137,16 +141,21 @@ def save_finished(path: Path, given: Given, core: keras.Model, images: np.ndarra
 
 
 def _searched(
-    folder: RunFolder, given: Given, data: Dataset, options: SearchOptions, device: Device
+    folder: RunFolder,
+    given: Given,
+    task: Task,
+    data: Dataset,
+    options: SearchOptions,
+    device: Device,
 ) -> tuple[ChannelGraph, Validation, History, dict]:
     """The search itself: the channel graph of theta_0, D_val, the history, seconds by part."""
-    graph, val = prepare(folder, given.core, data, options, device)
-    history = History(folder, (len(val.targets), data.num_classes))
+    graph, val = prepare(folder, given.core, task, data, options, device)
+    history = History(folder, output_shapes(graph, len(val)))
     replicas = devices.replicas(device.strategy)
     method = SEARCHES[options.method.name]
     order = order_in(folder) if options.method.supernet else None
     running = method(
-        graph, val, history, options, order=order, compile=device.compile, devices=replicas
+        graph, val, history, options, task, order=order, compile=device.compile, devices=replicas
     )
     running.run(log=partial(folder.scalars, "search"))
     seconds = seconds_of(history)
@@ -162,12 +171,12 @@ def _bank(folder, graph, history, data, options: SearchOptions, bank, device: De
         print(
             f"{options.method.name} made {teachers} networks before the last one: so many teachers"
         )
+    if folder.file(MANIFEST).exists():  # begun by an earlier process, perhaps on a fuller disk
+        bank = replace(bank, kind=folder.read_json(MANIFEST)["kind"])
     kept = width(graph.model) if bank.features else 0
-    planned = layout(bank, len(data.train), data.num_classes, teachers, kept)
-    size = " x ".join(f"{size:,}" for size in planned.shape)
-    if planned.features:
-        size += f" and {planned.features} features"
-    print(f"memory bank: {planned.kind}, {size}, {planned.bytes / 1e6:,.1f} MB", flush=True)
+    free = shutil.disk_usage(folder.path).free
+    planned = planned_bank(bank, graph.model, data, teachers, kept, free=free)
+    print(f"memory bank: {planned}", flush=True)
     batches = partial(
         eval_batches, data, "train", options.sampling.batch_size, shuffle_seed=options.sampling.seed
     )
@@ -182,17 +191,39 @@ def _bank(folder, graph, history, data, options: SearchOptions, bank, device: De
     )
 
 
+def planned_bank(
+    bank: Bank,
+    core: keras.Model,
+    data: Dataset,
+    teachers: int,
+    features: int = 0,
+    *,
+    free: float = math.inf,
+) -> Layout:
+    """The layout of the bank of a network's teachers on a training set.
+
+    Args:
+        features: kept per example. free: bytes on the disk.
+
+    Raises:
+        UserError: as `pruning.knowledge.bank.layout`.
+    """
+    shapes = [tuple(one.shape[1:]) for one in core.outputs]
+    moved = data.moves and any(len(shape) > 1 for shape in shapes)
+    return layout(bank, len(data.train), shapes, teachers, features, free=free, moved=moved)
+
+
 def _test_front(
-    folder: RunFolder, given: Given, front: list[dict], data: Dataset, device: Device
+    folder: RunFolder, given: Given, task: Task, front: list[dict], data: Dataset, device: Device
 ) -> None:
     """Adds accuracies and latencies (ms per image) to the entries of a front, and draws them."""
     if not front:
         return
     files = [folder.file(front_file(one["wanted"])) for one in front]
-    models = [given.read_again(load_keras(file)).core for file in files]
+    models = [given.read_again(load_keras(file, compile=False)).core for file in files]
     for one, network in zip(front, models, strict=True):
         recalibrate(network, data, device)
-        one["test"] = both_modes(network, data, "test", device)
+        one["test"] = both_modes(network, task, data, "test", device)
         one["latency_ms"] = {}
     for batch in latency_batches(data):
         times = latencies(models, batch, compile=device.compile)
@@ -202,7 +233,12 @@ def _test_front(
 
 
 def prepare(
-    folder: RunFolder, model: keras.Model, data: Dataset, options: SearchOptions, device: Device
+    folder: RunFolder,
+    model: keras.Model,
+    task: Task,
+    data: Dataset,
+    options: SearchOptions,
+    device: Device,
 ) -> tuple[ChannelGraph, Validation]:
     """What a search works on: theta_0, kept in the folder, and D_val.
 
@@ -212,12 +248,14 @@ def prepare(
     Raises:
         UserError: the training set is too small for D_subset and D_val, or a loss isn't finite.
     """
-    subset, validation = _parts(data, options)
-    val = Validation(*normalised_images(data, validation), options.sampling.batch_size)
+    subset, validation = parts(data, options.sampling)
+    held = normalised_inputs(data, validation)
+    val = Validation(held.inputs, held.targets, options.sampling.batch_size, held.weights)
     if not options.method.supernet:
-        return ChannelGraph(_adapted(folder, model, data, subset, options, device)), val
+        return ChannelGraph(_adapted(folder, model, task, data, subset, options, device)), val
     rest = np.setdiff1d(np.arange(len(data.train)), validation)
-    graph = ChannelGraph(train_supernet(folder, START, model, data, val, rest, options, device))
+    start = train_supernet(folder, START, model, task, data, val, rest, options, device)
+    graph = ChannelGraph(start)
     return graph, val
 
 
@@ -245,9 +283,9 @@ def check(
             "swp combines stages by sizes that add up, which latencies don't: use a budget of "
             "FLOPs or parameters"
         )
-    _parts(data, options)
+    parts(data, options.sampling)
     if bank:
-        layout(bank, len(data.train), data.num_classes, bank.teachers)
+        planned_bank(bank, given.core, data, bank.teachers)
     graph = ChannelGraph(given.core)
     if not graph.groups:
         raise UserError(
@@ -264,17 +302,13 @@ def check(
         check_reachable(options.budget.rate, lowest, left, options.budget.label)
 
 
-def _parts(data: Dataset, options: SearchOptions) -> list[np.ndarray]:
-    """Indices of D_subset and D_val."""
-    sizes = options.sampling.subset_per_class, options.sampling.val_per_class
-    return per_class_indices(data.train.targets, sizes, options.sampling.seed)
-
-
-def _adapted(folder, model, data, subset, options: SearchOptions, device: Device) -> keras.Model:
+def _adapted(
+    folder, model, task: Task, data, subset, options: SearchOptions, device: Device
+) -> keras.Model:
     """theta_0: the given network after one epoch of SGD on D_subset (docs/method.md 1, step 1)."""
     path = folder.file(START)
     if path.exists():
-        return load_keras(path)
+        return load_keras(path, compile=False)
     batch = min(ADAPT_BATCH, len(subset))
     batches = train_batches(
         data,
@@ -292,7 +326,7 @@ def _adapted(folder, model, data, subset, options: SearchOptions, device: Device
     steps = make_train_step(
         start,
         optimizer,
-        plain_loss(),
+        plain_loss(task),
         device.strategy,
         accum=micro_batches(
             batch, device.strategy.num_replicas_in_sync, options.sampling.batch_size
@@ -303,4 +337,4 @@ def _adapted(folder, model, data, subset, options: SearchOptions, device: Device
     distributed = iter(device.strategy.experimental_distribute_dataset(batches))
     check_finite(steps(distributed, tf.constant(count))["loss"], 1)
     save_keras(path, start)
-    return load_keras(path)
+    return load_keras(path, compile=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..dataloader import Dataset, own
 from ..nets.given import Given
+from ..training.task import Task
 from ..training.trainer import METRICS
 from ..utils.devices import Device
 from ..utils.jsonl import read_json
@@ -12,14 +13,20 @@ from ..utils.runfolder import RunFolder, front_file
 from . import plots
 from .networks import describe, peak_memory_mb, print_report
 
+LOSS_MARGIN = 0.02
+
 
 def draw(folder: RunFolder) -> None:
     """training_curves.png of the folder's baseline and fine-tuning, as far as they are there."""
     series: dict[str, dict[str, list]] = {}
     for row in folder.rows(METRICS):
         run = series.setdefault(row["phase"], {"epoch": [], "train loss": [], "test loss": []})
-        run.setdefault("train accuracy", []).append(row["accuracy"] / 100)
-        run.setdefault("test accuracy", []).append(row["test_top1"] / 100)
+        if "accuracy" in row:
+            run.setdefault("train accuracy", []).append(row["accuracy"] / 100)
+            run.setdefault("test accuracy", []).append(row["test_top1"] / 100)
+        else:
+            for name, value in row.get("test_metrics", {}).items():
+                run.setdefault(f"test {name}", []).append(value)
         run["epoch"].append(row["epoch"])
         run["train loss"].append(row["loss"])
         run["test loss"].append(row["test_loss"])
@@ -40,6 +47,7 @@ def report(
     folder: RunFolder,
     before: Given,
     after: Given,
+    task: Task,
     data: Dataset,
     device: Device,
     more: dict,
@@ -51,21 +59,26 @@ def report(
         untuned: of `tested`, to say when the fine-tuning has done harm.
     """
     memory = {"peak_memory_mb": peak_memory_mb()}
-    results = describe(before, after, data, device) | more | memory
+    results = describe(before, after, task, data, device) | more | memory
     folder.write_json("result.json", results)
     print_report(results)
     tuned = results["after"]["test"]
     if untuned and _worse(tuned, untuned):
-        augmentation = "no crops and no mirroring, " if data.name == own.NAME else ""
+        own_data = data.name == own.NAME and data.moves
+        augmentation = "no crops and no mirroring, " if own_data else ""
+        key, form = ("top1", "top-1 {:.2f} %") if "top1" in tuned else ("loss", "loss {:.4g}")
         print(
-            f"the fine-tuning did harm: top-1 {untuned['top1']:.2f} % before it, "
-            f"{tuned['top1']:.2f} % after it; try {augmentation}a lower learning rate or more "
+            f"the fine-tuning did harm: {form.format(untuned[key])} before it, "
+            f"{form.format(tuned[key])} after it; try {augmentation}a lower learning rate or more "
             "epochs"
         )
 
 
 def _worse(tuned: dict, untuned: dict) -> bool:
-    """Whether top-1 fell by more than the standard error of such a difference."""
+    """Whether top-1 fell by more than the standard error of such a difference; of other tasks:
+    whether the loss rose."""
+    if "top1" not in tuned:
+        return tuned["loss"] > untuned["loss"] * (1 + LOSS_MARGIN)
     before, after = untuned["top1"] / 100, tuned["top1"] / 100
     variance = before * (1 - before) + after * (1 - after)
     return before - after > math.sqrt(variance / tuned["examples"])

@@ -8,6 +8,7 @@ from ..dataloader import Dataset
 from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..training.latency import latencies, latency_batches
+from ..training.task import Task
 from ..training.trainer import both_modes
 from ..utils.devices import Device
 from .tables import before_after
@@ -16,6 +17,7 @@ from .tables import before_after
 def describe(
     before: Given | None,
     after: Given,
+    task: Task,
     data: Dataset,
     device: Device,
     *,
@@ -25,12 +27,13 @@ def describe(
 
     Args:
         before, after: as they were given or read from a file; no `before`: its figures are null.
+        task: what they are trained for.
         accuracy: False leaves the accuracy of `before` unmeasured (fresh weights).
 
     Returns:
-        {"before": {...}, "after": {...}}: parameters, flops (multiply-accumulates per image),
-        latency in ms per image by batch size, and on the test split loss, top1, top5 in percent in
-        both batch-norm modes.
+        {"before": {...}, "after": {...}}: parameters, flops (multiply-accumulates per example),
+        latency in ms per example by batch size, and on the test split the figures of
+        `training.evaluation.evaluate` in both batch-norm modes.
     """
     models = {"after": after} if before is None else {"before": before, "after": after}
     times = {
@@ -45,7 +48,7 @@ def describe(
             "latency_ms": {str(batch): times[batch][number] for batch in times},
         }
         if accuracy or name == "after":
-            results[name]["test"] = both_modes(given, data, "test", device)
+            results[name]["test"] = both_modes(given, task, data, "test", device)
     return results
 
 
@@ -73,13 +76,18 @@ def print_report(results: dict) -> None:
     rows = [
         ("parameters", *pair("parameters"), ",.0f"),
         ("FLOPs (multiply-accumulates)", *pair("flops"), ",.0f"),
-        ("top-1 %, moving statistics", *pair("test", "top1"), ".2f"),
-        ("top-5 %, moving statistics", *pair("test", "top5"), ".2f"),
-        ("top-1 %, batch statistics", *pair("test", "batch_top1"), ".2f"),
-        ("top-5 %, batch statistics", *pair("test", "batch_top5"), ".2f"),
-        ("test loss, moving statistics", *pair("test", "loss"), ".4f"),
     ]
+    tested = results["after"]["test"]
+    modes = (("moving statistics", ""), ("batch statistics", "batch_"))
+    if "top1" in tested:
+        for mode, key in modes:
+            rows.append((f"top-1 %, {mode}", *pair("test", f"{key}top1"), ".2f"))
+            rows.append((f"top-5 %, {mode}", *pair("test", f"{key}top5"), ".2f"))
+    for mode, key in modes:
+        for name in tested.get("metrics", {}):
+            rows.append((f"{name}, {mode}", *pair("test", f"{key}metrics", name), ".4f"))
+    rows.append(("test loss, moving statistics", *pair("test", "loss"), ".4f"))
     for batch in results["after"]["latency_ms"]:
-        name = f"latency, ms per image, batch {batch}"
+        name = f"latency, ms per example, batch {batch}"
         rows.append((name, *pair("latency_ms", batch), ".3f"))
     print(before_after(rows))

@@ -94,20 +94,21 @@ def search_curve(
 def front(path: str | os.PathLike, rows: Sequence[dict]) -> None:
     """Draws the networks that a search wrote on its way: accuracy against FLOPs and latency.
 
-    Every row has flops_rate (a fraction), latency_ms {batch: ms per image} and test {"top1",
-    "batch_top1"} in percent.
+    Every row has flops_rate (a fraction), latency_ms {batch: ms per example} and test {"top1",
+    "batch_top1"} in percent or, of other tasks than classification, {"loss", "batch_loss"}.
     """
+    drawn = "top1" if "top1" in rows[0]["test"] else "loss"
     figure, (upper, lower) = _axes((8.0, 6.4), "Networks along the search, not fine-tuned", rows=2)
     kept = [100 * row["flops_rate"] for row in rows]
-    modes = (("top1", "moving statistics"), ("batch_top1", "batch statistics"))
+    modes = ((drawn, "moving statistics"), (f"batch_{drawn}", "batch statistics"))
     for (key, label), colour in zip(modes, COLOURS, strict=False):
         accuracy = [row["test"][key] for row in rows]
         upper.plot(kept, accuracy, "o-", color=colour, label=label)
     for batch, colour in zip(rows[0]["latency_ms"], COLOURS[2:], strict=False):
         times = [row["latency_ms"][batch] for row in rows]
         lower.plot(kept, times, "o-", color=colour, label=f"batch {batch}")
-    upper.set_ylabel("test top-1 [%]")
-    lower.set_ylabel("latency [ms per image]")
+    upper.set_ylabel("test top-1 [%]" if drawn == "top1" else "test loss")
+    lower.set_ylabel("latency [ms per example]")
     lower.set_xlabel("FLOPs kept [% of the unpruned network]")
     upper.invert_xaxis()
     figure.align_ylabels()
@@ -122,17 +123,23 @@ def training_curves(
     *,
     title: str = "Training",
 ) -> None:
-    """Draws loss and accuracy against the epoch for one or several runs.
+    """Draws loss and accuracy (or the user's metrics) against the epoch for one or several runs.
 
     `series` is {run: {quantity: one value per epoch, from epoch 1}}; a quantity with "loss" in
-    its name goes to the upper panel, one with "acc" (a fraction) to the lower one, others and
-    "epoch" itself (the epochs, where they do not count from 1) are not drawn. The first
-    quantity of a panel is solid, the next ones dashed and dotted.
+    its name goes to the upper panel; those with "acc" (a fraction) or, where there is none, all
+    others to a lower one. "epoch" itself (the epochs, where they do not count from 1) isn't drawn.
+    The first quantity of a panel is solid, the next ones dashed and dotted.
     """
-    figure, (upper, lower) = _axes((8.5, 6.4), title, rows=2)
+    names = {name for values in series.values() for name in values} - {"epoch"}
+    losses = {name for name in names if "loss" in name}
+    accuracies = {name for name in names - losses if "acc" in name}
+    below = accuracies or names - losses
+    figure, axes = _axes((8.5, 6.4 if below else 3.8), title, rows=2 if below else 1)
+    upper, lower = axes if below else (axes, axes)
+    panels = [(upper, losses, 1), (lower, below, 100 if accuracies else 1)]
     for (run, values), colour in zip(series.items(), _repeat(COLOURS, len(series)), strict=True):
-        for axes, part, scale in ((upper, "loss", 1), (lower, "acc", 100)):
-            quantities = [name for name in values if part in name]
+        for axes, wanted, scale in panels:
+            quantities = [name for name in values if name in wanted]
             lines = _repeat(("-", "--", ":", "-."), len(quantities))
             for name, line in zip(quantities, lines, strict=True):
                 numbers = _numbers(values[name], scale)
@@ -141,12 +148,14 @@ def training_curves(
                 axes.plot(epochs, numbers, line, color=colour, linewidth=1.5, label=label)
     upper.set_yscale("log")  # the first epochs of a baseline would flatten all the others
     upper.set_ylabel("loss")
-    lower.set_ylabel("accuracy [%]")
+    if below:
+        lower.set_ylabel("accuracy [%]" if accuracies else "metrics")
     lower.set_xlabel("epoch")
     lower.xaxis.get_major_locator().set_params(integer=True)
     figure.align_ylabels()
     _legend(upper)
-    _legend(lower)
+    if below:
+        _legend(lower)
     _save(figure, path)
 
 

@@ -79,11 +79,14 @@ def draw(folder: RunFolder, history: History, target_rate: float, label: str = "
         widths["after"],
         title="Filters kept in each channel group",
     )
+    accuracies = None
+    if history.rows[0]["val_accuracy"] is not None:
+        accuracies = [row["val_accuracy"] / 100 for row in history.rows]
     plots.search_curve(
         folder.file("search_curve.png"),
         [row["rate"] for row in history.rows],
         [row["val_loss"] for row in history.rows],
-        val_accuracy=[row["val_accuracy"] / 100 for row in history.rows],
+        val_accuracy=accuracies,
         target=target_rate,
         budget=label,
     )
@@ -99,10 +102,20 @@ def print_summary(results: dict) -> None:
             ("D_val loss", "val_loss", ".4f"),
             ("D_val top-1 %", "val_accuracy", ".2f"),
         )
+        if results[key]["before"] is not None
     ]
-    for mode, key in (("moving statistics", "top1"), ("batch statistics", "batch_top1")):
-        sides = (results["test"][side][key] for side in ("before", "after"))
-        rows.append((f"test top-1 %, {mode}, not fine-tuned", *sides, ".2f"))
+    tested = results["test"]
+    for mode, key in (("moving statistics", ""), ("batch statistics", "batch_")):
+        for title, name, spec in (("top-1 %", "top1", ".2f"), ("loss", "loss", ".4f")):
+            if name == "top1" and name not in tested["after"]:
+                continue
+            if name == "loss" and "top1" in tested["after"]:
+                continue
+            sides = (tested[side][f"{key}{name}"] for side in ("before", "after"))
+            rows.append((f"test {title}, {mode}, not fine-tuned", *sides, spec))
+        for name in tested["after"].get(f"{key}metrics", {}):
+            sides = (tested[side][f"{key}metrics"][name] for side in ("before", "after"))
+            rows.append((f"test {name}, {mode}, not fine-tuned", *sides, ".4f"))
     print(before_after(rows))
     seconds = ", ".join(f"{part} {value:.1f}" for part, value in results["seconds"].items())
     counts = f"{results['evaluations']} evaluations, {results['images']:,} images"
@@ -122,12 +135,19 @@ def front_table(results: dict) -> str:
             f"{one['flops']:,}",
             f"{one['parameters']:,}",
             f"{one['val_loss']:.4f}",
-            f"{one['test']['top1']:.2f} / {one['test']['batch_top1']:.2f}",
+            _of_front(one["test"]),
             " / ".join(f"{value:.3f}" for value in one["latency_ms"].values()),
         ]
         for one in results["front"]
     ]
     header = ["rate wanted", f"{LABELS[results['budget']]} left", "FLOPs", "parameters"]
-    header += ["D_val loss", "test top-1 %, moving / batch statistics, not fine-tuned"]
+    figure = "top-1 %" if "top1" in results["front"][0]["test"] else "loss"
+    header += ["D_val loss", f"test {figure}, moving / batch statistics, not fine-tuned"]
     batches = " / ".join(results["front"][0]["latency_ms"])
-    return table([*header, f"ms per image, batch {batches}"], rows)
+    return table([*header, f"ms per example, batch {batches}"], rows)
+
+
+def _of_front(tested: dict) -> str:
+    """Top-1, or the loss, by moving and by batch statistics."""
+    key, spec = ("top1", ".2f") if "top1" in tested else ("loss", ".4f")
+    return f"{tested[key]:{spec}} / {tested[f'batch_{key}']:{spec}}"

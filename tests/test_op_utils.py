@@ -6,11 +6,14 @@ import pytest
 import tensorflow as tf
 from ekg_tf.nets.rebuild import to_policy
 from ekg_tf.training import evaluation
+from ekg_tf.training.task import classification
 from ekg_tf.utils import devices
 from ekg_tf.utils.errors import UserError
 
 from ekg_tf import op_utils
 from tests.helpers.replicas import one_replica, two_replicas
+
+TASK = classification()
 
 CLASSES = 7
 
@@ -204,11 +207,12 @@ def test_teacher_sees_the_views_and_stays_as_it_is(strategy):
         teacher = shaken_net(dropout=0.5, seed=3)
     before = [v.numpy() for v in teacher.variables]
 
-    def mimic(logits, batch, target):
+    def mimic(logits, batch, targets):
+        (target,) = targets
         assert target.shape == logits.shape
         return tf.reduce_mean((logits - target) ** 2), {"target": tf.reduce_mean(target**2)}
 
-    _, metrics = train(strategy, arrays, 8, 1, loss_fn=mimic, teacher=teacher, compile=True)
+    _, metrics = train(strategy, arrays, 8, 1, loss_fn=mimic, teachers=[teacher], compile=True)
     for old, variable in zip(before, teacher.variables, strict=True):
         np.testing.assert_array_equal(old, variable.numpy())
     forward = evaluation.make_forward(teacher, bn="batch")
@@ -261,7 +265,7 @@ def test_evaluate_against_numpy(compile):
     image = random.normal(size=(50, 1, 1, 2)).astype(np.float32)
     label = random.integers(0, 8, 50, np.int32)
     data = tf.data.Dataset.from_tensor_slices({"inputs": image, "targets": label}).batch(16)
-    result = evaluation.evaluate(linear_net(8, weights), data, compile=compile)
+    result = evaluation.evaluate(linear_net(8, weights), TASK, data, compile=compile)
     logits = image.reshape(50, 2) @ weights
     own = logits[range(50), label]
     assert result["loss"] == pytest.approx(np.mean(np.log(np.exp(logits).sum(1)) - own), abs=1e-5)
@@ -273,12 +277,12 @@ def test_evaluate_against_numpy(compile):
 
 def test_evaluate_few_classes_ties_nan_and_nothing():
     batch = {"inputs": np.ones((4, 1, 1, 2), np.float32), "targets": np.array([0, 1, 2, 3])}
-    tied = evaluation.evaluate(linear_net(4, np.zeros((2, 4))), [batch])
+    tied = evaluation.evaluate(linear_net(4, np.zeros((2, 4))), TASK, [batch])
     assert tied["top5"] is None and tied["top1"] == 25  # argmax is class 0
-    broken = evaluation.evaluate(linear_net(4, np.full((2, 4), np.nan)), [batch])
+    broken = evaluation.evaluate(linear_net(4, np.full((2, 4), np.nan)), TASK, [batch])
     assert broken["top1"] == 0 and np.isnan(broken["loss"])
     with pytest.raises(ValueError, match="no example"):
-        evaluation.evaluate(linear_net(4, np.zeros((2, 4))), [])
+        evaluation.evaluate(linear_net(4, np.zeros((2, 4))), TASK, [])
 
 
 def numpy_bn(x, gamma, beta, epsilon=1e-3):
@@ -361,7 +365,9 @@ def test_evaluation_of_mirrored_models():
     with two_replicas().scope():
         mirrored = shaken_net()
     single = shaken_net()
-    assert evaluation.evaluate(mirrored, data) == pytest.approx(evaluation.evaluate(single, data))
+    assert evaluation.evaluate(mirrored, TASK, data) == pytest.approx(
+        evaluation.evaluate(single, TASK, data)
+    )
     for model in (mirrored, single):
         evaluation.reestimate_bn(model, data)
     assert_close(mirrored.get_weights(), single.get_weights(), 1e-6)

@@ -17,6 +17,7 @@ from ekg_tf.nets.zoo.resnet import cifar_resnet
 from ekg_tf.options.finetuning import Plain
 from ekg_tf.options.training import Training
 from ekg_tf.phases import finetuning, pipeline, searching
+from ekg_tf.training.task import classification
 from ekg_tf.utils.devices import Device
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import load_keras
@@ -156,9 +157,11 @@ def test_phases_as_imported_functions(tmp_path):
     device = Device(tf.distribute.get_strategy(), compile=False)
     compiled = replace(device, compile=True, val_batch_images=2000)
     with RunFolder.open(tmp_path, {}) as folder:
-        pruned = searching.run_search(folder, given, data, options, device, bank=None)
+        pruned = searching.run_search(
+            folder, given, classification(), data, options, device, bank=None
+        )
         tuned = finetuning.run_finetuning(
-            folder, tmp_path, given, data, training, compiled, Plain()
+            folder, tmp_path, given, classification(), data, training, compiled, Plain()
         )
     for one, other in zip(weights, model.get_weights(), strict=True):
         assert np.array_equal(one, other), "the given network isn't changed"

@@ -93,7 +93,7 @@ def test_the_manifest(tmp_path, graph):
             {"step": 0, "val_loss": 1.0, "flops": 100},
         ],
         "kind": "full",
-        "shape": [EXAMPLES, CLASSES, K],
+        "shapes": {"bank.npy": [EXAMPLES, CLASSES, K]},
         "features": 0,
         "dataset_fingerprint": "abc",
         "batches_done": 3,
@@ -161,17 +161,18 @@ def test_a_bank_that_was_stopped_half_way_ends_the_same(
     ],
 )
 def test_layouts(options, classes, kind, shape, bytes_):
-    planned = layout(options, 7, classes, 5)
-    assert (planned.kind, planned.shape, planned.bytes) == (kind, shape, bytes_)
+    planned = layout(options, 7, [(classes,)], 5)
+    ((_, found),) = planned.arrays.values()
+    assert (planned.kind, found, planned.bytes) == (kind, shape, bytes_)
 
 
 def test_layouts_that_cannot_be():
     with pytest.raises(UserError, match="k 11 of the bank is more than the 10 classes"):
-        layout(Bank("topk", k=11), 7, 10, 5)
+        layout(Bank("topk", k=11), 7, [(10,)], 5)
     with pytest.raises(
         UserError, match="40000 classes are too many for a topk bank: use a full one"
     ):
-        layout(Bank(), 7, 40_000, 5)
+        layout(Bank(), 7, [(40_000,)], 5)
 
 
 def numpy_distribution(logits, k):
@@ -188,7 +189,7 @@ def numpy_distribution(logits, k):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_expanded_rows_are_the_distribution(k, compiled):
     logits = np.random.default_rng(0).normal(0, 3, (6, 30)).astype(np.float32)
-    dtype = layout(Bank("topk", k=k), 6, 30, 2).dtype
+    dtype = layout(Bank("topk", k=k), 6, [(30,)], 2).outputs[0][1]
     rows = np.stack([compressed(logits, dtype), compressed(-logits, dtype)], axis=1)
     parts = (rows[name].astype(np.float32) for name in dtype.names)
     full = tf.function(expanded, jit_compile=compiled)(*parts, 30).numpy()
@@ -220,7 +221,9 @@ def test_a_disk_too_small_for_the_bank(tmp_path, graph, monkeypatch):
     folder, history = searched(tmp_path, graph)
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(FULL.bytes - 1))
-    with pytest.raises(UserError, match=r"needs 0\.0 GB, .* has 0\.0 GB free: use a topk bank"):
+    with pytest.raises(
+        UserError, match=r"needs 0\.0 GB, .* has 0\.0 GB free: use a topk or an online bank"
+    ):
         build(folder, graph, history, batches(range(EXAMPLES)))
     assert not folder.file("bank.npy").exists()
     folder.close()
@@ -240,7 +243,7 @@ def test_a_training_set_of_another_size(tmp_path, graph):
 def test_logits_beyond_float16(tmp_path, graph):
     folder, history = searched(tmp_path, graph)
     huge = [batch | {"inputs": batch["inputs"] * 1e6} for batch in batches(range(EXAMPLES))]
-    with pytest.raises(RuntimeError, match="teacher 0: a logit is not finite or beyond float16"):
+    with pytest.raises(RuntimeError, match="teacher 0: an output is not finite or beyond float16"):
         build(folder, graph, history, huge)
     folder.close()
 

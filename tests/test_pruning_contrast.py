@@ -15,6 +15,7 @@ from ekg_tf.pruning.knowledge.bank import build_bank
 from ekg_tf.pruning.knowledge.bank_reader import open_features
 from ekg_tf.pruning.knowledge.contrast import ckt_loss, info_nce, pull, with_projection
 from ekg_tf.pruning.knowledge.distill import kd_loss
+from ekg_tf.training.task import classification
 from ekg_tf.utils.errors import UserError
 
 from tests.helpers.banks import EXAMPLES, FULL, batches, searched, small
@@ -41,17 +42,18 @@ def test_pull_against_typed_in_numbers():
 
 def test_the_loss_of_contrastive_transfer_normalises_both_sides():
     logits = np.zeros((2, 3, 2), np.float32)
-    outputs = tf.constant(np.concatenate([logits, 5 * Z], -1))
+    outputs = tf.constant(logits), tf.constant(5 * Z)
     batch = {"targets": tf.constant([0, 1, 0]), "features": tf.constant(3 * BANK)}
     for kind, contrast in (("infonce", info_nce), ("pull", pull)):
-        loss, metrics = ckt_loss(kind, 2)(outputs, batch, None)
+        loss, metrics = ckt_loss(classification(), kind)(outputs, batch, [])
         assert float(metrics["label_loss"]) == pytest.approx(math.log(2))
         assert float(loss) == pytest.approx(math.log(2) + float(contrast(Z, BANK)), rel=1e-5)
 
 
 def test_hintons_distillation_against_typed_in_numbers():
     teacher = np.array([[[4 * math.log(3), 0]]], np.float32)  # softmax at T = 4: 3/4, 1/4
-    loss, metrics = kd_loss(4.0, 0.9)(np.zeros((1, 1, 2), np.float32), {"targets": [0]}, teacher)
+    outputs, batch = tf.zeros((1, 1, 2)), {"targets": tf.constant([0])}
+    loss, metrics = kd_loss(classification(), 4.0, 0.9)(outputs, batch, [tf.constant(teacher)])
     divergence = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     assert float(metrics["distillation_loss"]) == pytest.approx(16 * divergence, rel=1e-5)
     assert float(loss) == pytest.approx(0.1 * math.log(2) + 0.9 * 16 * divergence, rel=1e-5)
@@ -84,16 +86,16 @@ def test_the_projection_shares_the_students_layers():
     student = residual()
     model = with_projection(student, 12, seed=1)
     images = images_for(student)
-    outputs = model(images)
-    assert outputs.shape == (8, CLASSES + 12)
-    np.testing.assert_allclose(outputs[:, :CLASSES], student(images), atol=1e-6)
+    logits, projected = model(images)
+    assert logits.shape == (8, CLASSES) and projected.shape == (8, 12)
+    np.testing.assert_allclose(logits, student(images), atol=1e-6)
     again = with_projection(student, 12, seed=1)
-    np.testing.assert_array_equal(outputs, again(images))
+    np.testing.assert_array_equal(projected, again(images)[1])
     model.set_weights([weight + 1 for weight in model.get_weights()])
-    np.testing.assert_allclose(model(images)[:, :CLASSES], student(images), rtol=1e-5)
+    np.testing.assert_allclose(model(images)[0], student(images), rtol=1e-5)
     mixed = to_policy(model, "mixed_bfloat16")
     kinds = {layer.name: layer.compute_dtype for layer in mixed.layers}
-    assert {kinds[name] for name in ("ckt", "ckt_projection", "fc")} == {"float32"}
+    assert {kinds[name] for name in ("ckt_projection", "fc")} == {"float32"}
     assert kinds["stem"] == "bfloat16"
 
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ekg_tf.pruning.knowledge.distill import (
-    distillation,
     ensemble_loss,
-    label_losses,
     plain_loss,
     select_teachers,
     single_loss,
 )
+from ekg_tf.training.task import classification
+
+TASK = classification()
 
 LN3 = math.log(3)
 LABELS = np.array([0, 1, 1], np.int32)
@@ -40,7 +41,7 @@ def views_of(count, seed=0):
 
 def test_label_losses_of_views():
     logits = tf.constant([[[0, 0], [LN3, 0]], [[LN3, 0], [0, 0]]], tf.float32)
-    losses = label_losses(logits, tf.constant([0, 1]))
+    losses = TASK.view_losses(logits, tf.constant([0, 1]))
     ln2, ln4 = math.log(2), math.log(4)
     np.testing.assert_allclose(losses, [[ln2, ln4], [math.log(4 / 3), ln2]], rtol=1e-6)
 
@@ -49,13 +50,13 @@ def test_the_factor_is_the_temperature_not_its_square():
     # At T = 2 the teacher's (2 ln 3, 0) is (3/4, 1/4) and the student is (1/2, 1/2).
     teacher, student = tf.constant([[2 * LN3, 0]]), tf.constant([[0.0, 0.0]])
     kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)  # 0.1308
-    assert float(distillation(teacher, student, 2.0)) == pytest.approx(2 * kl, rel=1e-6)
+    assert float(TASK.distillation(teacher, student, 2.0)) == pytest.approx(2 * kl, rel=1e-6)
     assert 2 * kl == pytest.approx(0.2616, abs=1e-4)
 
 
 def test_equal_logits_have_nothing_to_teach():
     logits = tf.constant(views_of(2))
-    assert float(distillation(logits, logits, 4.0)) == pytest.approx(0, abs=1e-6)
+    assert float(TASK.distillation(logits, logits, 4.0)) == pytest.approx(0, abs=1e-6)
 
 
 def bank_of(values):
@@ -77,7 +78,12 @@ def bank_of(values):
 )
 def test_teachers_at_least_as_good_as_the_student(student_loss, chosen):
     values = [0.0, 1.0, 2.0]  # losses ln 2, ln(1 + 1/e), ln(1 + 1/e^2)
-    mean, count = select_teachers(bank_of(values), LABELS, np.float32(student_loss))
+    mean, count = select_teachers(
+        TASK,
+        tf.constant(bank_of(values)),
+        {"targets": tf.constant(LABELS)},
+        np.float32(student_loss),
+    )
     assert float(count) == len(chosen)
     expected = np.mean([values[k] for k in chosen]) if chosen else 0.0
     np.testing.assert_allclose(mean, bank_of([expected])[..., 0], rtol=1e-6)
@@ -85,7 +91,7 @@ def test_teachers_at_least_as_good_as_the_student(student_loss, chosen):
 
 def test_plain_loss():
     student = views_of(1)
-    loss, metrics = plain_loss()(tf.constant(student), {"targets": LABELS}, None)
+    loss, metrics = plain_loss(TASK)(tf.constant(student), {"targets": tf.constant(LABELS)}, [])
     assert float(loss) == pytest.approx(cross_entropy(student[0], LABELS).mean(), rel=1e-5)
     hits = 100 * (student[0].argmax(-1) == LABELS).mean()
     assert {k: float(v) for k, v in metrics.items()} == {"accuracy": pytest.approx(hits)}
@@ -93,8 +99,8 @@ def test_plain_loss():
 
 def test_single_teacher_compares_view_with_view():
     student, teacher = views_of(2), views_of(2, seed=1)
-    loss, metrics = single_loss(4.0)(
-        tf.constant(student), {"targets": LABELS}, tf.constant(teacher)
+    loss, metrics = single_loss(TASK, 4.0)(
+        tf.constant(student), {"targets": tf.constant(LABELS)}, [tf.constant(teacher)]
     )
     label = np.mean([cross_entropy(view, LABELS).mean() for view in student])
     distilled = 4 * np.mean(
@@ -111,8 +117,8 @@ def test_ensemble_of_the_banks_good_teachers(good):
     bank = np.random.default_rng(2).normal(size=(3, 4, 2)).astype(np.float32)
     for k in range(2):  # surely better or surely worse than the student
         bank[np.arange(3), LABELS, k] += 8 if k in good else -8
-    batch = {"targets": LABELS, "teacher": tf.constant(bank)}
-    loss, metrics = ensemble_loss(4.0)(tf.constant(student), batch, None)
+    batch = {"targets": tf.constant(LABELS), "teacher": tf.constant(bank)}
+    loss, metrics = ensemble_loss(TASK, 4.0)(tf.constant(student), batch, [])
     label = np.mean([cross_entropy(view, LABELS).mean() for view in student])
     distilled = 0.0
     if good:
@@ -135,7 +141,11 @@ def test_ensemble_of_a_top_k_bank():
         "teacher_rest": np.full((3, 2), -np.inf, np.float32),
     }
     losses = [
-        float(ensemble_loss(4.0)(tf.constant(student), {"targets": LABELS} | one, None)[0])
+        float(
+            ensemble_loss(TASK, 4.0)(
+                tf.constant(student), {"targets": tf.constant(LABELS)} | one, []
+            )[0]
+        )
         for one in ({"teacher": tf.constant(bank)}, rows)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -146,8 +156,8 @@ def test_the_student_is_measured_over_both_views():
     student = np.zeros((2, 3, 2), np.float32)
     student[0, np.arange(3), LABELS] = 10
     student[1, np.arange(3), 1 - LABELS] = 10
-    batch = {"targets": LABELS, "teacher": tf.constant(bank_of([0.0]))}
-    metrics = ensemble_loss(4.0)(tf.constant(student), batch, None)[1]
+    batch = {"targets": tf.constant(LABELS), "teacher": tf.constant(bank_of([0.0]))}
+    metrics = ensemble_loss(TASK, 4.0)(tf.constant(student), batch, [])[1]
     assert float(metrics["label_loss"]) == pytest.approx(5.0, abs=1e-3)
     assert float(metrics["teachers"]) == 1
 
@@ -156,22 +166,25 @@ def test_without_good_teachers_the_gradient_is_that_of_the_labels():
     student = tf.Variable(views_of(2))
     bad = np.zeros((3, 4, 2), np.float32)
     bad[np.arange(3), LABELS] = -30
-    batch = {"targets": LABELS, "teacher": tf.constant(bad)}
+    batch = {"targets": tf.constant(LABELS), "teacher": tf.constant(bad)}
     with tf.GradientTape(persistent=True) as tape:
-        loss = ensemble_loss(4.0)(student, batch, None)[0]
-        plain = plain_loss()(student, batch, None)[0]
+        loss = ensemble_loss(TASK, 4.0)(student, batch, [])[0]
+        plain = plain_loss(TASK)(student, batch, [])[0]
     np.testing.assert_allclose(
         tape.gradient(loss, student), tape.gradient(plain, student), atol=1e-8
     )
 
 
 def test_the_gradient_is_averaged_over_views():
-    views, batch = views_of(2), {"targets": LABELS, "teacher": tf.constant(bank_of_four())}
+    views, batch = (
+        views_of(2),
+        {"targets": tf.constant(LABELS), "teacher": tf.constant(bank_of_four())},
+    )
 
     def gradient(logits):
         variable = tf.Variable(logits)
         with tf.GradientTape() as tape:
-            loss = ensemble_loss(4.0)(variable, batch, None)[0]
+            loss = ensemble_loss(TASK, 4.0)(variable, batch, [])[0]
         return tape.gradient(loss, variable).numpy()
 
     both = gradient(views)

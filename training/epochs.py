@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -37,6 +37,8 @@ def fit(
     evaluate: Callable[[], dict] | None,
     checkpoint: Path,
     progress: str,
+    callbacks: keras.callbacks.CallbackList | None = None,
+    rows: Sequence[dict] = (),
 ) -> None:
     """Trains until `epochs` epochs are done, from `checkpoint` on if that file exists.
 
@@ -55,6 +57,10 @@ def fit(
             what `evaluate` returned, which takes precedence.
         checkpoint: an .npz; the next epoch is only begun when it is complete on disk.
         progress: what the progress bar says is being trained.
+        callbacks: called at the beginning and end of the training and of every epoch, with the
+            numbers of its row; they may stop it (`model.stop_training`).
+        rows: of the epochs that an earlier process has logged; the callbacks are told of them, so
+            that what they count goes on.
     Raises:
         NonFiniteLoss: a loss is NaN or infinite; the checkpoint stays that of the last good epoch.
         UserError: the checkpoint belongs to another network or optimizer.
@@ -64,6 +70,9 @@ def fit(
         optimizer.build(model.trainable_variables)
     done = restore(checkpoint, model, optimizer) if Path(checkpoint).exists() else 0
     log_keep(done)
+    if done >= epochs:
+        return
+    told = _Told(callbacks, rows[:done])
     bar = tqdm(
         total=epochs * steps_per_epoch,
         initial=min(done, epochs) * steps_per_epoch,
@@ -74,6 +83,9 @@ def fit(
     )
     with bar:
         for epoch in range(done, epochs):
+            if told.stopped:
+                break
+            told.begin(epoch)
             row = {"epoch": epoch + 1, "lr": float(optimizer.learning_rate)}
             batches = iter(strategy.experimental_distribute_dataset(epoch_batches(epoch)))
             intervals = _intervals(train_steps, batches, steps_per_epoch)
@@ -81,7 +93,44 @@ def fit(
             if evaluate is not None:
                 row |= evaluate()
             log(row)
+            told.end(epoch, row)
             save(checkpoint, model, optimizer, epoch + 1)
+    if callbacks is not None:
+        callbacks.on_train_end()  # which may put back the best weights
+        save(checkpoint, model, optimizer, epochs)
+
+
+class _Told:
+    """The callbacks, if there are any; told first of what an earlier process did."""
+
+    def __init__(self, callbacks: keras.callbacks.CallbackList | None, rows: Sequence[dict]):
+        self._callbacks = callbacks
+        if callbacks is None:
+            return
+        callbacks.on_train_begin()
+        for epoch, row in enumerate(rows):
+            self.begin(epoch)
+            self.end(epoch, row)
+
+    @property
+    def stopped(self) -> bool:
+        return self._callbacks is not None and bool(self._callbacks.model.stop_training)
+
+    def begin(self, epoch: int) -> None:
+        if self._callbacks is not None:
+            self._callbacks.on_epoch_begin(epoch)
+
+    def end(self, epoch: int, row: dict) -> None:
+        if self._callbacks is not None:
+            self._callbacks.on_epoch_end(epoch, numbers_of(row))
+
+
+def numbers_of(row: dict) -> dict[str, float]:
+    """The numbers of an epoch's row by name, the user's metrics among them."""
+    found = {key: value for key, value in row.items() if isinstance(value, (int, float))}
+    for part in ("test_", "val_"):
+        found |= {f"{part}{key}": one for key, one in row.get(f"{part}metrics", {}).items()}
+    return found
 
 
 def _intervals(train_steps: Callable, batches, steps: int) -> Iterator[tuple[Series, float]]:

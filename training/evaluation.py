@@ -1,29 +1,34 @@
-"""Forward passes, accuracy and batch-norm statistics of Keras models.
+"""Forward passes, losses and metrics, and batch-norm statistics of Keras models.
 
-An evaluation batch is a dict with "inputs" float32 [b, h, w, c] and "targets" int32 [b]; a model
-gives logits [b, classes], no softmax. "bn" names what batch norms normalise by: "inference" (moving
-statistics) or "batch".
+An evaluation batch is a dict with "inputs" float32 [b, ...] and "targets" [b, ...], perhaps
+"weights"; each is a tuple where a network has several. A model gives outputs as a core does, logits
+instead of probabilities. "bn" names what batch norms normalise by: "inference" (moving statistics)
+or "batch".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from ..nets.stateless import batch_norms, batch_statistics, call, read
+from ..utils.trees import parts_of
+from .metrics import UserMetrics
+from .task import Task
 
-Batch = dict[str, tf.Tensor]
+Batch = dict[str, Any]
 BatchNormMode = Literal["inference", "batch"]
 
 
 def make_forward(
     model: keras.Model, *, bn: BatchNormMode, compile: bool = False
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A tf.function: images float32 [b, h, w, c] -> logits float32 [b, classes].
+) -> Callable[[Any], Any]:
+    """A tf.function: inputs float32 [b, ...] -> outputs float32 [b, ...], tuples where there are
+    several.
 
     bn="batch" normalises by the batch's own statistics, without dropout. No variable is changed.
     Raises ValueError for another `bn`.
@@ -31,66 +36,92 @@ def make_forward(
     if bn not in ("inference", "batch"):
         raise ValueError(f"bn is {bn!r}, expected 'inference' or 'batch'")
 
-    def logits(values, images):
+    def outputs(values, inputs):
         if bn == "inference":
-            return call(model, values, images, training=False)[0]
+            return call(model, values, inputs, training=False)[0]
         with batch_statistics(model):
-            return call(model, values, images, training=True)[0]
+            return call(model, values, inputs, training=True)[0]
 
-    logits = tf.function(logits, jit_compile=compile, autograph=False)
+    outputs = tf.function(outputs, jit_compile=compile, autograph=False)
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def forward(images):
-        return logits(read(model), images)
+    def forward(inputs):
+        return outputs(read(model), inputs)
 
     return forward
 
 
 def make_evaluate(
-    model: keras.Model, *, bn: BatchNormMode = "inference", compile: bool = False, top: int = 5
-) -> Callable[[Iterable[Batch]], dict[str, float | int | None]]:
+    model: keras.Model,
+    task: Task,
+    *,
+    bn: BatchNormMode = "inference",
+    compile: bool = False,
+    top: int = 5,
+) -> Callable[[Iterable[Batch]], dict[str, Any]]:
     """A traced-once `evaluate`, for calling again and again: batches -> its dict."""
     forward = make_forward(model, bn=bn, compile=compile)
-    classes = model.output_shape[-1]
+    metrics = UserMetrics(task)
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def sums(images, labels):
-        logits, labels = forward(images), tf.cast(labels, tf.int32)
-        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        own = tf.gather(logits, labels, axis=1, batch_dims=1)[:, None]
-        # Ties go to the lower class, as in argmax. NaN is tested for, since TensorFlow turns
-        # not (a <= b) into a > b.
-        tied = (logits == own) & (tf.range(classes) < labels[:, None])
-        ahead = (logits > own) | tied | tf.math.is_nan(logits - own)
-        rank = tf.math.count_nonzero(ahead, axis=1)
-        hits = [tf.math.count_nonzero(rank < k) for k in (1, top)]
-        return tf.stack([tf.reduce_sum(loss), *(tf.cast(n, tf.float32) for n in hits)])
+    def run(batch):
+        outputs = forward(batch["inputs"])
+        losses = task.example_losses(outputs, batch["targets"], batch.get("weights"))
+        sums = [tf.reduce_sum(losses)]
+        if task.is_classifier:
+            sums += _hits(outputs, tf.cast(batch["targets"], tf.int32), (1, top))
+        return tf.stack(sums), outputs if metrics.any else ()
 
     def evaluate(batches):
-        rows, examples = [], 0
+        rows, examples, classes = [], 0, None
         for batch in batches:
-            rows.append(sums(batch["inputs"], batch["targets"]))
-            examples += int(batch["targets"].shape[0])
+            needed = {key: batch[key] for key in ("inputs", "targets", "weights") if key in batch}
+            sums, outputs = run(needed)
+            rows.append(sums)
+            examples += int(parts_of(batch["inputs"])[0].shape[0])
+            if metrics.any:
+                metrics.update(outputs, batch["targets"], batch.get("weights"))
         if not examples:
             raise ValueError("there is no example to evaluate on")
-        loss, top1, topk = np.sum([row.numpy() for row in rows], axis=0, dtype=np.float64)
-        return {
-            "loss": float(loss / examples),
-            "top1": float(100 * top1 / examples),
-            f"top{top}": float(100 * topk / examples) if classes > top else None,
-            "examples": examples,
-        }
+        loss, *hits = np.sum([row.numpy() for row in rows], axis=0, dtype=np.float64)
+        result = {"loss": float(loss / examples)}
+        if task.is_classifier:
+            classes = model.output_shape[-1]
+            top1, topk = (float(100 * one / examples) for one in hits)
+            result |= {"top1": top1, f"top{top}": topk if classes > top else None}
+        result |= {"examples": examples}
+        return result | ({"metrics": metrics.result()} if metrics.any else {})
 
     return evaluate
 
 
-def evaluate(model: keras.Model, batches: Iterable[Batch], **options) -> dict:
-    """{"loss": mean cross-entropy, "top1" and "top5": percent, "examples": count} over batches.
+def _hits(logits: tf.Tensor, labels: tf.Tensor, tops: tuple[int, ...]) -> list[tf.Tensor]:
+    """How many of the labels, int32 [n], are among the first k of the logits [n, classes]."""
+    own = tf.gather(logits, labels, axis=1, batch_dims=1)[:, None]
+    # Ties go to the lower class, as in argmax. NaN is tested for, since TensorFlow turns
+    # not (a <= b) into a > b.
+    tied = (logits == own) & (tf.range(logits.shape[-1]) < labels[:, None])
+    ahead = (logits > own) | tied | tf.math.is_nan(logits - own)
+    rank = tf.math.count_nonzero(ahead, axis=1)
+    return [tf.cast(tf.math.count_nonzero(rank < k), tf.float32) for k in tops]
 
-    "top5" is None up to five classes. Options as in make_evaluate (bn, compile, top); traces anew
-    at every call. Raises ValueError when there is no example.
+
+def evaluate(model: keras.Model, task: Task, batches: Iterable[Batch], **options) -> dict:
+    """What a network is worth on batches.
+
+    Args:
+        model: its outputs are as a core's.
+        options: as in `make_evaluate` (bn, compile, top); traces anew at every call.
+
+    Returns:
+        {"loss": mean of the task's loss, "examples": count}; of a classifier "top1" and "top5" in
+        percent (None up to five classes); "metrics" {name: value} where the task has some of the
+        user's.
+
+    Raises:
+        ValueError: there is no example.
     """
-    return make_evaluate(model, **options)(batches)
+    return make_evaluate(model, task, **options)(batches)
 
 
 def reestimate_bn(
@@ -99,8 +130,8 @@ def reestimate_bn(
     """Sets the moving statistics of all batch norms to averages over the given batches.
 
     Each becomes the mean of the batches' own statistics, weighted by batch size: the variance is
-    that within batches (over n, as Keras's), so batches should be large and shuffled. Images are
-    [b, h, w, c]; dropout is off. All are set after the last batch, and nothing else changes. A
+    that within batches (over n, as Keras's), so batches should be large and shuffled. Dropout is
+    off. All are set after the last batch, and nothing else changes. A
     model without batch norms is left alone; frozen ones are, but with `frozen`.
     Raises ValueError when there is no batch.
     """
@@ -109,13 +140,13 @@ def reestimate_bn(
     if not moving:
         return
 
-    def statistics(values, images):
+    def statistics(values, inputs):
         # momentum 0: the new moving value is the batch's; zeros, because 0 * NaN is NaN
         chosen = {id(v) for v in moving}
         pairs = zip(model.variables, values, strict=True)
         values = [tf.zeros_like(x) if id(v) in chosen else x for v, x in pairs]
         with batch_statistics(model, frozen=frozen, momentum=0.0):
-            new = call(model, values, images, training=True, updated=moving)[1]
+            new = call(model, values, inputs, training=True, updated=moving)[1]
         return tf.concat([tf.reshape(x, [-1]) for x in new], 0)
 
     statistics = tf.function(
@@ -123,7 +154,7 @@ def reestimate_bn(
     )
     total, examples = 0.0, 0
     for batch in batches:
-        size = int(batch["inputs"].shape[0])
+        size = int(parts_of(batch["inputs"])[0].shape[0])
         total = total + size * statistics(read(model), batch["inputs"]).numpy().astype(np.float64)
         examples += size
     if not examples:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from ..dataloader import Dataset
 from ..nets.keras_graph import packed
+from ..utils.trees import parts_of, tree_of
 from .evaluation import make_forward
 
 WARM_UP = 3
@@ -28,12 +30,16 @@ def latencies(
         seconds: time to spend on all models together, after the warm-up; at least 15 passes each.
     """
     forwards = [make_forward(model, bn="inference", compile=compile) for model in models]
-    shape = (batch_images, *models[0].inputs[0].shape[1:])
-    images = tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32)
+    rng = np.random.default_rng(0)
+    # From 0 to 1: what looks up rows of a table takes them for numbers of rows that are there.
+    inputs = tree_of(
+        tf.constant(rng.random((batch_images, *one.shape[1:])), tf.float32)
+        for one in models[0].inputs
+    )
     # .numpy() waits for the result
     medians = alternately(
         [
-            partial(_passed, forward, packed(model, images))
+            partial(_passed, forward, packed(model, inputs))
             for model, forward in zip(models, forwards, strict=True)
         ],
         seconds,
@@ -41,8 +47,8 @@ def latencies(
     return [milliseconds / batch_images for milliseconds in medians]
 
 
-def _passed(forward: Callable, images: tf.Tensor) -> np.ndarray:
-    return forward(images).numpy()
+def _passed(forward: Callable, inputs: Any) -> list[np.ndarray]:
+    return [one.numpy() for one in parts_of(forward(inputs))]
 
 
 def alternately(calls: Sequence[Callable[[], object]], seconds: float = 4.0) -> list[float]:

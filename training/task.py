@@ -23,6 +23,7 @@ from ..nets.given import Given
 from ..nets.keras_graph import Compiled, compiled_with
 from ..nets.outputs import CLASSES, NUMBERS, SIGMOIDS, Output, loss_name
 from ..utils.errors import UserError
+from ..utils.trees import mapped, parts_of, tree_of
 
 # Losses that can't be below zero, by Keras's name and class; of others no bound is known.
 NOT_NEGATIVE = frozenset(
@@ -121,19 +122,25 @@ class Task:
             total = losses if total is None else total + losses
         return total
 
-    def view_losses(self, outputs: Any, targets: Any, weights: Any = None) -> tf.Tensor:
+    def view_losses(
+        self, outputs: Any, targets: Any, weights: Any = None, *, viewed: bool = False
+    ) -> tf.Tensor:
         """The loss of every view of every example, float32 [views, n].
 
         Args:
             outputs: float32 [views, n, ...] each.
+            viewed: targets and weights are [n, views, ...]: those of a view have moved with it.
         """
-        views = _leaves(outputs)[0].shape[0]
-        merged = keras.tree.map_structure(lambda x: tf.reshape(x, [-1, *x.shape[2:]]), outputs)
+        views = parts_of(outputs)[0].shape[0]
+        merged = mapped(lambda x: tf.reshape(x, [-1, *x.shape[2:]]), outputs)
 
         def flat(x: tf.Tensor) -> tf.Tensor:
+            if viewed:
+                x = tf.transpose(x, [1, 0, *range(2, len(x.shape))])
+                return tf.reshape(x, [-1, *x.shape[2:]])
             return tf.reshape(tf.repeat(x[None], views, axis=0), [-1, *x.shape[1:]])
 
-        targets, weights = (_mapped(flat, one) for one in (targets, weights))
+        targets, weights = (mapped(flat, one) for one in (targets, weights))
         return tf.reshape(self.example_losses(merged, targets, weights), [views, -1])
 
     def accuracy(self, outputs: Any, targets: Any) -> tf.Tensor | None:
@@ -160,8 +167,8 @@ class Task:
             A tuple with a tuple of tensors for each output, their first axis the examples; the
             same structure with or without a teacher.
         """
-        likes = _leaves(like)
-        teachers = [None] * len(likes) if teacher is None else _leaves(teacher)
+        likes = parts_of(like)
+        teachers = [None] * len(likes) if teacher is None else parts_of(teacher)
         if self.knowledge is not None:
             count = len(likes[0])
             used = tf.fill([count], 0.0 if teacher is None else 1.0)
@@ -179,10 +186,10 @@ class Task:
         """
         if self.knowledge is not None:
             *teacher, (used,) = prepared
-            teachers = _single([one[0] for one in teacher])
+            teachers = tree_of([one[0] for one in teacher])
             return used * self._own_knowledge(teachers, outputs)
         total = None
-        for head, one, output in zip(self.heads, prepared, _leaves(outputs), strict=True):
+        for head, one, output in zip(self.heads, prepared, parts_of(outputs), strict=True):
             losses = _per_example(_KNOWLEDGE[head.output.kind](one, output))
             losses = losses if head.weight == 1 else head.weight * losses
             total = losses if total is None else total + losses
@@ -216,9 +223,9 @@ class Task:
             teacher, student: outputs float32 [..., n, ...], broadcast together.
         """
         if self.knowledge is not None:
-            return tf.reduce_mean(self._own_distillation(_leaves(teacher), _leaves(student)))
+            return tf.reduce_mean(self._own_distillation(parts_of(teacher), parts_of(student)))
         total = None
-        for head, one, two in zip(self.heads, _leaves(teacher), _leaves(student), strict=True):
+        for head, one, two in zip(self.heads, parts_of(teacher), parts_of(student), strict=True):
             value = _distilled(head, one, two, temperature)
             value = value if head.weight == 1 else head.weight * value
             total = value if total is None else total + value
@@ -231,7 +238,7 @@ class Task:
             for values, side in zip((whole, two), merged, strict=True):
                 several = len(values.shape) > head.rank  # views before the examples
                 side.append(tf.reshape(values, [-1, *values.shape[2:]]) if several else values)
-        return self._own_knowledge(_single(merged[0]), _single(merged[1]))
+        return self._own_knowledge(tree_of(merged[0]), tree_of(merged[1]))
 
     def _own_knowledge(self, teacher: Any, student: Any) -> tf.Tensor:
         values = self.knowledge(self.given(teacher), self.given(student))
@@ -242,7 +249,7 @@ class Task:
     def given(self, outputs: Any) -> Any:
         """Outputs as the network gives them: probabilities instead of logits, in its structure."""
         values = [
-            head.output.given(one) for head, one in zip(self.heads, _leaves(outputs), strict=True)
+            head.output.given(one) for head, one in zip(self.heads, parts_of(outputs), strict=True)
         ]
         return keras.tree.pack_sequence_as(self.structure, values)
 
@@ -254,12 +261,12 @@ class Task:
         """
         values = [
             tf.one_hot(one, count) if head.one_hot and one.dtype.is_integer else one
-            for head, one, count in zip(self.heads, _leaves(targets), classes, strict=True)
+            for head, one, count in zip(self.heads, parts_of(targets), classes, strict=True)
         ]
         return keras.tree.pack_sequence_as(self.structure, values)
 
     def _each(self, outputs: Any, targets: Any, weights: Any) -> Any:
-        outs, given = _leaves(outputs), _leaves(targets)
+        outs, given = parts_of(outputs), parts_of(targets)
         several = isinstance(weights, tuple)
         each = list(weights) if several else [weights] * len(outs)
         return zip(self.heads, outs, given, each, strict=True)
@@ -317,7 +324,7 @@ def task_of(
                 variance=variance,
             )
         )
-    return Task(tuple(heads), knowledge, aims, given.structure[1])
+    return Task(tuple(heads), knowledge, aims, given.structure)
 
 
 # ---------------------------------------------------------------- a head and its loss
@@ -436,9 +443,9 @@ def _variances(given: Given, examples: Any) -> list[np.ndarray | None]:
     if examples is None or all(one.kind != NUMBERS for one in given.outputs):
         return [None] * len(given.outputs)
     run = given.as_core()
-    some = keras.tree.map_structure(lambda x: tf.constant(x, tf.float32), examples)
+    some = mapped(lambda x: tf.constant(x, tf.float32), examples)
     found: list[np.ndarray | None] = []
-    for one, values in zip(given.outputs, _leaves(run(some)), strict=True):
+    for one, values in zip(given.outputs, parts_of(run(some)), strict=True):
         values = np.asarray(values, np.float64)
         variance = values.reshape(-1, values.shape[-1]).var(0)
         # Columns that hardly vary count as the others do on average.
@@ -519,24 +526,6 @@ def _distilled(head: Head, teacher: tf.Tensor, student: tf.Tensor, temperature: 
         log_q = tf.math.log_sigmoid(sign * student / temperature)
         divergence += tf.exp(log_p) * (log_p - log_q)
     return temperature * tf.reduce_mean(divergence)
-
-
-# ---------------------------------------------------------------- trees
-
-
-def _leaves(tree: Any) -> list:
-    return list(tree) if isinstance(tree, tuple | list) else [tree]
-
-
-def _single(values: Sequence) -> Any:
-    return values[0] if len(values) == 1 else tuple(values)
-
-
-def _mapped(function: Callable, tree: Any) -> Any:
-    """function of every leaf that is there."""
-    if isinstance(tree, tuple):
-        return tuple(None if one is None else function(one) for one in tree)
-    return None if tree is None else function(tree)
 
 
 def _per_example(values: tf.Tensor) -> tf.Tensor:

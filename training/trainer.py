@@ -1,6 +1,6 @@
 """What the phases share: training in a run folder, batch-norm statistics, accuracies."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,9 +16,11 @@ from ..options.training import Training
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.runfolder import RunFolder
+from ..utils.trees import mapped, tree_of
 from . import schedules
-from .epochs import fit
+from .epochs import fit, numbers_of
 from .evaluation import evaluate, make_evaluate, reestimate_bn
+from .task import Task
 
 METRICS = "metrics.jsonl"
 BN_IMAGES = 10_240  # training images that batch-norm statistics are re-estimated on, at most
@@ -33,14 +35,33 @@ class Objective:
     of the training step (from 0). `indices` are the training examples to use, by default all.
     """
 
+    task: Task
     loss_fn: Callable | None
     views: int = 1
     jitter: bool = False
     rows: Mapping[str, np.ndarray] | None = None  # per-example arrays that join the batches
-    teacher: keras.Model | None = None
+    teachers: Sequence[keras.Model] = ()
     forward_of: Callable[[keras.Model], Callable] | None = None
     indices: np.ndarray | None = None
-    num_classes: int | None = None  # where the model's output has more behind its logits
+    extra: int = 0  # outputs that the network has beside the task's, behind them
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What Python users add to a fine-tuning; none of it is on the command line.
+
+    Attributes:
+        optimizer: in place of the paper's SGD with its schedule; it is copied, not used itself.
+        callbacks: Keras callbacks, called at the beginning and end of the training and of epochs.
+        validation: a data set whose test split gives the `val_` figures of their logs.
+    """
+
+    optimizer: keras.optimizers.Optimizer | None = None
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    validation: Dataset | None = None
+
+
+NO_EXTRAS = Extras()
 
 
 def check_batch(options: Training, data: Dataset, device: Device) -> None:
@@ -65,6 +86,7 @@ def train(
     objective: Objective,
     options: Training,
     device: Device,
+    extras: Extras = NO_EXTRAS,
 ) -> keras.Model:
     """Trains `model` on the training split, resuming from `<phase>_state.npz` in the folder.
 
@@ -84,7 +106,7 @@ def train(
         # Cloned in any case: under MirroredStrategy variables must be made in its scope.
         policy = "mixed_bfloat16" if options.mixed_precision else "float32"
         trained = to_policy(model, policy)
-        optimizer = keras.optimizers.SGD(_schedule(options, steps_per_epoch), 0.9, nesterov=True)
+        optimizer = _optimizer(extras, options, steps_per_epoch)
     train_steps = make_train_step(
         trained,
         optimizer,
@@ -93,16 +115,20 @@ def train(
         accum=options.accum,
         weight_decay=options.weight_decay,
         compile=device.compile,
-        teacher=objective.teacher,
+        teachers=objective.teachers,
         forward=objective.forward_of and objective.forward_of(trained),
     )
     test_batches = eval_batches(data, "test", device.val_batch_images)
-    tested = make_evaluate(_logits_of(trained, objective), compile=device.compile)
+    own = _without_extra(trained, objective)
+    tested = make_evaluate(own, objective.task, compile=device.compile)
+    evaluations = [("test_", partial(tested, test_batches))]
+    if extras.validation is not None:
+        held_out = eval_batches(extras.validation, "test", device.val_batch_images)
+        evaluations.append(("val_", partial(tested, held_out)))
 
     def log(row: dict) -> None:
         folder.append(METRICS, {"phase": phase, **row})
-        numbers = {key: value for key, value in row.items() if isinstance(value, (int, float))}
-        folder.scalars(phase, row["epoch"], numbers)
+        folder.scalars(phase, row["epoch"], numbers_of(row))
 
     fit(
         train_steps=train_steps,
@@ -116,13 +142,32 @@ def train(
         log_keep=lambda done: folder.truncate(
             METRICS, lambda row: row["phase"] != phase or row["epoch"] <= done
         ),
-        evaluate=lambda: {f"test_{key}": value for key, value in tested(test_batches).items()},
+        evaluate=lambda: {
+            f"{part}{key}": value for part, run in evaluations for key, value in run().items()
+        },
         checkpoint=folder.file(f"{phase}_state.npz"),
         progress=phase,
+        callbacks=_callbacks(extras, own),
+        rows=[row for row in folder.rows(METRICS) if row["phase"] == phase],
     )
     model.set_weights(trained.get_weights())
     recalibrate(model, data, device)
     return model
+
+
+def _optimizer(extras: Extras, options: Training, steps_per_epoch: int):
+    given = extras.optimizer
+    if given is None:
+        return keras.optimizers.SGD(_schedule(options, steps_per_epoch), 0.9, nesterov=True)
+    return type(given).from_config(given.get_config())
+
+
+def _callbacks(extras: Extras, model: keras.Model) -> keras.callbacks.CallbackList | None:
+    """The user's callbacks, told of the network; None without any."""
+    if not extras.callbacks:
+        return None
+    model.stop_training = False
+    return keras.callbacks.CallbackList(list(extras.callbacks), model=model)
 
 
 def _epoch_batches(
@@ -140,24 +185,36 @@ def _epoch_batches(
         jitter=objective.jitter,
         rows=objective.rows,
     )
-    return _numbered(batches, epoch * steps_per_epoch) if objective.forward_of else batches
+    if not objective.forward_of:
+        return batches
+    if data.moves_targets:
+        batches = batches.map(_of_only_view)
+    return _numbered(batches, epoch * steps_per_epoch)
+
+
+def _of_only_view(batch: dict) -> dict:
+    """Targets and weights [b, 1, ...] without the axis of the views."""
+    moved = {
+        key: mapped(lambda x: x[:, 0], batch[key]) for key in ("targets", "weights") if key in batch
+    }
+    return batch | moved
 
 
 def _numbered(batches: tf.data.Dataset, first: int) -> tf.data.Dataset:
     """Adds "step", int32 [batch], to every batch: its number, counted from `first`."""
 
     def add(number, batch):
-        step = tf.fill(tf.shape(batch["targets"]), tf.cast(number, tf.int32))
-        return batch | {"step": tf.ensure_shape(step, batch["targets"].shape)}
+        step = tf.fill(tf.shape(batch["index"]), tf.cast(number, tf.int32))
+        return batch | {"step": tf.ensure_shape(step, batch["index"].shape)}
 
     return batches.enumerate(first).map(add)
 
 
-def _logits_of(model: keras.Model, objective: Objective) -> keras.Model:
-    """The model without what its output has behind the logits."""
-    if objective.num_classes is None:
+def _without_extra(model: keras.Model, objective: Objective) -> keras.Model:
+    """The model without the outputs that the task doesn't have."""
+    if not objective.extra:
         return model
-    return keras.Model(model.inputs[0], model.outputs[0][:, : objective.num_classes])
+    return keras.Model(model.inputs, tree_of(model.outputs[: -objective.extra]))
 
 
 def _schedule(options: Training, steps_per_epoch: int):
@@ -175,21 +232,24 @@ def recalibrate(model: keras.Model, data: Dataset, device: Device, *, frozen: bo
     Args:
         frozen: those of frozen batch norms, too.
     """
-    count = len(data.train.targets)
+    count = len(data.train)
     indices = np.random.default_rng(0).permutation(count)[:BN_IMAGES]
     batches = eval_batches(data, "train", device.val_batch_images, indices=indices)
     reestimate_bn(model, batches, compile=device.compile, frozen=frozen)
 
 
-def both_modes(model: Given | keras.Model, data: Dataset, split: str, device: Device) -> dict:
-    """Loss, top-1 and top-5 in percent by moving and (keys `batch_`) batch statistics.
+def both_modes(
+    model: Given | keras.Model, task: Task, data: Dataset, split: str, device: Device
+) -> dict:
+    """The figures of `evaluate` by moving and (keys `batch_`) by batch statistics.
 
     Args:
-        model: a network that gives logits; or a given one, which is run as it is for the first,
-            and whose core is for the second.
+        model: a core; or a given network, which is run as it is for the first, and whose core is
+            for the second.
     """
     batches = eval_batches(data, split, device.val_batch_images)
-    whole, core = (model.as_logits(), model.core) if isinstance(model, Given) else (model, model)
-    inference = evaluate(whole, batches, bn="inference", compile=device.compile)
-    by_batch = evaluate(core, batches, bn="batch", compile=device.compile)
-    return inference | {f"batch_{key}": by_batch[key] for key in ("loss", "top1", "top5")}
+    whole, core = (model.as_core(), model.core) if isinstance(model, Given) else (model, model)
+    inference = evaluate(whole, task, batches, bn="inference", compile=device.compile)
+    by_batch = evaluate(core, task, batches, bn="batch", compile=device.compile)
+    own = {f"batch_{key}": value for key, value in by_batch.items() if key != "examples"}
+    return inference | own

@@ -21,10 +21,11 @@ def save_keras(path: str | os.PathLike, model: Any) -> None:
     atomic_write(path, lambda temporary: model.save(temporary))
 
 
-def load_keras(path: str | os.PathLike) -> Any:
+def load_keras(path: str | os.PathLike, *, compile: bool = True) -> Any:
     """The Keras model of a .keras file, in safe mode (no code from the file is run).
 
-    Layers of our own must have been imported (registered) before. It is compiled as it was saved.
+    Layers of our own must have been imported (registered) before. With `compile` it is compiled as
+    it was saved.
     Raises UserError when the file is missing, damaged, or not a network that this program knows.
     """
     import keras
@@ -35,7 +36,7 @@ def load_keras(path: str | os.PathLike) -> Any:
         with warnings.catch_warnings():
             # A network that is only looked at needs no optimizer's state.
             warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
-            return keras.models.load_model(path, safe_mode=True)
+            return keras.models.load_model(path, compile=compile, safe_mode=True)
     except Exception as error:  # zipfile, h5py, json and keras each raise their own
         lines = str(error).strip().splitlines() or [type(error).__name__]
         problem = f"{path} is not a network that can be loaded: {lines[0]}"

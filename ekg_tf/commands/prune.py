@@ -38,27 +38,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     devices.import_tensorflow()
     import keras
 
-    from ekg_tf.cli import inputs
-    from ekg_tf.dataloader import examples_of, unreadable_named
-    from ekg_tf.nets.given import Given
+    from ekg_tf.dataloader import unreadable_named
     from ekg_tf.phases import pipeline
+    from ekg_tf.phases.opening import work_of
     from ekg_tf.phases.rehearsal import rehearse
     from ekg_tf.reports.networks import print_report
 
-    inputs.import_custom(args.custom_module)
     device = flags.device_of(args)
     keras.utils.set_random_seed(args.seed)
     with unreadable_named():
-        data, network = inputs.data_and_network(args)
-        plan = pipeline.Plan(search, bank, finetuning, training).resolved(data)
-        given = Given.read(network, examples_of(data))
-        pipeline.check_plan(given, data, plan, device)
-        rehearse(given, data, device)
+        work = work_of(args)
+        phase = work.given, work.task, work.data
+        plan = pipeline.Plan(search, bank, finetuning, training).resolved(work.data)
+        pipeline.check_plan(work.given, work.data, plan, device)
+        rehearse(*phase, device)
         kept = flags.record(args, plan)
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             if folder.finished:
                 print(f"{folder.path} holds the finished run of this command:")
                 print_report(folder.read_json("result.json"))
                 return
-            pipeline.search_phase(folder, given, data, plan, device)
-            pipeline.finetune_phase(folder, given, data, plan, device)
+            pipeline.search_phase(folder, *phase, plan, device)
+            pipeline.finetune_phase(folder, *phase, plan, device)

@@ -54,11 +54,11 @@ def load_network(
 
 
 def load_own(path: str | os.PathLike) -> keras.Model:
-    """Reads a functional network of the user's own, one example in and one row of outputs out.
+    """Reads a functional network of the user's own.
 
     Raises:
-        UserError: missing or corrupt file, another suffix, not functional, several inputs or
-            outputs, or an input without a fixed size.
+        UserError: missing or corrupt file, another suffix, not functional, or an input without a
+            fixed size.
     """
     if os.path.splitext(path)[1] != ".keras":
         raise UserError(f"{path}: a network of your own comes as .keras: save it by model.save()")
@@ -72,17 +72,13 @@ def check_own(model: keras.Model, path: str) -> None:
     if not model.built:
         raise UserError(f"{path} was saved before it was built: call it on data, save it again")
     calls_of(model)
-    if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
-        raise UserError(
-            f"{path} maps {model.input_shape} to {model.output_shape}: a classifier has one input "
-            "and one output (None, classes)"
-        )
-    shape = tuple(model.inputs[0].shape)
-    if len(shape) < 2 or None in shape[1:]:
-        raise UserError(
-            f"{path} takes inputs of shape {shape}: a fixed size is needed, of images (None, "
-            "height, width, channels)"
-        )
+    for one in model.inputs:
+        shape = tuple(one.shape)
+        if len(shape) < 2 or None in shape[1:]:
+            raise UserError(
+                f"{path} takes inputs of shape {shape}: a fixed size is needed, of images (None, "
+                "height, width, channels): build it again on keras.Input of the size of your data"
+            )
 
 
 def check_fits(

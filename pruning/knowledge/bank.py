@@ -1,11 +1,14 @@
-"""The memory bank: logits of K interim sub-networks on the training set (docs/method.md 2).
+"""The memory bank: outputs of K interim sub-networks on the training set (docs/method.md 2).
 
-Two kinds, both one memory-mapped file `bank.npy` whose row n belongs to training example n:
+Kinds of it, all memory-mapped files whose row n belongs to training example n:
 
-* "full": float16 [examples, classes, K], all logits;
-* "topk": records [examples, K] of the k largest logits (float16 [k]), their classes (int16 [k]) and
-  "rest" (float16), the log-sum-exp of all other logits, whose mass is spread evenly over their
-  classes on reading (`distill.expanded`). 1.28 million x 1000 classes x 5: 0.4 instead of 13 GB.
+* "full": float16 [examples, ..., K], all outputs: `bank.npy`, or `bank_0.npy`, `bank_1.npy`, ... of
+  a network with several;
+* "topk", for logits of classes: records [examples, K] of the k largest logits (float16 [k]), their
+  classes (int16 [k]) and "rest" (float16), the log-sum-exp of all other logits, whose mass is
+  spread evenly over their classes on reading (`distill.expanded`). 1.28 million x 1000 classes x 5:
+  0.4 instead of 13 GB;
+* "online": no file; the teachers run beside the student in the fine-tuning, as pruned networks.
 
 For FFP's contrastive transfer (docs/method.md 5) `bank_features.npy`, float16 [examples, width],
 holds the mean over the K teachers of their penultimate features, each of unit length.
@@ -14,38 +17,56 @@ holds the mean over the K teachers of their penultimate features, each of unit l
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ...nets.graph import ChannelGraph
-from ...options.bank import MANY_CLASSES, Bank
+from ...options.bank import FULL, MANY_CLASSES, ONLINE, TOPK, Bank
 from ...utils.errors import UserError
 from ...utils.runfolder import RunFolder
+from ...utils.trees import parts_of
 from ..engine.features import FeaturePass
 from ..engine.segments import Segments
 from ..history import History
 
-ARRAY, FEATURES, MANIFEST = "bank.npy", "bank_features.npy", "bank.json"
+FEATURES, MANIFEST = "bank_features.npy", "bank.json"
 BLOCK_SECONDS = 60.0  # a killed build loses at most about so much work
+DISK_SHARE = 0.5  # of the free disk that a bank may take unasked
+
+
+def file_of(number: int, count: int) -> str:
+    """Name of the file with the bank of output `number` out of `count`."""
+    return "bank.npy" if count == 1 else f"bank_{number}.npy"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Shape and type of the bank's array; `features` are kept per example (0: none)."""
+    """Shapes and types of the bank's arrays; `features` are kept per example (0: none).
+
+    Attributes:
+        kind: "full", "topk" or "online".
+        examples, teachers: how many.
+        outputs: shape and type of what is kept of an example and all teachers, for each output.
+    """
 
     kind: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    examples: int
+    teachers: int
+    outputs: tuple[tuple[tuple[int, ...], np.dtype], ...]
     features: int = 0
 
     @property
     def arrays(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
         """{file: (dtype, shape)}."""
-        found = {ARRAY: (self.dtype, self.shape)}
+        found = {
+            file_of(number, len(self.outputs)): (dtype, (self.examples, *shape))
+            for number, (shape, dtype) in enumerate(self.outputs)
+        }
         if self.features:
-            found[FEATURES] = np.dtype(np.float16), (self.shape[0], self.features)
+            found[FEATURES] = np.dtype(np.float16), (self.examples, self.features)
         return found
 
     @property
@@ -53,29 +74,65 @@ class Layout:
         """Of all arrays on the disk."""
         return sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.arrays.values())
 
+    def __str__(self) -> str:
+        sizes = " and ".join(
+            " x ".join(f"{size:,}" for size in shape) for _, shape in self.arrays.values()
+        )
+        if self.kind == ONLINE:
+            beside = f"online, {self.teachers} teachers run beside the student"
+            return beside + (f"; features {sizes}" if sizes else "")
+        return f"{self.kind}, {sizes}, {self.bytes / 1e6:,.1f} MB"
+
 
 def layout(
-    options: Bank, examples: int, classes: int, num_teachers: int, features: int = 0
+    options: Bank,
+    examples: int,
+    outputs: Sequence[tuple[int, ...]],
+    num_teachers: int,
+    features: int = 0,
+    *,
+    free: float = math.inf,
+    moved: bool = False,
 ) -> Layout:
     """The bank's layout for a training set.
 
     Args:
+        outputs: shape of every output of an example.
         features: how many penultimate features are kept of every example.
+        free: bytes on the disk; where a kind is left open, a bank beyond half of them is online.
+        moved: whether training moves what is seen in an image (flips, crops) while an output has a
+            place for each pixel: rows of a written bank would not fit, so it is online.
 
     Raises:
-        UserError: more logits are to be kept than there are classes, or more classes than int16
-            numbers.
+        UserError: more logits are to be kept than there are classes, more classes than int16
+            numbers, a topk bank of another output than classes, or a full one of moved images.
     """
-    kind = options.kind or ("topk" if classes >= MANY_CLASSES else "full")
-    if kind == "full":
-        return Layout(kind, (examples, classes, num_teachers), np.dtype(np.float16), features)
+    several = len(outputs) > 1 or len(outputs[0]) > 1
+    classes = outputs[0][-1]
+    kind = options.kind or (TOPK if classes >= MANY_CLASSES and not several else FULL)
+    half = np.dtype(np.float16)
+    full = tuple(((*shape, num_teachers), half) for shape in outputs)
+    if kind == FULL:
+        found = Layout(kind, examples, num_teachers, full, features)
+        if not moved and (options.kind or found.bytes <= DISK_SHARE * free):
+            return found
+        if options.kind:
+            raise UserError(
+                "a full bank keeps a value for each pixel of the images as they are, but training "
+                "flips or shifts them: use an online bank, or no flips and crops"
+            )
+        kind = ONLINE
+    if kind == ONLINE:
+        return Layout(kind, examples, num_teachers, (), features)
+    if several:
+        raise UserError("a topk bank is for one output of classes: use a full or an online one")
     if options.k > classes:
         raise UserError(f"k {options.k} of the bank is more than the {classes} classes of the data")
     if classes > np.iinfo(np.int16).max:
         raise UserError(f"{classes} classes are too many for a topk bank: use a full one")
     k = (options.k,)
     dtype = np.dtype([("logits", "<f2", k), ("classes", "<i2", k), ("rest", "<f2")])
-    return Layout(kind, (examples, num_teachers), dtype, features)
+    return Layout(kind, examples, num_teachers, (((num_teachers,), dtype),), features)
 
 
 def compressed(logits: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -135,57 +192,61 @@ def build_bank(
     fingerprint: str,
     compile: bool,
 ) -> dict:
-    """Writes bank.npy in blocks of batches; goes on after the last finished block.
+    """Writes the bank's arrays in blocks of batches; goes on after the last finished block.
 
-    Every image is read once and shown to all K teachers.
+    Every example is read once and shown to all K teachers.
 
     Args:
         batches: batches(i) gives the training set's batches from number i on, without augmentation,
-            as dicts with "inputs" float32 [b, h, w, c] and "index" int32 [b]; the same ones every
+            as dicts with "inputs" float32 [b, ...] and "index" int32 [b]; the same ones every
             time and in mixed order: batch norm takes the statistics of each batch.
         layout: of the training set, from `layout`.
         fingerprint: of the training set, kept in the manifest.
 
     Returns:
-        The manifest: teachers (step, val_loss, flops), kind, shape, features (their number, or 0),
-        fingerprint, examples and batches done, complete (whether all are).
+        The manifest: teachers (step, val_loss, flops; of an online bank also their removed units),
+        kind, shapes by file, features (their number, or 0), fingerprint, examples and batches done,
+        complete (whether all are).
 
     Raises:
         UserError: the disk is too small.
-        RuntimeError: the batches hold another number of examples; a logit beyond float16.
+        RuntimeError: the batches hold another number of examples; an output beyond float16.
     """
-    wide = layout.features
-    manifest = _open_manifest(folder, history, layout, fingerprint)
+    manifest = _open_manifest(folder, graph, history, layout, fingerprint)
     if manifest["complete"]:
         return manifest
     segments = Segments(graph, compile=compile)
     masks = [history.mask(graph, teacher["step"]) for teacher in manifest["teachers"]]
     teachers = [segments.weights(mask) for mask in masks]
-    bank = np.lib.format.open_memmap(folder.file(ARRAY), mode="r+")
-    kept = np.lib.format.open_memmap(folder.file(FEATURES), mode="r+") if wide else None
+    arrays = {
+        name: np.lib.format.open_memmap(folder.file(name), mode="r+") for name in layout.arrays
+    }
+    kept = arrays.pop(FEATURES, None)
+    banks, wide = list(arrays.values()), layout.features
     both = FeaturePass(segments) if wide else None
     flushed = time.monotonic()
     for batch in batches(manifest["batches_done"]):
         index, means = batch["index"].numpy(), np.zeros((len(batch["index"]), wide), np.float32)
         for number, (weights, mask) in enumerate(zip(teachers, masks, strict=True)):
             if both is None:
-                logits = segments.logits(batch["inputs"], weights).numpy()
+                outputs = segments.outputs_from(batch["inputs"], weights)
             else:
-                logits, found = both.run(batch["inputs"], weights, mask)
+                outputs, found = both.run(batch["inputs"], weights, mask)
                 length = np.linalg.norm(found, axis=-1, keepdims=True)
                 means += found / np.maximum(length, 1e-12) / len(teachers)
-            _write(bank, layout, index, number, logits)
+            if banks:
+                _write(banks, layout, index, number, [np.asarray(x) for x in parts_of(outputs)])
         if kept is not None:
             kept[index] = means
         manifest["batches_done"] += 1
         manifest["examples_done"] += len(batch["index"])
         if time.monotonic() - flushed > BLOCK_SECONDS:
-            _flush(bank, kept)
+            _flush(*banks, kept)
             folder.write_json(MANIFEST, manifest)
             flushed = time.monotonic()
-    if manifest["examples_done"] != layout.shape[0]:
-        raise RuntimeError(f"{manifest['examples_done']} of {layout.shape[0]} rows were written")
-    _flush(bank, kept)
+    if manifest["examples_done"] != layout.examples:
+        raise RuntimeError(f"{manifest['examples_done']} of {layout.examples} rows were written")
+    _flush(*banks, kept)
     manifest["complete"] = True
     folder.write_json(MANIFEST, manifest)
     return manifest
@@ -197,41 +258,51 @@ def _flush(*arrays: np.memmap | None) -> None:
             array.flush()
 
 
-def _write(bank: np.ndarray, layout: Layout, index: np.ndarray, number: int, logits) -> None:
-    """Puts a teacher's logits, float32 [b, classes], into the rows `index`."""
-    if not (np.abs(logits) <= np.finfo(np.float16).max).all():
-        raise RuntimeError(f"teacher {number}: a logit is not finite or beyond float16")
-    if layout.kind == "full":
-        bank[index, :, number] = logits.astype(np.float16)
-    else:
-        bank[index, number] = compressed(logits, layout.dtype)
+def _write(banks: list, layout: Layout, index: np.ndarray, number: int, outputs: list) -> None:
+    """Puts a teacher's outputs, float32 [b, ...] each, into the rows `index`."""
+    for bank, values in zip(banks, outputs, strict=True):
+        if not (np.abs(values) <= np.finfo(np.float16).max).all():
+            raise RuntimeError(f"teacher {number}: an output is not finite or beyond float16")
+        if layout.kind == FULL:
+            bank[index, ..., number] = values.astype(np.float16)
+        else:
+            bank[index, number] = compressed(values, bank.dtype)
 
 
-def _open_manifest(folder: RunFolder, history: History, layout: Layout, fingerprint: str) -> dict:
+def _open_manifest(
+    folder: RunFolder, graph: ChannelGraph, history: History, layout: Layout, fingerprint: str
+) -> dict:
     """The manifest of an unfinished bank, or of a new one with its empty arrays."""
-    if folder.file(MANIFEST).exists() and folder.file(ARRAY).exists():
+    there = all(folder.file(name).exists() for name in layout.arrays)
+    if folder.file(MANIFEST).exists() and there:
         return folder.read_json(MANIFEST)
-    count = layout.shape[-1]
-    steps = choose_teachers([row["val_loss"] for row in history.rows], count)
+    steps = choose_teachers([row["val_loss"] for row in history.rows], layout.teachers)
     # The file has holes at first: a full disk would only show as a crash half-way.
     free = shutil.disk_usage(folder.path).free
     if free < layout.bytes:
         raise UserError(
             f"the memory bank needs {layout.bytes / 1e9:.1f} GB, {folder.path} has "
-            f"{free / 1e9:.1f} GB free: use a topk bank, fewer teachers or another folder"
+            f"{free / 1e9:.1f} GB free: use a topk or an online bank, fewer teachers or another "
+            "folder"
         )
     for name, (dtype, shape) in layout.arrays.items():
         np.lib.format.open_memmap(folder.file(name), mode="w+", dtype=dtype, shape=shape).flush()
-    keys = ("step", "val_loss", "flops")
+    teachers: list[dict[str, Any]] = [
+        {key: history.rows[step][key] for key in ("step", "val_loss", "flops")} for step in steps
+    ]
+    if layout.kind == ONLINE:
+        for teacher in teachers:
+            removed = np.flatnonzero(history.mask(graph, teacher["step"])[:-1] == 0)
+            teacher["removed_units"] = removed.tolist()
     manifest = {
-        "teachers": [{key: history.rows[step][key] for key in keys} for step in steps],
+        "teachers": teachers,
         "kind": layout.kind,
-        "shape": list(layout.shape),
+        "shapes": {name: list(shape) for name, (_, shape) in layout.arrays.items()},
         "features": layout.features,
         "dataset_fingerprint": fingerprint,
         "batches_done": 0,
         "examples_done": 0,
-        "complete": False,
+        "complete": not layout.arrays,
     }
     folder.write_json(MANIFEST, manifest)
     return manifest

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ...options.bank import FULL
 from ...utils.errors import UserError
 from ...utils.jsonl import read_json
 from ...utils.runfolder import RunFolder
-from .bank import ARRAY, FEATURES, MANIFEST
+from .bank import FEATURES, MANIFEST
 
 
 def read_manifest(folder: Path) -> dict:
@@ -27,26 +28,51 @@ def open_bank(
     """The finished bank, memory-mapped read-only, as arrays whose row n is of example n.
 
     Returns:
-        A full bank: {"teacher": float16 [examples, classes, K]}. A top-k bank: {"teacher_logits":
-        float16 [examples, K, k], "teacher_classes": int16 [examples, K, k], "teacher_rest":
-        float16 [examples, K]}.
+        A full bank: {"teacher": float16 [examples, ..., K]}, of several outputs "teacher_0",
+        "teacher_1", ... A top-k bank: {"teacher_logits": float16 [examples, K, k],
+        "teacher_classes": int16 [examples, K, k], "teacher_rest": float16 [examples, K]}. An online
+        bank: nothing.
 
     Raises:
         UserError: unfinished, of another training set, or not the array that the manifest
             describes.
     """
-    path = _checked(folder, manifest, fingerprint, ARRAY)
-    bank = _mapped(path)
-    if list(bank.shape) != manifest["shape"] or (bank.dtype.names is None) != (
-        manifest["kind"] == "full"
-    ):
-        raise UserError(
-            f"{path} has shape {bank.shape}, its manifest says {manifest['kind']} "
-            f"{manifest['shape']}"
-        )
-    if manifest["kind"] == "full":
-        return {"teacher": bank}
-    return {f"teacher_{name}": bank[name] for name in bank.dtype.names}
+    names = [name for name in manifest["shapes"] if name != FEATURES]
+    found = {}
+    for number, name in enumerate(names):
+        path = _checked(folder, manifest, fingerprint, name)
+        bank = _mapped(path)
+        if list(bank.shape) != manifest["shapes"][name] or (bank.dtype.names is None) != (
+            manifest["kind"] == FULL
+        ):
+            raise UserError(
+                f"{path} has shape {bank.shape}, its manifest says {manifest['kind']} "
+                f"{manifest['shapes'][name]}"
+            )
+        if manifest["kind"] != FULL:
+            return {f"teacher_{part}": bank[part] for part in bank.dtype.names}
+        found["teacher" if len(names) == 1 else f"teacher_{number}"] = bank
+    return found
+
+
+def online_masks(
+    folder: RunFolder | os.PathLike, manifest: dict, fingerprint: str, num_units: int
+) -> list[np.ndarray]:
+    """Unit masks, float32 [U + 1], of the teachers of an online bank.
+
+    Raises:
+        UserError: of another training set, or units that the network doesn't have.
+    """
+    _checked(folder, manifest, fingerprint, MANIFEST)
+    masks = []
+    for teacher in manifest["teachers"]:
+        removed = np.asarray(teacher["removed_units"], np.int64)
+        if removed.size and not 0 <= removed.min() <= removed.max() < num_units:
+            raise UserError(f"{MANIFEST} names filters that the network doesn't have")
+        mask = np.ones(num_units + 1, np.float32)
+        mask[removed] = 0
+        masks.append(mask)
+    return masks
 
 
 def open_features(
@@ -62,7 +88,7 @@ def open_features(
         raise UserError(
             f"{path} is not there: contrastive fine-tuning needs a search whose bank keeps features"
         )
-    features, shape = _mapped(path), (manifest["shape"][0], manifest["features"])
+    features, shape = _mapped(path), tuple(manifest["shapes"][FEATURES])
     if features.shape != shape:
         raise UserError(f"{path} has shape {features.shape}, its manifest says {shape}")
     return {"features": features}

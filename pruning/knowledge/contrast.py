@@ -7,22 +7,24 @@ while training, and are compared with the bank's features of the same image.
 import keras
 import tensorflow as tf
 
+from ...training.task import Task
+from ...utils.trees import parts_of, tree_of
 from ..engine import features
-from .distill import LossFunction, accuracy, label_losses
+from .distill import LossFunction, task_loss
 
 TEMPERATURE = 0.1  # tau
 
 
 def with_projection(model: keras.Model, width: int, seed: int) -> keras.Model:
-    """A model that shares the layers of `model` and gives its logits and projected features.
+    """A model that shares the layers of `model` and also gives its projected features.
 
     Args:
-        model: functional, without nesting, logits [n, classes].
+        model: functional, without nesting.
         width: of the projection: that of the bank's features.
         seed: of the projection's weights.
 
     Returns:
-        images -> float [n, classes + width].
+        inputs -> (the outputs of `model`, in order; features float [n, width]).
     """
     project = keras.layers.Dense(
         width,
@@ -31,9 +33,7 @@ def with_projection(model: keras.Model, width: int, seed: int) -> keras.Model:
         name="ckt_projection",
     )
     projected = project(features.pooled(features.penultimate(model)))
-    return keras.Model(
-        model.inputs[0], keras.layers.Concatenate(name="ckt")([model.outputs[0], projected])
-    )
+    return keras.Model(tree_of(model.inputs), (*model.outputs, projected))
 
 
 def info_nce(z: tf.Tensor, bank: tf.Tensor) -> tf.Tensor:
@@ -58,19 +58,19 @@ def pull(z: tf.Tensor, bank: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(2 - 2 * tf.einsum("vnd,nd->vn", z, bank))
 
 
-def ckt_loss(kind: str, num_classes: int) -> LossFunction:
-    """Cross-entropy plus contrast with the bank's features (batch["features"] float32 [b, d]).
+def ckt_loss(task: Task, kind: str, *, viewed: bool = False) -> LossFunction:
+    """The task's loss plus contrast with the bank's features (batch["features"] float32 [b, d]).
 
     The model is one of `with_projection`.
     """
     contrast = {"infonce": info_nce, "pull": pull}[kind]
 
-    def loss_fn(outputs, batch, teacher_logits):
-        logits, z = outputs[..., :num_classes], outputs[..., num_classes:]
-        label_loss = tf.reduce_mean(label_losses(logits, batch["targets"]))
+    def loss_fn(outputs, batch, taught):
+        *own, z = parts_of(outputs)
+        label_loss, metrics = task_loss(task, tree_of(own), batch, viewed=viewed)
         bank = tf.math.l2_normalize(batch["features"], -1)  # float16 rounds their norm
         contrast_loss = contrast(tf.math.l2_normalize(z, -1), bank)
-        metrics = {"accuracy": accuracy(logits, batch["targets"]), "label_loss": label_loss}
-        return label_loss + contrast_loss, metrics | {"contrast_loss": contrast_loss}
+        metrics |= {"label_loss": label_loss, "contrast_loss": contrast_loss}
+        return label_loss + contrast_loss, metrics
 
     return loss_fn

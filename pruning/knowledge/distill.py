@@ -1,51 +1,86 @@
-"""Losses of the fine-tuning (docs/method.md 3): cross-entropy plus knowledge, over its views.
+"""Losses of the fine-tuning (docs/method.md 3): the task's own plus knowledge, over its views.
 
-Each function returns a `loss_fn(logits, batch, teacher_logits)` for `op_utils.make_train_step`:
-logits float32 [views, b, classes], batch["targets"] int32 [b] -> (scalar, metrics). The formula
-sums over the views; the paper averages their gradients, so the loss here is the mean over views.
+Each function returns a `loss_fn(outputs, batch, taught)` for `op_utils.make_train_step`: outputs
+float32 [views, b, ...], batch["targets"] [b, ...], taught: the outputs of every teacher that runs
+beside the student -> (scalar, metrics). The formula sums over the views; the paper averages their
+gradients, so the loss here is the mean over views.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
-LossFunction = Callable[[tf.Tensor, dict, tf.Tensor | None], tuple[tf.Tensor, dict]]
+from ...training.task import Task
+from ...utils.trees import mapped, parts_of
+
+LossFunction = Callable[[Any, dict, Sequence], tuple[tf.Tensor, dict]]
 
 
-def label_losses(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy of every view of every example, float32 [views, b]."""
-    repeated = tf.broadcast_to(labels, tf.shape(logits)[:-1])
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(repeated, logits)
-
-
-def distillation(teacher: tf.Tensor, student: tf.Tensor, temperature: float) -> tf.Tensor:
-    """T * KL(softmax(teacher / T) || softmax(student / T)), mean over all but the last axis.
-
-    The factor is T, as published, not T squared. Logits float32 [..., classes], broadcast together.
-    """
-    teacher = teacher + tf.zeros_like(student)
-    log_p = tf.nn.log_softmax(teacher / temperature)
-    log_q = tf.nn.log_softmax(student / temperature)
-    return temperature * tf.reduce_mean(tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), -1))
-
-
-def select_teachers(bank: tf.Tensor, labels: tf.Tensor, student_loss: tf.Tensor) -> tuple:
-    """The mean of the bank's teachers that are at least as good as the student on this batch.
+def task_loss(
+    task: Task, outputs: Any, batch: dict, *, viewed: bool = False
+) -> tuple[tf.Tensor, dict]:
+    """The task's own loss, mean over views and examples, and the metrics that go with it.
 
     Args:
-        bank: logits float32 [b, classes, K].
-        labels: int32 [b].
-        student_loss: scalar, the student's mean cross-entropy on the batch.
+        viewed: as in `Task.view_losses`.
 
     Returns:
-        (mean logits float32 [b, classes], number of chosen teachers float32; both 0 if none is).
+        (scalar, {"accuracy": percent, for classifiers}).
     """
-    per_teacher = tf.transpose(bank, [2, 0, 1])
-    losses = tf.reduce_mean(label_losses(per_teacher, labels), axis=-1)
+    losses = task.view_losses(outputs, batch["targets"], batch.get("weights"), viewed=viewed)
+    accuracy = task.accuracy(outputs, batch["targets"])
+    return tf.reduce_mean(losses), {} if accuracy is None else {"accuracy": accuracy}
+
+
+def select_teachers(
+    task: Task,
+    bank: Any,
+    batch: dict,
+    student_loss: tf.Tensor,
+    axis: int = -1,
+    *,
+    viewed: bool = False,
+) -> tuple[Any, tf.Tensor]:
+    """The mean of the teachers that are at least as good as the student on this batch.
+
+    Args:
+        bank: outputs float32 [b, ..., K], or with axis 0 [K, views, b, ...]; a tuple where there
+            are several.
+        batch: "targets" and, where there are some, "weights".
+        student_loss: scalar, the student's mean loss on the batch.
+        axis: of the teachers.
+        viewed: as in `Task.view_losses`; only with teachers that run beside the student.
+
+    Returns:
+        (mean outputs float32 [b, ...] or [views, b, ...]; number of chosen teachers float32; both 0
+        if none is).
+    """
+    per_teacher = mapped(lambda x: _first(x, axis), bank)
+    targets, weights = batch["targets"], batch.get("weights")
+    if axis == -1:
+        losses = tf.reduce_mean(task.view_losses(per_teacher, targets, weights), axis=-1)
+    else:
+        count = parts_of(per_teacher)[0].shape[0]
+        each = [mapped(lambda x, k=k: x[k], per_teacher) for k in range(count)]
+        found = [task.view_losses(x, targets, weights, viewed=viewed) for x in each]
+        losses = tf.stack([tf.reduce_mean(one) for one in found])
     chosen = tf.cast(losses <= student_loss, tf.float32)
     count = tf.reduce_sum(chosen)
-    return tf.einsum("k,bck->bc", chosen, bank) / tf.maximum(count, 1.0), count
+
+    def mean(teachers: tf.Tensor) -> tf.Tensor:
+        if axis == -1 and len(teachers.shape) == 3:
+            return tf.einsum("k,bck->bc", chosen, teachers) / tf.maximum(count, 1.0)
+        return tf.tensordot(chosen, _first(teachers, axis), 1) / tf.maximum(count, 1.0)
+
+    return mapped(mean, bank), count
+
+
+def _first(teachers: tf.Tensor, axis: int) -> tf.Tensor:
+    """The teachers' axis before all others."""
+    rank = len(teachers.shape)
+    return tf.transpose(teachers, [rank - 1, *range(rank - 1)]) if axis == -1 else teachers
 
 
 def expanded(logits: tf.Tensor, classes: tf.Tensor, rest: tf.Tensor, num_classes: int) -> tf.Tensor:
@@ -68,67 +103,65 @@ def expanded(logits: tf.Tensor, classes: tf.Tensor, rest: tf.Tensor, num_classes
     return tf.transpose(tf.reshape(flat, [-1, teachers, num_classes]), [0, 2, 1])
 
 
-def _bank_rows(batch: dict, num_classes: int) -> tf.Tensor:
-    """The bank's logits for a batch, float32 [b, classes, K]."""
+def _bank_rows(batch: dict, outputs: Any) -> Any:
+    """The bank's outputs for a batch, float32 [b, ..., K] for each output [views, b, ...]."""
+    parts = parts_of(outputs)
+    if len(parts) > 1:
+        return tuple(batch[f"teacher_{number}"] for number in range(len(parts)))
     if "teacher" in batch:
         return batch["teacher"]
-    parts = (batch[f"teacher_{name}"] for name in ("logits", "classes", "rest"))
-    return expanded(*parts, num_classes)
+    rows = (batch[f"teacher_{name}"] for name in ("logits", "classes", "rest"))
+    return expanded(*rows, outputs.shape[-1])
 
 
-def accuracy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Top-1 in percent over views and examples, scalar."""
-    hits = tf.equal(tf.argmax(logits, -1, tf.int32), labels)
-    return 100 * tf.reduce_mean(tf.cast(hits, tf.float32))
+def plain_loss(task: Task, *, viewed: bool = False) -> LossFunction:
+    """The task's loss alone; `viewed` as in `Task.view_losses`, here and below."""
 
-
-def plain_loss() -> LossFunction:
-    """Cross-entropy alone."""
-
-    def loss_fn(logits, batch, teacher_logits):
-        loss = tf.reduce_mean(label_losses(logits, batch["targets"]))
-        return loss, {"accuracy": accuracy(logits, batch["targets"])}
+    def loss_fn(outputs, batch, taught):
+        return task_loss(task, outputs, batch, viewed=viewed)
 
     return loss_fn
 
 
-def single_loss(temperature: float) -> LossFunction:
-    """Cross-entropy plus distillation from one teacher that sees the same views."""
+def single_loss(task: Task, temperature: float, *, viewed: bool = False) -> LossFunction:
+    """The task's loss plus distillation from one teacher that sees the same views."""
 
-    def loss_fn(logits, batch, teacher_logits):
-        label_loss = tf.reduce_mean(label_losses(logits, batch["targets"]))
-        distilled = distillation(teacher_logits, logits, temperature)
-        metrics = {"accuracy": accuracy(logits, batch["targets"]), "label_loss": label_loss}
-        return label_loss + distilled, metrics | {"distillation_loss": distilled}
+    def loss_fn(outputs, batch, taught):
+        label_loss, metrics = task_loss(task, outputs, batch, viewed=viewed)
+        distilled = task.distillation(taught[0], outputs, temperature)
+        metrics |= {"label_loss": label_loss, "distillation_loss": distilled}
+        return label_loss + distilled, metrics
 
     return loss_fn
 
 
-def kd_loss(temperature: float, alpha: float) -> LossFunction:
-    """Hinton et al. 2015: (1 - alpha) * cross-entropy + alpha * T^2 * KL to one teacher."""
+def kd_loss(task: Task, temperature: float, alpha: float, *, viewed: bool = False) -> LossFunction:
+    """Hinton et al. 2015: (1 - alpha) * the task's loss + alpha * T^2 * KL to one teacher."""
 
-    def loss_fn(logits, batch, teacher_logits):
-        label_loss = tf.reduce_mean(label_losses(logits, batch["targets"]))
+    def loss_fn(outputs, batch, taught):
+        label_loss, metrics = task_loss(task, outputs, batch, viewed=viewed)
         # `distillation` has one factor of T in it.
-        distilled = temperature * distillation(teacher_logits, logits, temperature)
-        metrics = {"accuracy": accuracy(logits, batch["targets"]), "label_loss": label_loss}
-        metrics["distillation_loss"] = distilled
+        distilled = temperature * task.distillation(taught[0], outputs, temperature)
+        metrics |= {"label_loss": label_loss, "distillation_loss": distilled}
         return (1 - alpha) * label_loss + alpha * distilled, metrics
 
     return loss_fn
 
 
-def ensemble_loss(temperature: float) -> LossFunction:
-    """Cross-entropy plus distillation from the bank, whose rows (`open_bank`) are in batch."""
+def ensemble_loss(task: Task, temperature: float, *, viewed: bool = False) -> LossFunction:
+    """The task's loss plus distillation from the bank's teachers: their rows (`open_bank`) in the
+    batch or, without a written bank, the teachers that run beside the student."""
 
-    def loss_fn(logits, batch, teacher_logits):
-        label_loss = tf.reduce_mean(label_losses(logits, batch["targets"]))
+    def loss_fn(outputs, batch, taught):
+        label_loss, metrics = task_loss(task, outputs, batch, viewed=viewed)
         # The choice of teachers is a comparison: no gradient flows through it.
-        bank = _bank_rows(batch, logits.shape[-1])
-        mean, count = select_teachers(bank, batch["targets"], label_loss)
-        distilled = distillation(mean, logits, temperature) * tf.minimum(count, 1.0)
-        metrics = {"accuracy": accuracy(logits, batch["targets"]), "label_loss": label_loss}
-        metrics |= {"distillation_loss": distilled, "teachers": count}
+        if taught:
+            bank, axis = mapped(lambda *each: tf.stack(each), *taught), 0
+        else:
+            bank, axis = _bank_rows(batch, outputs), -1
+        mean, count = select_teachers(task, bank, batch, label_loss, axis, viewed=viewed)
+        distilled = task.distillation(mean, outputs, temperature) * tf.minimum(count, 1.0)
+        metrics |= {"label_loss": label_loss, "distillation_loss": distilled, "teachers": count}
         return label_loss + distilled, metrics
 
     return loss_fn

@@ -59,7 +59,7 @@ def train_supernet(
     """
     file = folder.file(path)
     if file.exists():
-        return load_keras(file)
+        return load_keras(file, compile=False)
     wanted, flat = options.method, copied(model)
     order = _order(folder, flat, val, options, task, device)
     stagewise = isinstance(options.method, SWP)
@@ -86,7 +86,7 @@ def train_supernet(
     objective = Objective(None, forward_of=forward_of, indices=indices)
     trained = train(folder, PHASE, flat, data, objective, training, device)
     save_keras(file, trained)
-    return load_keras(file)
+    return load_keras(file, compile=False)
 
 
 def micro_batches(batch_images: int, replicas: int, most_images: int) -> int:

@@ -49,6 +49,6 @@ def searched(path, graph):
 
 
 FULL, TOP2, TOP3 = (
-    layout(options, EXAMPLES, CLASSES, K)
+    layout(options, EXAMPLES, [(CLASSES,)], K)
     for options in (Bank(), Bank("topk", k=2), Bank("topk", k=3))
 )

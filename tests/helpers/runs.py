@@ -67,4 +67,4 @@ def check_report(text: str, figures: dict) -> None:
     for top in ("top1", "top5"):
         name = f"{top[:3]}-{top[3:]} %, moving statistics"
         assert lines[name][:2] == [f"{side['test'][top]:.2f}" for side in (before, after)]
-    assert float(lines["latency, ms per image, batch 128"][1]) > 0
+    assert float(lines["latency, ms per example, batch 128"][1]) > 0
