@@ -86,7 +86,7 @@ class CurrentNetwork:
             self.places.append(Place(device, inputs))
         one_each = compile or len(self.places) > 1
         self.pool = self._make_pool(workers or (len(self.places) if one_each else cpu_count()))
-        self._importance: ImportancePass | None = None
+        self._importance: dict[tuple, ImportancePass] = {}  # by the kind of reward
 
     def _choose_cuts(self, examples: int, cache_bytes: int) -> PrefixCuts:
         parts = self.segments
@@ -137,19 +137,21 @@ class CurrentNetwork:
     def set_with_importance(self, mask: np.ndarray, reward: Reward) -> tuple[Any, np.ndarray]:
         """As `set`, with the Taylor scores of the reward from the same pass.
 
-        All rewards that are given to one `CurrentNetwork` are of one kind and task.
+        All rewards that one `CurrentNetwork` is asked about are of one task.
 
         Returns:
             (outputs, tree of float32 [n, ...]; scores float64 [U + 1] summed over batches).
         """
-        if self._importance is None:
-            self._importance = ImportancePass(self.segments, self.cuts.kept, reward)
+        if reward.kind not in self._importance:
+            taken = ImportancePass(self.segments, self.cuts.kept, reward)
+            self._importance[reward.kind] = taken
+        importance = self._importance[reward.kind]
         self._set_weights(mask)
 
         def run(number: int) -> tuple[dict[int, Any], Any, np.ndarray]:
             place, rows = self.place, self.rows[number]
             with tf.device(place.device):
-                cache, outputs, scores = self._importance.run(
+                cache, outputs, scores = importance.run(
                     place.inputs[number], reward.terms(rows), place.weights, mask
                 )
             return dict(zip(self.cuts.kept, cache, strict=True)), outputs, scores

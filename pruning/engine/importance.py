@@ -46,7 +46,7 @@ class ImportancePass:
         self._function = self._trace(reward)
 
     def _trace(self, reward: Reward) -> tf.types.experimental.ConcreteFunction:
-        parts = self._segments
+        parts, losses_on = self._segments, reward.losses_on
 
         @tf.function(jit_compile=parts.compile, autograph=False)
         def gradient(inputs, terms, weights):
@@ -56,7 +56,7 @@ class ImportancePass:
                 by_name = dict(zip(self._names, weights, strict=True))
                 run_calls(parts.graph, parts.graph.calls, parts.layers, values, by_name)
                 outputs = taken(parts.outputs, values)
-                loss = tf.reduce_sum(reward.losses_on(outputs, terms))
+                loss = tf.reduce_sum(losses_on(outputs, terms))
             sites = [values[id(site)] for site in self._sites]
             # A loss of one's own may leave an output out.
             slopes = tape.gradient(loss, sites, unconnected_gradients="zero")

@@ -60,12 +60,12 @@ class Reward:
 
     Attributes:
         task: as given.
-        kind: rewards of one kind and task have terms of the same structure.
+        kind: rewards of one task and kind have terms of one structure and the same `losses_on`.
     """
 
     def __init__(self, task: Task, val: Validation, teacher: Any = None):
         self.task = task
-        self.kind = type(self).__name__, teacher is not None
+        self.kind = type(self), teacher is not None
         self._val = val
         self._terms = _terms(val)
         if teacher is not None:

@@ -137,17 +137,18 @@ def batch_norms(model):
     return [layer for layer in model.layers if isinstance(layer, L.BatchNormalization)]
 
 
-def calibrate(model):
-    """Sets the moving statistics to those of a batch."""
+def calibrate(model, inputs=None):
+    """Sets the moving statistics to those of a batch, by default of images."""
+    inputs = images_for(model, 16, seed=4) if inputs is None else inputs
     momenta = [layer.momentum for layer in batch_norms(model)]
     for layer in batch_norms(model):
         layer.momentum = 0.0
-    model(images_for(model, 16, seed=4), training=True)
+    model(inputs, training=True)
     for layer, momentum in zip(batch_norms(model), momenta, strict=True):
         layer.momentum = momentum
 
 
-def shaken(model, seed=1, mask=None):
+def shaken(model, seed=1, mask=None, inputs=None):
     """Gives a network biases and batch norms that are not fresh, which would hide mistakes.
 
     The moving statistics stay near those of real activations, of the network under `mask` where one
@@ -159,7 +160,7 @@ def shaken(model, seed=1, mask=None):
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
         elif variable.name in ("beta", "bias"):
             variable.assign(rng.uniform(-0.4, 0.4, variable.shape))
-    calibrate(model)
+    calibrate(model, inputs)
     if mask is not None:
         _calibrate_kept(model, mask)
     for layer in batch_norms(model):
