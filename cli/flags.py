@@ -36,7 +36,7 @@ from ..utils.runfolder import RunFolder
 Group = TypeVar("Group", bound=Options)
 ARCH, DATASET = "ResNet-20", "DIGITS"
 NAMED_DATA = ("dataset", "data_path", "val_labels", "hold_out")
-OWN_DATA = ("data", "data_mean", "data_std", "data_flip", "data_crop")
+OWN_DATA = ("data", *(one.flag for one in settings_of(Data) if one.flag))
 
 # ---------------------------------------------------------------- from settings to flags
 

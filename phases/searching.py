@@ -15,8 +15,8 @@ import tensorflow as tf
 from ..dataloader import (
     Dataset,
     eval_batches,
-    normalised_images,
-    per_class_indices,
+    normalised_inputs,
+    parts,
     train_batches,
 )
 from ..nets.given import Given
@@ -213,7 +213,8 @@ def prepare(
         UserError: the training set is too small for D_subset and D_val, or a loss isn't finite.
     """
     subset, validation = _parts(data, options)
-    val = Validation(*normalised_images(data, validation), options.sampling.batch_size)
+    examples = normalised_inputs(data, validation)
+    val = Validation(examples.inputs, examples.targets, options.sampling.batch_size)
     if not options.method.supernet:
         return ChannelGraph(_adapted(folder, model, data, subset, options, device)), val
     rest = np.setdiff1d(np.arange(len(data.train)), validation)
@@ -266,8 +267,7 @@ def check(
 
 def _parts(data: Dataset, options: SearchOptions) -> list[np.ndarray]:
     """Indices of D_subset and D_val."""
-    sizes = options.sampling.subset_per_class, options.sampling.val_per_class
-    return per_class_indices(data.train.targets, sizes, options.sampling.seed)
+    return parts(data, options.sampling)
 
 
 def _adapted(folder, model, data, subset, options: SearchOptions, device: Device) -> keras.Model:
