@@ -18,6 +18,7 @@ import numpy as np
 
 from ..dataloader import Dataset, eval_batches
 from ..nets.given import compile_like
+from ..nets.keras_graph import ends
 from ..nets.rebuild import to_policy
 from ..training.latency import alternately
 from ..training.task import Task
@@ -51,13 +52,13 @@ def load_float32(path: Path) -> keras.Model:
     """The network of a .keras file, rebuilt in float32 where it computes in another precision.
 
     Raises:
-        UserError: missing or corrupt file, an input without a fixed size, or a mixed-precision
-            network that holds another model.
+        UserError: missing or corrupt file, a network without a graph, an input without a fixed
+            size, or a mixed-precision network that holds another model.
     """
     model = load_keras(path)
     if not model.built:
         raise UserError(f"{path} was saved before it was built: call it on data, save it again")
-    for entry in model.inputs:
+    for entry in keras.tree.flatten(ends(model)[0]):
         if None in entry.shape[1:]:
             raise UserError(
                 f"{path} takes {entry.name} of shape {entry.shape}: inputs of a fixed size are "
@@ -107,9 +108,9 @@ def export(
     unpruned = load_float32(reference) if reference else None
     batch = _batch(data, "test", np.arange(min(PROBE_EXAMPLES, len(data.test))))
     probe = mapped(_array, batch["inputs"])
-    for network, name in ((model, path), (unpruned, reference)):
-        if network is not None:
-            check_fits(network, name, data, batch)
+    check_fits(model, path, data, batch)
+    if reference and unpruned:
+        check_fits(unpruned, reference, data, batch)
     task = task or own_task(model, probe, mapped(_array, batch["targets"]))
     check_labels(model, path, data, task)
     calibration, count = None, None

@@ -70,7 +70,8 @@ def check_labels(model: keras.Model, path: Path, data: Dataset, task: Task) -> N
                 continue
             labels = labels[~np.isin(labels, ignored)] if ignored else labels
             if labels.size and labels.max() >= output.shape[-1]:
+                place = f" at {head.output.name}" if len(task.heads) > 1 else ""
                 raise UserError(
-                    f"{path} tells {output.shape[-1]} classes apart at {head.output.name}, but "
-                    f"{data.name} has the label {labels.max()}: give the network's own data"
+                    f"{path} tells {output.shape[-1]} classes apart{place}, but {data.name} has "
+                    f"the label {labels.max()}: give the network's own data"
                 )

@@ -107,8 +107,8 @@ class Tally:
             figures["top1"] = 100 * self._value / self._examples
         else:
             figures["loss"] = self._value / self._examples
-            if self._metrics.any:
-                figures["metrics"] = self._metrics.result()
+            if metrics := self._metrics.result():
+                figures["metrics"] = metrics
         decided = self._decisions > 0
         shares = self._alike[decided] / self._decisions[decided]
         return figures | {

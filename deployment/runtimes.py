@@ -68,13 +68,12 @@ def open_savedmodel(path: Path, names: Names | None = None) -> Runtime:
     (structure,) = loaded.serve.input_signature
     dtypes = [one.dtype for one in keras.tree.flatten(structure)]
 
-    def run(inputs: Any) -> Any:
+    def run(inputs: Any) -> Any:  # `loaded` in here keeps the variables alive
         parts = zip(parts_of(inputs), dtypes, strict=True)
         values = [tf.constant(part, dtype) for part, dtype in parts]
         outputs = loaded.serve(keras.tree.pack_sequence_as(structure, values))
         return tree_of(map(_array, keras.tree.flatten(outputs)))
 
-    run.keep = loaded  # the function alone does not keep the variables alive
     return run
 
 

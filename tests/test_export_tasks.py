@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ekg_tf.deployment import exporting, formats, runtimes
+from ekg_tf.deployment.measuring import measured
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.keras_graph import ends
+from ekg_tf.nets.outputs import Output
 from ekg_tf.training.evaluation import evaluate
-from ekg_tf.training.task import task_of
+from ekg_tf.training.task import Head, Task, task_of
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import save_keras
 from ekg_tf.utils.trees import mapped, parts_of, rows_of
@@ -167,12 +169,19 @@ def answers(model: keras.Model, inputs: Any) -> list[np.ndarray]:
     return [np.asarray(one) for one in keras.tree.flatten(model(packed, training=False))]
 
 
-def compared(model: keras.Model, folder: Path, kinds: Any = formats.FORMATS) -> None:
-    """Writes every format; its own runtime gives Keras's numbers at every batch size."""
-    inputs, names = drawn(model), runtimes.Names.of(model)
-    for kind in kinds:
+def written(model: keras.Model, folder: Path) -> None:
+    """Writes every format."""
+    inputs = drawn(model)
+    for kind in formats.FORMATS:
         path = folder / f"{model.name}{kind.suffix}"
         formats.write(kind, model, path, rows_of(inputs, slice(0, 4)), inputs)
+
+
+def compared(model: keras.Model, folder: Path) -> None:
+    """The runtime of every written format gives Keras's numbers at every batch size."""
+    inputs, names = drawn(model), runtimes.Names.of(model)
+    for kind in formats.FORMATS:
+        path = folder / f"{model.name}{kind.suffix}"
         run = kind.open(path, names)
         for count in (1, 5):
             some = rows_of(inputs, slice(0, count))
@@ -186,7 +195,7 @@ def compared(model: keras.Model, folder: Path, kinds: Any = formats.FORMATS) -> 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_format_gives_keras_numbers_and_the_task_its_figures(name, tmp_path):
     model = NETWORKS[name]()
-    path = tmp_path / f"{name}.keras"
+    path = tmp_path / f"{model.name}.keras"
     save_keras(path, model)
     data = data_of(model)
     kinds = formats.chosen(["savedmodel", "litert", "onnx"], True)
@@ -213,16 +222,16 @@ def test_every_format_gives_keras_numbers_and_the_task_its_figures(name, tmp_pat
         max(np.abs(one).max() for one in answers(model, data.test.inputs)), rel=1e-5
     )
     compared(loaded, tmp_path)
+    names_only_the_batch(tmp_path / f"{model.name}.onnx", model)
+    names_only_the_batch(tmp_path / f"{model.name}_int8.onnx", model)
     assert runtimes.float_tensors(tmp_path / f"{model.name}_int8.tflite") == []
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_onnx_names_the_batch_and_no_other_size(name, tmp_path):
+def names_only_the_batch(path: Path, model: keras.Model) -> None:
+    """All inputs and outputs of an .onnx file have the sizes of the model's, the batch any."""
     import onnx
 
-    model = NETWORKS[name]()
-    compared(model, tmp_path, [one for one in formats.FORMATS if one.title == "onnx"])
-    graph = onnx.load(tmp_path / f"{model.name}.onnx").graph
+    graph = onnx.load(path).graph
     for value, tensor in zip(
         (*graph.input, *graph.output), (*model.inputs, *model.outputs), strict=True
     ):
@@ -248,6 +257,7 @@ def test_another_order_never_takes_its_place(kind, tmp_path):
 def test_more_than_ten_outputs_keep_their_order(tmp_path):
     first = keras.Input((3,), name="first")
     model = keras.Model(first, [L.Dense(2)(first) for _ in range(12)], name="many")
+    written(model, tmp_path)
     compared(model, tmp_path)
 
 
@@ -263,6 +273,7 @@ def test_outputs_of_lists_in_dicts_are_exported_as_a_list(tmp_path):
     inputs = drawn(model)
     for wanted, same in zip(answers(model, inputs), answers(plain, inputs), strict=True):
         np.testing.assert_array_equal(wanted, same)
+    written(plain, tmp_path)
     compared(plain, tmp_path)
 
 
@@ -354,3 +365,28 @@ def test_labels_that_the_loss_leaves_out_may_be_any(tmp_path):
     save_keras(path, model)
     results = exporting.export(model, path, [], data, out=tmp_path)
     assert np.isfinite(results["exports"][0]["loss"])
+
+
+def test_figures_by_hand():
+    heads = (
+        Head(Output("a", "sigmoids", applied=True), lambda y, x: tf.square(y - tf.sigmoid(x))),
+        Head(Output("b", "numbers"), lambda y, x: tf.abs(y - x), weight=2.0),
+    )
+    one, two = (np.array([[0.75, 0.25]], np.float32), np.array([[0.75, 0.6]], np.float32))
+    numbers = np.array([[3.0]], np.float32)
+    batch = {
+        "inputs": tf.zeros([1, 1]),
+        "targets": (tf.constant([[1.0, 0.0]]), tf.constant([[2.0]])),
+        "weights": (None, tf.constant([0.5])),
+    }
+    runs = [lambda _: (one, numbers), lambda _: (two, numbers - 1), lambda _: (two, np.nan * two)]
+    rows = measured(runs, Task(heads, structure=["a", "b"]), [batch, batch])
+    assert rows[0] == {
+        "loss": pytest.approx(0.0625 + 2 * 0.5 * 1.0),
+        "agreement": 100.0,
+        "max_difference": 0.0,
+        "largest_output": 3.0,
+    }
+    assert rows[1]["loss"] == pytest.approx((0.0625 + 0.36) / 2)
+    assert rows[1]["agreement"] == 50.0 and rows[1]["max_difference"] == 1.0
+    assert np.isnan(rows[2]["max_difference"]) and np.isnan(rows[2]["largest_output"])
