@@ -1,10 +1,10 @@
-"""Images in, normalised batches out; example i of a split keeps its index i everywhere."""
+"""Examples in, normalised batches out; example i of a split keeps its index i everywhere."""
 
-from .batches import eval_batches, examples_of, normalised_images, train_batches
+from .batches import eval_batches, examples_of, normalised_inputs, train_batches
 from .dataset import Dataset, Split
 from .imagenet import ImageFiles, unreadable_named
 from .sources import NAMES, load
-from .splits import per_class_indices
+from .splits import parts, per_class_indices, random_indices
 
 __all__ = [
     "NAMES",
@@ -14,8 +14,10 @@ __all__ = [
     "eval_batches",
     "examples_of",
     "load",
-    "normalised_images",
+    "normalised_inputs",
+    "parts",
     "per_class_indices",
+    "random_indices",
     "train_batches",
     "unreadable_named",
 ]

@@ -6,6 +6,8 @@ reflect-padded crop (EKG, two-view fine-tuning); normalisation comes last, in ba
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 
@@ -68,17 +70,24 @@ def flip_and_crop(
 
 
 def random_view(
-    images: tf.Tensor, seed: tf.Tensor, *, pad: int, flip: bool, jitter: float
-) -> tf.Tensor:
+    images: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    pad: int,
+    flip: bool,
+    jitter: float,
+    along: Sequence[tf.Tensor] | None = None,
+) -> tf.Tensor | tuple[tf.Tensor, list[tf.Tensor]]:
     """One random view of every image; equal seeds give equal numbers on any machine.
 
     Args:
       images: float32 [n, h, w, c], 0..255.
       seed: integers [2].
       pad, flip, jitter: as in Dataset; jitter 0 leaves the colours alone.
+      along: [n, h, w] or [n, h, w, c] of any dtype, flipped and cropped as the images are.
 
     Returns:
-      float32 [n, h, w, c], 0..255.
+      float32 [n, h, w, c], 0..255; with `along` a pair, the second what became of these.
     """
     count = tf.shape(images)[0]
     # The generator is named because the automatic choice depends on the device.
@@ -91,11 +100,20 @@ def random_view(
         images = adjust_contrast(images, uniform(0, 1 - jitter, 1 + jitter))
         images = adjust_saturation(images, uniform(1, 1 - jitter, 1 + jitter))
     if not (pad or flip):
-        return images
+        return images if along is None else (images, list(along))
     flips = uniform(4, 0.0, 1.0) < 0.5 if flip else tf.zeros([count], tf.bool)
     tops = uniform(2, 0, 2 * pad + 1, tf.int32)
     lefts = uniform(3, 0, 2 * pad + 1, tf.int32)
-    return flip_and_crop(images, pad, tops, lefts, flips)
+    images = flip_and_crop(images, pad, tops, lefts, flips)
+    if along is None:
+        return images
+    return images, [_moved(one, pad, tops, lefts, flips) for one in along]
+
+
+def _moved(masks: tf.Tensor, pad: int, tops, lefts, flips) -> tf.Tensor:
+    flat = masks.shape.rank == 3
+    moved = flip_and_crop(masks[..., None] if flat else masks, pad, tops, lefts, flips)
+    return moved[..., 0] if flat else moved
 
 
 def _reflect(positions: tf.Tensor, size: int) -> tf.Tensor:

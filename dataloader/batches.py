@@ -1,6 +1,7 @@
-"""tf.data pipelines: a data set's images, in memory or in files -> normalised float32 batches.
+"""tf.data pipelines: a data set's examples, in memory or in files -> normalised float32 batches.
 
-Every batch is a dict with "inputs", "targets" and "index" (the example's stable index).
+Every batch is a dict with "inputs", "targets" and "index" (the example's stable index), and with
+"weights" where examples have some. A network with several inputs or outputs has tuples of these.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from ..utils.errors import UserError
-from .dataset import Dataset, Split, rows_at
+from .dataset import Dataset, Split, Tree, repeated, rows_at
 
-READ_IMAGES = 64  # at a time, where they are to lie in memory
+READ_EXAMPLES = 64  # at a time, where they are to lie in memory
+KEYS = ("inputs", "targets", "index", "weights")
 
 
 def train_batches(
@@ -37,14 +39,16 @@ def train_batches(
     Args:
       indices: integers [n], the training examples to use; None: all of them.
       batch_images: examples per batch. views: independently augmented views of each.
-      augment: False leaves images as they are, whatever `jitter` says.
+      augment: False leaves examples as they are, whatever `jitter` says.
       jitter: also scale contrast and saturation.
       rows: arrays [training examples, ...], in memory or memory-mapped; the rows of a batch's
         examples are added to it under the same key, as float32.
 
     Returns:
-      A finite dataset of dicts with static shapes: "inputs" float32 [batch, views, h, w, c],
-      "targets" int32 [batch], "index" int32 [batch], each key of rows float32 [batch, ...].
+      A finite dataset of dicts with static shapes: "inputs" float32 [batch, views, ...], "targets"
+      int32 [batch] or as in `Split`, "index" int32 [batch], "weights" where there are any, each key
+      of rows float32 [batch, ...]. With `data.moves_targets` and augment, targets and weights are
+      [batch, views, ...] as well.
 
     Raises:
       UserError: fewer examples than one batch.
@@ -60,19 +64,25 @@ def train_batches(
         )
     order = np.random.default_rng([seed, epoch]).permutation(indices)
     order = order[: steps * batch_images].reshape(steps, batch_images)
-    if augment:
-        images = data.views(order, views, seed=seed, epoch=epoch, jitter=jitter)
-    else:
-        images = data.plain(data.train, order)
-        images = images.map(lambda batch: tf.repeat(batch[:, None], views, axis=1))
 
-    def complete(images: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        labels = rows_at(data.train.targets, index)
-        batch = {"inputs": (images - data.mean) / data.std, "targets": labels, "index": index}
+    def views_of(leaf: tf.Tensor) -> tf.Tensor:
+        return tf.repeat(leaf[:, None], views, axis=1)
+
+    if augment:
+        examples = data.views(order, views, seed=seed, epoch=epoch, jitter=jitter)
+    else:
+        examples = data.plain(data.train, order)
+        if data.moves_targets:
+            examples = examples.map(lambda batch: tf.nest.map_structure(views_of, batch))
+        else:
+            examples = examples.map(lambda batch: batch | {"inputs": repeated(batch, views)})
+
+    def complete(example: dict[str, Tree], index: tf.Tensor) -> dict[str, Tree]:
+        batch = _normalised(data, example) | {"index": index}
         # NumPy casts the bank's float16: oneDNN would print that it has no kernel for it.
         return batch | {key: rows_at(array, index, np.float32) for key, array in rows.items()}
 
-    return _with_images(images, order, complete)
+    return _with_examples(examples, order, complete)
 
 
 def eval_batches(
@@ -96,8 +106,8 @@ def eval_batches(
       first_batch: so many batches are left out at the beginning, without reading their images.
 
     Returns:
-      A finite dataset of dicts: "inputs" float32 [b, h, w, c], "targets" int32 [b],
-      "index" int32 [b]; b is static where all batches are equal.
+      A finite dataset of dicts: "inputs" float32 [b, ...], "targets" int32 [b] or as in `Split`,
+      "index" int32 [b], "weights" where there are any; b is static where all batches are equal.
 
     Raises:
       ValueError: an unknown split, an index out of range, or no example.
@@ -117,44 +127,59 @@ def eval_batches(
         order[small * size :].reshape(large, size + 1)[max(0, first_batch - small) :],
     ]
 
-    def complete(images: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        labels = rows_at(source.targets, index)
-        return {"inputs": (images - data.mean) / data.std, "targets": labels, "index": index}
+    def complete(example: dict[str, Tree], index: tf.Tensor) -> dict[str, Tree]:
+        return _normalised(data, example) | {"index": index}
 
     batches = [
-        _with_images(data.plain(source, part), part, complete) for part in parts if len(part)
+        _with_examples(data.plain(source, part), part, complete) for part in parts if len(part)
     ]
     if not batches:
         raise ValueError(f"there are only {count} batches, none from number {first_batch} on")
     return functools.reduce(tf.data.Dataset.concatenate, batches)
 
 
-def normalised_images(data: Dataset, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The given training examples, all in memory: D_val.
+def normalised_inputs(data: Dataset, indices: np.ndarray, split: str = "train") -> Split:
+    """The given examples, all in memory: D_val.
 
     Args:
-      indices: integers [n].
+      indices: integers [n]. split: "train" or "test".
 
     Returns:
-      (float32 [n, h, w, c], normalised, not augmented; labels int32 [n]), in the given order.
+      Inputs float32 [n, ...], normalised, not augmented; targets and weights as those of the split;
+      in the given order.
     """
-    images = np.empty((len(indices), *data.image_shape), np.float32)
+    whole: dict[str, Tree] = {}
     done = 0
-    for batch in eval_batches(data, "train", READ_IMAGES, indices=indices, shuffle_seed=None):
-        images[done : done + len(batch["index"])] = batch["inputs"]
-        done += len(batch["index"])
-    return images, data.train.targets[indices]
+    batches = eval_batches(data, split, READ_EXAMPLES, indices=indices, shuffle_seed=None)
+    for batch in batches.as_numpy_iterator():
+        count = len(batch.pop("index"))
+        if not whole:
+            whole = tf.nest.map_structure(
+                lambda leaf: np.empty((len(indices), *leaf.shape[1:]), leaf.dtype), batch
+            )
+        for rows, leaf in zip(*map(tf.nest.flatten, (whole, batch)), strict=True):
+            rows[done : done + count] = leaf
+        done += count
+    return Split(whole["inputs"], whole["targets"], whole.get("weights"))
 
 
-def examples_of(data: Dataset, count: int = 32) -> np.ndarray:
-    """Some training examples as the network gets them, float32 [n, ...], drawn by seed 0."""
+def examples_of(data: Dataset, count: int = 32) -> Tree:
+    """Some training inputs as the network gets them, float32 [n, ...], drawn by seed 0."""
     order = np.random.default_rng(0).permutation(len(data.train))[:count]
-    return normalised_images(data, order)[0]
+    return normalised_inputs(data, order).inputs
 
 
-def _with_images(images: tf.data.Dataset, order: np.ndarray, complete: Callable) -> tf.data.Dataset:
-    """complete(images, index) of every batch of images and its row of `order`."""
-    batches = tf.data.Dataset.zip(images, tf.data.Dataset.from_tensor_slices(order))
+def _normalised(data: Dataset, example: dict[str, Tree]) -> dict[str, Tree]:
+    """Mean and std of the only input; several inputs are taken as they are."""
+    inputs = example["inputs"]
+    return example if data.several_inputs else example | {"inputs": (inputs - data.mean) / data.std}
+
+
+def _with_examples(
+    examples: tf.data.Dataset, order: np.ndarray, complete: Callable
+) -> tf.data.Dataset:
+    """complete(example, index) of every batch of examples and its row of `order`."""
+    batches = tf.data.Dataset.zip(examples, tf.data.Dataset.from_tensor_slices(order))
     return batches.map(complete, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
@@ -171,7 +196,7 @@ def _checked_indices(split: Split, indices: np.ndarray | None) -> np.ndarray:
 
 def _checked_rows(rows: Mapping[str, np.ndarray], examples: int) -> Mapping[str, np.ndarray]:
     for key, array in rows.items():
-        if key in ("inputs", "targets", "index"):
+        if key in KEYS:
             raise ValueError(f"rows may not be called {key!r}: every batch has that key")
         if len(array) != examples:
             raise ValueError(f"rows {key!r}: {len(array)} rows for {examples} training examples")

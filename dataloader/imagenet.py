@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from ..utils.errors import UserError
 from .augment import random_view
-from .dataset import Dataset
+from .dataset import Dataset, Tree, rows_at
 
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 UNREADABLE = "unreadable image: "  # how the message of a failed read begins, in TensorFlow's error
@@ -37,9 +37,21 @@ class FileSplit:
     sizes: np.ndarray
     targets: np.ndarray
     read: Callable[[tf.Tensor], tf.Tensor]
+    weights = None
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def check(self, index: int) -> None:
+        """Raises UserError where something else than the image can't be read."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the examples' names, sizes in bytes and labels, in order."""
+        digest = hashlib.sha256("\n".join(self.names).encode())
+        for array in (self.sizes, self.targets):
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,21 +71,13 @@ class ImageFiles(Dataset):
         """(height, width, channels)."""
         return self.side, self.side, 3
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """sha256 (hex) of the training examples' names, sizes in bytes and labels, in order."""
-        digest = hashlib.sha256("\n".join(self.train.names).encode())
-        for array in (self.train.sizes, self.train.targets):
-            digest.update(np.ascontiguousarray(array))
-        return digest.hexdigest()
-
     def plain(self, split: FileSplit, order: np.ndarray) -> tf.data.Dataset:
         """Scaled and centre-cropped images; see `Dataset.plain`."""
 
         def make(data: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
             return centre_crop(data, self.side, self.short_side)
 
-        return _decoded(split, order, make, [*self.image_shape])
+        return _labelled(split, order, decoded(split, order, make, _pixels(self.image_shape)))
 
     def views(
         self, order: np.ndarray, views: int, *, seed: int, epoch: int, jitter: bool
@@ -89,7 +93,22 @@ class ImageFiles(Dataset):
                 tf.stack(crops), keys[views], pad=self.pad, flip=self.flip, jitter=colours
             )
 
-        return _decoded(self.train, order, make, [views, *self.image_shape])
+        crops = decoded(self.train, order, make, _pixels([views, *self.image_shape]))
+        return _labelled(self.train, order, crops)
+
+
+def _pixels(shape: Sequence[int]) -> tf.TensorSpec:
+    return tf.TensorSpec(shape, tf.float32)
+
+
+def _labelled(split: FileSplit, order: np.ndarray, images: tf.data.Dataset) -> tf.data.Dataset:
+    """Batches of images with the targets of their rows of `order`."""
+
+    def complete(images: tf.Tensor, index: tf.Tensor) -> dict[str, Tree]:
+        return {"inputs": images, "targets": rows_at(split.targets, index)}
+
+    batches = tf.data.Dataset.zip(images, tf.data.Dataset.from_tensor_slices(order))
+    return batches.map(complete, tf.data.AUTOTUNE)
 
 
 def random_crop(data: tf.Tensor, seed: tf.Tensor, side: int) -> tf.Tensor:
@@ -159,30 +178,34 @@ def centre_crop(data: tf.Tensor, side: int, short_side: int) -> tf.Tensor:
 # ---------------------------------------------------------------- what cannot be read
 
 
-def _decoded(split: FileSplit, order: np.ndarray, make: Callable, shape: list) -> tf.data.Dataset:
+def decoded(split: FileSplit, order: np.ndarray, make: Callable, like: Tree) -> tf.data.Dataset:
     """Batches of make(encoded image, index) for the rows of `order`, int32 [batches, size].
 
     TensorFlow does not say which image it could not decode: failed ones are dropped and then missed
     in the comparison with the indices that should have come.
+
+    Args:
+      like: a tree of tf.TensorSpec, of what `make` gives.
     """
     wanted = tf.data.Dataset.from_tensor_slices(order.ravel())
 
-    def one(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def one(index: tf.Tensor) -> tuple[tf.Tensor, Tree]:
         return index, make(split.read(index), index)
 
     def fail(index: np.ndarray) -> np.ndarray:
         raise ValueError(f"{UNREADABLE}{_problem(split, int(index))}\n")
 
-    def check(wanted: tf.Tensor, index: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+    def check(wanted: tf.Tensor, index: tf.Tensor, example: Tree) -> Tree:
         came = tf.equal(wanted, index)
         # Stateful, or TensorFlow would optimise it away: nobody uses its result.
         there = tf.cond(came, lambda: came, lambda: tf.numpy_function(fail, [wanted], tf.bool))
         with tf.control_dependencies([there]):
-            return tf.identity(image)
+            return tf.nest.map_structure(tf.identity, example)
 
-    images = wanted.map(one, tf.data.AUTOTUNE).ignore_errors()
-    end = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int32), tf.zeros(shape)))
-    pairs = tf.data.Dataset.zip(wanted, images.concatenate(end))
+    examples = wanted.map(one, tf.data.AUTOTUNE).ignore_errors()
+    nothing = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), like)
+    end = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int32), nothing))
+    pairs = tf.data.Dataset.zip(wanted, examples.concatenate(end))
     checked = pairs.map(lambda wanted, pair: check(wanted, *pair))
     return checked.batch(order.shape[1], drop_remainder=True)
 
@@ -196,6 +219,10 @@ def _problem(split: FileSplit, index: int) -> str:
     except tf.errors.OpError as error:
         reason = error.message.splitlines()[0]
         return f"{name} cannot be decoded ({reason}): remove or replace it"
+    try:
+        split.check(index)
+    except UserError as error:
+        return str(error)
     return f"{name} of shape {image.shape} could not be cropped, perhaps for lack of memory"
 
 

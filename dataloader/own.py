@@ -1,48 +1,51 @@
-"""The user's own data: a folder of images, or a function of the user's that returns both splits.
+"""The user's own data: a folder of images, a function that returns both splits, or what Python has.
 
 No normalisation unless asked for: a .keras network mostly has its own, as a layer.
 """
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from ..options.data import Data
 from ..options.recipes import OWN
 from ..utils.errors import UserError
-from .dataset import Dataset, Split, make_split
-from .image_folder import undecodable
+from . import folders
+from .augmenting import Augment
+from .dataset import Dataset, Split
+from .fit import Fit, Shape
 from .own_function import call
+from .photos import Photos
 
 NAME = OWN
 DEFAULT = Data()
-TEST_FOLDERS = ("test", "val")
 CHANNELS = (1, 3)  # of images that have colours: grey or RGB
 LARGEST_VALIDATION, LARGEST_SUBSET = 32, 256  # images per class, as for CIFAR
-MEMORY_SHARE = 0.5  # of the machine's memory that the images may take
+AUGMENTED = 8  # examples that an augmentation is tried on
 
 
-def load(source: str, shape: tuple[int, ...], options: Data = DEFAULT) -> Dataset:
-    """Loads both splits into memory.
+def load(source: str, fit: Fit | Shape, options: Data = DEFAULT) -> Dataset:
+    """Loads both splits of a data set of the user's.
 
     Args:
-      source: a folder, see `read_folder`, or "module:function", see `call`.
-      shape: of what the network takes, without the batch: (height, width, channels), or anything
-        that a function returns.
+      source: a folder, see `folders.read`, or "module:function", see `own_function.call`.
+      fit: what the network takes and gives; a shape (height, width, channels) alone means a
+        classifier of such inputs.
       options: as of `dataset`.
 
     Raises:
-      UserError: as `read_folder`, `call` and `dataset`.
+      UserError: as `folders.read`, `own_function.call` and `dataset`.
     """
+    fit = fit if isinstance(fit, Fit) else Fit.of_images(tuple(fit))
     if Path(source).expanduser().exists() or ":" not in source:
-        splits = read_folder(Path(source).expanduser(), shape)
+        splits = folders.read(Path(source).expanduser(), fit, options)
     else:
-        splits = call(source, shape)
+        splits = call(source, fit, options)
     return dataset(*splits, options)
 
 
@@ -55,56 +58,121 @@ def dataset(
     """The data set of two splits of the user's.
 
     Args:
-      names: of the classes.
+      names: of the classes; () unless the only output tells classes apart.
       options: mean and std per channel or one for all, the network gets (image - mean) / std;
         flip: mirror images at random in training; crop: pixels that crops in training are padded
-        by, None for an eighth of the shorter side.
+        by, None for an eighth of the shorter side; augment: takes the place of both.
 
     Returns:
-      A Dataset named "own". D_val gets a fifth of the smallest class, at most 32 images of each,
-      D_subset the rest, at most 256. Images alone are augmented; contrast and saturation are
-      jittered for uint8 images of 1 or 3 channels, since floats have no known black and white.
+      A Dataset named "own". Where every example is of one class, D_val gets a fifth of the smallest
+      class, at most 32 images of each, D_subset the rest, at most 256; else examples are drawn at
+      random. Unless asked for, images of one class each are augmented alone. Contrast and
+      saturation are jittered for uint8 images of 1 or 3 channels, since floats have no known black
+      and white.
 
     Raises:
       UserError: mean or std of a wrong length, a std that is not above 0, a crop that is not
-        smaller than the image, a class with fewer than 2 training images.
+        smaller than the image, flip, crop, mean or std for inputs that don't have them, a class
+        without a training image, fewer than 2 training examples, or as `Augment.checked`.
     """
-    shape = train.inputs.shape[1:]
-    channels = shape[-1]
-    mean, std = options.mean, options.std
-    for name, values in (("mean", mean), ("std", std)):
+    several = isinstance(train.input_shapes, tuple) and isinstance(
+        next(iter(train.input_shapes), None), tuple
+    )
+    mean, std = _normalisation(train, options, several)
+    pictures = not several and len(train.input_shapes) == 3
+    blank = Dataset(NAME, train, test, names, mean, std, 0, False, 0.0, None, None)
+    exclusive = blank.labels is not None
+    if (options.flip or options.crop) and several:
+        raise UserError("flip and crop are for networks with one input: give augment= instead")
+    if options.flip and not pictures:
+        raise UserError(f"flip is for images, the network takes {train.input_shapes}: leave it out")
+    automatic = pictures and exclusive and options.augment is None
+    crop = options.crop if automatic or options.crop else 0
+    flip = automatic if options.flip is None else options.flip
+    found = replace(
+        blank,
+        pad=0 if several else _padding(train.input_shapes, crop),
+        flip=bool(flip),
+        **(_class_sizes(blank) if exclusive else {}),
+    )
+    if len(train) < 2:
+        raise UserError("there is 1 training example: at least 2 are needed, one to choose by")
+    if options.augment is not None:
+        batch = np.arange(min(len(train), AUGMENTED), dtype=np.int32)[None]
+        augment = Augment(options.augment).checked(found.plain(train, batch))
+        return replace(found, augment=augment)
+    if found.pad or found.flip:
+        _check_targets_move(found)
+    masks = found.moves_targets and train_targets_are_masks(found)
+    coloured = pictures and _dtype(train) == np.uint8 and train.input_shapes[-1] in CHANNELS
+    return replace(found, jitter=0.2 if coloured and (exclusive or masks) else 0.0)
+
+
+def train_targets_are_masks(data: Dataset) -> bool:
+    """Whether every target lies on the image's pixels."""
+    return all(_on_pixels(one, data) for one in tf.nest.flatten(data.train.targets))
+
+
+def _on_pixels(target: Any, data: Dataset) -> bool:
+    return len(target.shape) in (3, 4) and tuple(target.shape[1:3]) == data.image_shape[:2]
+
+
+def _check_targets_move(data: Dataset) -> None:
+    for target in tf.nest.flatten(data.train.targets):
+        if len(target.shape) > 2 and not _on_pixels(target, data):
+            raise UserError(
+                f"flip and crop would move images {data.image_shape}, but not their targets "
+                f"{tuple(target.shape[1:])}: give augment= instead"
+            )
+
+
+def _dtype(split: Split) -> np.dtype:
+    return np.dtype(np.uint8) if isinstance(split, Photos) else split.inputs.dtype
+
+
+def _normalisation(train: Split, options: Data, several: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and std, float32 [channels]."""
+    if several:
+        if (options.mean, options.std) != (DEFAULT.mean, DEFAULT.std):
+            raise UserError(
+                "mean and std are for networks with one input: put a Normalization layer into the "
+                "network instead"
+            )
+        return np.zeros(1, np.float32), np.ones(1, np.float32)
+    channels = train.input_shapes[-1] if train.input_shapes else 1
+    for name, values in (("mean", options.mean), ("std", options.std)):
         if len(values) not in (1, channels):
             raise UserError(
                 f"the {name} of the data has {len(values)} numbers: give one, or one per channel "
                 f"({channels})"
             )
-    if min(std) <= 0:
+    if min(options.std) <= 0:
         raise UserError(
-            f"the std of the data holds {min(std):g}: pixels are divided by it, so above 0"
+            f"the std of the data holds {min(options.std):g}: pixels are divided by it, so above 0"
         )
-    sizes = np.bincount(train.targets, minlength=len(names))
+    shape = [channels] if train.input_shapes else []
+    mean, std = (
+        np.broadcast_to(np.array(values, np.float32).reshape([-1] if shape else []), shape).copy()
+        for values in (options.mean, options.std)
+    )
+    return mean, std
+
+
+def _class_sizes(data: Dataset) -> dict[str, int]:
+    """Sizes of D_subset and D_val for each class, by the smallest one that can be divided."""
+    names, sizes = data.class_names, np.bincount(data.labels, minlength=len(data.class_names))
     smallest = int(sizes.argmin())
-    if sizes[smallest] < 2:
+    if not sizes[smallest] or sizes.max() < 2:
         raise UserError(
             f"class {names[smallest]} has {sizes[smallest]} training images: at least 2 are "
             "needed, one to adapt on and one to choose by"
         )
-    validation = max(1, min(LARGEST_VALIDATION, int(sizes[smallest]) // 5))
-    pictures = len(shape) == 3
-    coloured = pictures and train.inputs.dtype == np.uint8 and channels in CHANNELS
-    return Dataset(
-        name=NAME,
-        train=train,
-        test=test,
-        class_names=names,
-        mean=np.broadcast_to(np.array(mean, np.float32), [channels]).copy(),
-        std=np.broadcast_to(np.array(std, np.float32), [channels]).copy(),
-        pad=_padding(shape, options.crop),
-        flip=options.flip and pictures,
-        jitter=0.2 if coloured else 0.0,
-        subset_per_class=min(LARGEST_SUBSET, int(sizes[smallest]) - validation),
-        val_per_class=validation,
-    )
+    least = int(sizes[sizes > 1].min())
+    validation = max(1, min(LARGEST_VALIDATION, least // 5))
+    return {
+        "subset_per_class": min(LARGEST_SUBSET, least - validation),
+        "val_per_class": validation,
+    }
 
 
 def _padding(shape: tuple[int, ...], crop: int | None) -> int:
@@ -114,90 +182,3 @@ def _padding(shape: tuple[int, ...], crop: int | None) -> int:
     if crop > most:
         raise UserError(f"a crop of {crop} is too much for inputs {shape}: at most {most}")
     return crop
-
-
-def read_folder(path: Path, shape: tuple[int, ...]) -> tuple[Split, Split, tuple[str, ...]]:
-    """Reads {train,test}/<class>/* (or val for test), images resized as Keras does by default.
-
-    That is `keras.utils.image_dataset_from_directory`: bilinear, the aspect ratio not kept; grey
-    levels are rounded to uint8. Classes are numbered in alphabetical order, examples are ordered by
-    class, then by file name.
-
-    Returns:
-      (train, test, class names).
-
-    Raises:
-      UserError: no such folder, a split or its class folders missing, class folders that differ
-        between the splits, an image that can't be decoded, more images than fit in memory, or a
-        shape that is not (height, width, 1 or 3).
-    """
-    layout = "data is a folder {train,test}/<class>/* (or val), or module:function"
-    if not path.is_dir():
-        raise UserError(f"{path} {'is a file' if path.exists() else 'does not exist'}: {layout}")
-    if len(shape) != 3 or shape[-1] not in CHANNELS:
-        raise UserError(
-            f"{path} holds images, but the network takes {shape}: give its data as module:function"
-        )
-    tests = [path / name for name in TEST_FOLDERS if (path / name).is_dir()]
-    if not (path / "train").is_dir() or not tests:
-        missing = "test (or val)" if (path / "train").is_dir() else "train"
-        raise UserError(f"{path} has no folder {missing}: {layout}")
-    names = {folder: _class_folders(folder) for folder in (path / "train", tests[0])}
-    for folder, found in names.items():
-        if not found:
-            raise UserError(f"{folder} has no class folders: {layout}")
-    train_names, test_names = names.values()
-    if differing := sorted(set(train_names) ^ set(test_names)):
-        raise UserError(
-            f"{path / 'train'} and {tests[0]} differ in the class folders "
-            f"{', '.join(differing[:3])}: both need every class"
-        )
-    train, test = (_read_split(folder, shape, train_names) for folder in names)
-    return train, test, tuple(train_names)
-
-
-def _class_folders(folder: Path) -> list[str]:
-    return sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."
-    )
-
-
-def _read_split(folder: Path, shape: tuple[int, int, int], names: list[str]) -> Split:
-    try:
-        batches = keras.utils.image_dataset_from_directory(
-            folder,
-            labels="inferred",
-            label_mode="int",
-            class_names=names,
-            color_mode="grayscale" if shape[-1] == 1 else "rgb",
-            image_size=shape[:2],
-            batch_size=256,
-            shuffle=False,
-            verbose=False,
-        )
-    except ValueError as error:
-        raise UserError(f"{folder} can't be read: {str(error).splitlines()[0]}") from error
-    count = len(batches.file_paths)
-    _check_memory(count, shape, folder)
-    images = np.empty((count, *shape), np.uint8)
-    labels = np.empty(count, np.int32)
-    start = 0
-    try:
-        for batch, batch_labels in batches:
-            end = start + len(batch_labels)
-            images[start:end] = np.clip(np.round(batch.numpy()), 0, 255)
-            labels[start:end] = batch_labels
-            start = end
-    except tf.errors.InvalidArgumentError as error:
-        raise UserError(undecodable(folder)) from error
-    return make_split(images, labels, len(names), str(folder))
-
-
-def _check_memory(count: int, shape: tuple[int, int, int], folder: Path) -> None:
-    needed = count * int(np.prod(shape))
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > MEMORY_SHARE * there:
-        raise UserError(
-            f"{folder} needs {needed / 2**30:.1f} GiB for {count} images of {shape}, more than "
-            "half of this machine's memory: use a network with smaller images or fewer images"
-        )

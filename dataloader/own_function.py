@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import os
@@ -11,29 +10,24 @@ import traceback
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
-
+from ..options.data import Data
 from ..utils.errors import UserError
-from .dataset import Split, make_split
+from .dataset import Split
+from .fit import Fit, Shape
+from .given_data import DEFAULT, kind_of, read
 
 
-def call(spec: str, shape: tuple[int, ...]) -> tuple[Split, Split, tuple[str, ...]]:
+def call(
+    spec: str, fit: Fit | Shape, options: Data = DEFAULT
+) -> tuple[Split, Split, tuple[str, ...]]:
     """Calls a function of the user's, without arguments, for the two splits.
 
     The function is found as Python finds modules, the current folder first. It returns
-    `(train, test)`; each is either
-
-    * a pair of numpy arrays: images [n, *shape], labels [n], [n, 1] or one-hot [n, classes], or
-    * a finite `tf.data.Dataset` of (image, label), single or in batches.
-
-    Images, or whatever the network takes, are uint8 (grey levels 0..255) or floating (they become
-    float32); labels are integers from 0. Arrays keep their order. The examples of a
-    `tf.data.Dataset` are sorted by a hash of their content, so that its shuffling does not matter;
-    otherwise the same examples must come at every call, because the memory bank belongs to them.
+    `(train, test)`, each of them as `given_data.read` takes them.
 
     Args:
-      shape: of what the network takes, without the batch: (height, width, channels).
+      fit: what the network takes and gives; a shape (height, width, channels) alone means a
+        classifier of such inputs.
 
     Returns:
       As `checked`.
@@ -41,40 +35,24 @@ def call(spec: str, shape: tuple[int, ...]) -> tuple[Split, Split, tuple[str, ..
     Raises:
       UserError: no such module or function, an exception in it, or another result than described.
     """
-    return checked(_called(spec), shape, spec)
+    return checked(_called(spec), fit, spec, options)
 
 
-def checked(splits: Any, shape: tuple[int, ...], spec: str) -> tuple[Split, Split, tuple[str, ...]]:
-    """The two splits that `call` describes.
+def checked(
+    splits: Any, fit: Fit | Shape, spec: str, options: Data = DEFAULT
+) -> tuple[Split, Split, tuple[str, ...]]:
+    """The two splits that a user's function returned; see `given_data.read`.
 
     Args:
-      shape: of what the network takes, without the batch. spec: for messages.
-
-    Returns:
-      (train, test, class names "0", "1", ...), as many classes as the largest label says.
+      fit: as of `call`. spec: for messages.
 
     Raises:
-      UserError: anything else than `call` describes.
+      UserError: no pair, or as `given_data.read`.
     """
     if not isinstance(splits, tuple | list) or len(splits) != 2:
-        raise UserError(f"{spec} returned {_kind(splits)}: a pair (train, test) is expected")
-    arrays = []
-    for name, one in zip(("train", "test"), splits, strict=True):
-        origin = f"the {name} split of {spec}"
-        images, labels = (
-            _from_dataset(one, len(shape), origin) if _is_dataset(one) else _pair(one, origin)
-        )
-        arrays.append(_checked(np.asarray(images), np.asarray(labels), shape, origin))
-    (train_images, train_labels), (test_images, test_labels) = arrays
-    if train_images.dtype != test_images.dtype:
-        raise UserError(
-            f"{spec}: train images are {train_images.dtype}, test images {test_images.dtype}: both "
-            "splits must be alike"
-        )
-    classes = 1 + int(max(train_labels.max(), test_labels.max()))
-    train = make_split(train_images, train_labels, classes, f"the train split of {spec}")
-    test = make_split(test_images, test_labels, classes, f"the test split of {spec}")
-    return train, test, tuple(map(str, range(classes)))
+        raise UserError(f"{spec} returned {kind_of(splits)}: a pair (train, test) is expected")
+    fit = fit if isinstance(fit, Fit) else Fit.of_images(tuple(fit))
+    return read(*splits, fit, options, spec)
 
 
 def _called(spec: str):
@@ -122,80 +100,3 @@ def import_module(name: str, missing: str = "") -> ModuleType:
 def _where(error: Exception) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
-
-
-def _kind(value) -> str:
-    length = f" of {len(value)}" if isinstance(value, tuple | list) else ""
-    return f"a {type(value).__name__}{length}"
-
-
-def _is_dataset(value) -> bool:
-    return isinstance(value, tf.data.Dataset)
-
-
-def _pair(value, origin: str):
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise UserError(
-            f"{origin} is {_kind(value)}: a tf.data.Dataset or a pair (images, labels) of arrays "
-            "is expected"
-        )
-    return value
-
-
-def _from_dataset(
-    dataset: tf.data.Dataset, rank: int, origin: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """All examples of a data set of single examples of this rank, or of batches of these."""
-    spec = dataset.element_spec
-    if not isinstance(spec, tuple) or len(spec) != 2:
-        raise UserError(f"{origin} has elements {spec}: (image, label) is expected")
-    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise UserError(f"{origin} never ends: leave out its .repeat()")
-    if spec[0].shape.rank == rank + 1:
-        dataset = dataset.unbatch()
-    examples = list(dataset.as_numpy_iterator())
-    shapes = {image.shape for image, _ in examples}
-    if len(shapes) != 1:
-        found = f"sizes {sorted(shapes)[:3]}" if shapes else "no image at all"
-        raise UserError(f"{origin} has {found}: all images must be of the network's size")
-    examples.sort(key=_content_hash)
-    return tuple(np.stack(column) for column in zip(*examples, strict=True))
-
-
-def _content_hash(example: tuple[np.ndarray, np.ndarray]) -> bytes:
-    image, label = example
-    return hashlib.blake2b(image.tobytes() + label.tobytes(), digest_size=16).digest()
-
-
-def _checked(
-    images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...], origin: str
-) -> tuple[np.ndarray, np.ndarray]:
-    if images.shape[1:] != shape:
-        grey = " (images[..., None])" if (*images.shape[1:], 1) == shape else ""
-        raise UserError(
-            f"{origin} has images of shape {images.shape[1:]}: the network takes {shape}{grey}"
-        )
-    if images.dtype != np.uint8:
-        if not np.issubdtype(images.dtype, np.floating):
-            raise UserError(f"{origin} has {images.dtype} images: uint8 or floats are expected")
-        images = images.astype(np.float32)
-        if not np.isfinite(images).all():
-            raise UserError(f"{origin} has images with NaN or infinite values: clean the data")
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]  # as keras.datasets gives them
-    elif _one_hot(labels):
-        labels = labels.argmax(1)
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(
-            f"{origin} has {labels.dtype} labels of shape {labels.shape}: integers [n], or rows of "
-            "zeros with a single one, are expected"
-        )
-    if not len(labels):
-        raise UserError(f"{origin} is empty")
-    return images, labels
-
-
-def _one_hot(labels: np.ndarray) -> bool:
-    """Whether labels [n, classes] are rows of zeros with a single one."""
-    plain = labels.ndim == 2 and labels.dtype.kind in "biuf"
-    return plain and bool(np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all())

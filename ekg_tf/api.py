@@ -392,6 +392,8 @@ def export(
     reference: PathLike | None = None,
     calibration_images: int = 256,
     data: Data | None = None,
+    loss: Any = None,
+    metrics: Any = None,
 ) -> dict[str, Any]:
     """Writes a network in formats for deployment; each is run by its own runtime and measured.
 
@@ -404,6 +406,7 @@ def export(
         reference: the unpruned network, measured for comparison.
         calibration_images: of train.
         data: the normalisation.
+        loss, metrics: as of `prune`.
 
     Returns:
         The figures, one dict per format under "exports".
@@ -420,11 +423,14 @@ def export(
     folder = path.parent if out is None else Path(out)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: make it first")
+    reader = _reader(train, test, data, "export")
+    work = work_on(model, reader, aims=Compiled(loss, metrics=metrics))
     return exporting.export(
         model,
         path,
         deployment.chosen(list(formats), int8),
-        _dataset(model, train, test, data, "export"),
+        work.data,
+        work.task,
         out=folder,
         reference=None if reference is None else Path(reference),
         calibration_images=calibration_images,

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 
 from ..cli import flags, inputs
-from ..dataloader import Dataset, examples_of, normalised_images, per_class_indices
+from ..dataloader import Dataset, examples_of, normalised_inputs, parts
 from ..nets.given import Given
 from ..nets.zoo.load import load_network, load_own
 from ..options import recipes
@@ -152,9 +152,8 @@ def validation(data: Dataset, sampling: Sampling) -> Validation:
     Raises:
         UserError: the training set is too small for D_subset and D_val.
     """
-    sizes = sampling.subset_per_class, sampling.val_per_class
-    indices = per_class_indices(data.train.targets, sizes, sampling.seed)[1]
-    return Validation(*normalised_images(data, indices), sampling.batch_size)
+    examples = normalised_inputs(data, parts(data, sampling)[1])
+    return Validation(examples.inputs, examples.targets, sampling.batch_size)
 
 
 def measure(

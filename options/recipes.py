@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
+from ..utils.errors import UserError
 from .bank import MANY_CLASSES
 from .data import Sampling
 from .fields import Options, settings_of
@@ -27,11 +28,15 @@ class Facts(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def num_classes(self) -> int: ...
+    def num_classes(self) -> int | None: ...
     @property
-    def subset_per_class(self) -> int: ...
+    def subset_per_class(self) -> int | None: ...
     @property
-    def val_per_class(self) -> int: ...
+    def val_per_class(self) -> int | None: ...
+    @property
+    def subset_examples(self) -> int | None: ...
+    @property
+    def val_examples(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,23 @@ def as_baseline(of: Training) -> Baseline:
 
 
 def sampling(given: Sampling, facts: Facts) -> Sampling:
-    """D_subset and D_val with the sizes of a data set."""
-    sizes = {"subset_per_class": facts.subset_per_class, "val_per_class": facts.val_per_class}
+    """D_subset and D_val with the sizes of a data set.
+
+    Raises:
+        UserError: a size per class and a size in all for the same set.
+    """
+    sizes: dict[str, Any] = {}
+    for name in ("subset", "val"):
+        if getattr(given, name) is not None:
+            if getattr(given, f"{name}_per_class") is not None:
+                raise UserError(
+                    f"{name}_examples and {name}_per_class are both given: the size of D_{name} is "
+                    "one or the other"
+                )
+        elif getattr(facts, f"{name}_per_class") is not None:
+            sizes[f"{name}_per_class"] = getattr(facts, f"{name}_per_class")
+        else:
+            sizes[name] = getattr(facts, f"{name}_examples")
     return _filled(given, sizes)
 
 
@@ -142,7 +162,7 @@ def search(given: SearchOptions, facts: Facts) -> SearchOptions:
 
 def finetuning(given: FineTuning, facts: Facts) -> FineTuning:
     """A fine-tuning with its temperature."""
-    many = facts.num_classes >= MANY_CLASSES
+    many = (facts.num_classes or 0) >= MANY_CLASSES
     return _filled(given, {"temperature": TEMPERATURE_OF_MANY if many else TEMPERATURE})
 
 

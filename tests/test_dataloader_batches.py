@@ -186,7 +186,7 @@ def test_wrong_arguments_of_train_batches():
         _epoch(data, np.array([1, 2, 3, 23]))
     with pytest.raises(ValueError, match="22 rows for 23"):
         _epoch(data, rows={"bank": np.zeros((22, 3))})
-    with pytest.raises(ValueError, match="'label'"):
+    with pytest.raises(ValueError, match="'targets'"):
         _epoch(data, rows={"targets": np.zeros((23, 3))})
 
 

@@ -74,7 +74,7 @@ def _archive(folder: Path, suffix: str) -> Path:
 def _same(first, second) -> bool:
     return first.fingerprint == second.fingerprint and all(
         np.array_equal(getattr(first.test, field), getattr(second.test, field))
-        for field in ("images", "labels")
+        for field in ("inputs", "targets")
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from ekg_tf.dataloader import eval_batches, load, normalised_images, train_batches, unreadable_named
+from ekg_tf.dataloader import eval_batches, load, normalised_inputs, train_batches, unreadable_named
 from ekg_tf.dataloader.imagenet import centre_crop, random_crop
 from ekg_tf.utils.errors import UserError
 from PIL import Image
@@ -172,7 +172,8 @@ def test_grey_and_cmyk_pictures_and_a_png_called_jpeg(copied):
     Image.open(paths[1]).convert("CMYK").save(paths[1])
     Image.open(paths[2]).save(paths[2], "PNG")
     data = small(load("ImageNet", copied))
-    images, labels = normalised_images(data, np.arange(4))
+    part = normalised_inputs(data, np.arange(4))
+    images, labels = part.inputs, part.targets
     assert labels.tolist() == [0] * 4 and np.isfinite(images).all()
     colours = images * data.std + data.mean
     assert np.ptp(colours[0], axis=-1).max() < 3 and np.ptp(colours[2], axis=-1).max() > 30
@@ -237,7 +238,7 @@ def test_an_unreadable_image_is_named(content, copied):
     with pytest.raises(UserError, match=f"train/{CLASSES[1]}/{path.name} cannot be decoded"):
         training()
     with pytest.raises(UserError, match=f"{path.name} cannot be decoded"), unreadable_named():
-        normalised_images(data, np.array([6]))
+        normalised_inputs(data, np.array([6]))
     with pytest.raises(tf.errors.InvalidArgumentError, match="other"), unreadable_named():
         raise tf.errors.InvalidArgumentError(None, None, "an other error")
 

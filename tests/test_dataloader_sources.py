@@ -80,7 +80,7 @@ class _FakeBuilder:
         assert self.prepared and (self.name, batch_size) == ("cifar10", -1)
         images = np.tile(np.uint8([0, 1, 2]).reshape(3, 1, 1, 1), (1, 32, 32, 3))
         ids = [[f"{part}_{k:05d}" for k in (2, 0, 1)] for part in split]
-        examples = [{"inputs": images, "targets": [7, 8, 9], "id": some} for some in ids]
+        examples = [{"image": images, "label": [7, 8, 9], "id": some} for some in ids]
         return [{k: tf.constant(v) for k, v in part.items()} for part in examples]
 
 

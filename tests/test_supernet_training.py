@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from ekg_tf.dataloader import load, normalised_images
+from ekg_tf.dataloader import load, normalised_inputs
 from ekg_tf.nets.gates import Gates
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.pruning.engine.validation import Validation
@@ -65,7 +65,8 @@ def append_until(append, epoch, name, row):
 
 def test_a_killed_supernet_training_ends_with_the_same_network(tmp_path):
     data = load("DIGITS", None)
-    val = Validation(*normalised_images(data, np.arange(100)), 50)
+    part = normalised_inputs(data, np.arange(100))
+    val = Validation(part.inputs, part.targets, 50)
     whole, order, seconds = trained(tmp_path / "whole", data, val)
     assert (tmp_path / "whole" / SUPERNET_ORDER).exists()
     assert seconds["order"] > 0 and seconds["supernet"] > 0

@@ -56,7 +56,10 @@ class RunFolder:
         "potential.png",
         "tensorboard/*/events.out.tfevents.*",
     )
-    IGNORED_ARGS = ("train_path", "gpu_id", "overwrite", "resume", "do_log", "until")
+    IGNORED_ARGS = (
+        *("train_path", "gpu_id", "overwrite", "resume", "do_log", "until"),
+        *("data_memory", "data_workers"),
+    )
 
     def __init__(self, path: Path, lock: Lock | None, do_log: bool):
         self.path = path

@@ -46,6 +46,7 @@ def parser() -> manners.Parser:
     flags.add_dataset(parser)
     flags.add_own_data(parser)
     flags.add_custom(parser)
+    flags.add_aims(parser)
     flags.add_val_batch_size(parser)
     return parser
 
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.dataloader import unreadable_named
     from ekg_tf.deployment import formats
     from ekg_tf.deployment.exporting import export, load_float32, print_table
+    from ekg_tf.phases.opening import work_again
 
     kinds = formats.chosen(args.format, args.int8)
     inputs.import_custom(args.custom_module)
@@ -69,11 +71,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"{out} is no folder: make it first")
         if inputs.is_run(args.network.parent):
             inputs.inherit_data(args, args.network.parent)
+        work = work_again(args, model)
         results = export(
             model,
             args.network,
             kinds,
-            inputs.data_of(args, model),
+            work.data,
+            work.task,
             out=out,
             reference=args.reference,
             calibration_images=args.calibration_images,

@@ -1,0 +1,199 @@
+"""What examples must be like: a network's inputs, its targets and their weights.
+
+Arrays come whole or in chunks; `form` is how the targets of the first chunk were written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..utils.errors import UserError
+from .dataset import blocks
+from .fit import CLASSES, Fit, Output, Shape
+
+LARGEST_WHOLE = 2**24  # above it float32 leaves whole numbers out
+SUM = 1e-3  # how far probabilities may add up to something else than 1
+
+
+def checked_inputs(array: np.ndarray, shape: Shape | None, origin: str, fit: Fit) -> np.ndarray:
+    """Inputs as the network gets them: uint8 as they are, all else float32.
+
+    Args:
+      array: [n, ...]. shape: of one example; None in it: any size. origin: for messages.
+
+    Raises:
+      UserError: another shape, text or the like, NaN, whole numbers above 2**24.
+    """
+    if shape is not None and not fits(array.shape[1:], shape):
+        raise UserError(_misshapen(array.shape[1:], shape, origin, fit))
+    if array.dtype == np.uint8:
+        return array
+    noun = f"{fit.words[0]}s"
+    if array.dtype.kind in "iub":
+        # Levels of grey of an unknown range, unless they are numbers of tokens.
+        if noun == "images":
+            raise UserError(f"{origin} has {array.dtype} images: uint8 or floats are expected")
+        if array.dtype.kind != "b" and array.dtype.itemsize > 2:
+            far = blocks(array, lambda rows: np.abs(rows).max(initial=0) > LARGEST_WHOLE)
+            if any(far):
+                raise UserError(
+                    f"{origin} has {noun} above {LARGEST_WHOLE}, which float32 can't hold: number "
+                    "them from 0"
+                )
+        return array.astype(np.float32)
+    if array.dtype.kind != "f":
+        raise UserError(f"{origin} has {array.dtype} {noun}: uint8 or floats are expected")
+    _finite(array, noun, origin)
+    return array.astype(np.float32, copy=False)
+
+
+def form_of(array: np.ndarray, output: Output, origin: str, fit: Fit) -> str:
+    """How targets are written: "labels", "labels1" (a last axis of 1), "one-hot", "soft", "plain".
+
+    Args:
+      array: [n, ...].
+
+    Raises:
+      UserError: classes that are neither whole numbers, nor one-hot, nor probabilities.
+    """
+    if output.kind != CLASSES:
+        return "plain"
+    rank = len(output.shape) if output.shape else 1
+    whole = array.dtype.kind in "iu" or (array.dtype.kind == "f" and all(blocks(array, _whole)))
+    if array.ndim == rank + 1 and array.shape[-1] == 1 and whole and output.classes != 1:
+        return "labels1"  # as keras.datasets gives them
+    if array.ndim == rank + 1 and array.dtype.kind in "biuf":
+        if all(blocks(array, one_hot)):
+            return "one-hot"
+        wide = output.classes is None or array.shape[-1] == output.classes
+        if output.shape and wide and all(blocks(array, _probabilities)):
+            return "soft"
+    if array.ndim == rank and whole:
+        return "labels"
+    per = "[n]" if rank == 1 else f"[n, {', '.join(map(str, output.shape[:-1]))}]"
+    raise UserError(
+        f"{origin} has {array.dtype} {fit.words[1]}s of shape {array.shape}: integers {per}, or "
+        "rows of zeros with a single one, are expected"
+    )
+
+
+def checked_targets(
+    array: np.ndarray, form: str, output: Output, origin: str, fit: Fit
+) -> np.ndarray:
+    """Targets as the losses get them: classes int32 [n] or [n, h, w], else float32 [n, ...].
+
+    Args:
+      array: [n, ...]. form: as `form_of` says of them or of the first of them.
+
+    Raises:
+      UserError: another shape than the network's output, NaN, text, other forms than the first.
+    """
+    if form == "plain":
+        return _plain(array, output, origin, fit)
+    if form_of(array, output, origin, fit) != form:
+        raise UserError(
+            f"{origin} has {fit.words[1]}s of several kinds: all of them whole numbers, one-hot or "
+            "probabilities"
+        )
+    if form == "soft":
+        return array.astype(np.float32, copy=False)
+    if form == "one-hot":
+        array = np.concatenate(blocks(array, lambda rows: rows.argmax(-1).astype(np.int32)))
+    elif form == "labels1":
+        array = array[..., 0]
+    size = None if output.shape is None else output.shape[:-1]
+    if size is not None and not fits(array.shape[1:], size):
+        raise UserError(_misshapen(array.shape[1:], size, origin, fit, "gives"))
+    return array.astype(np.int32, copy=False)
+
+
+def checked_labels(array: np.ndarray, output: Output, origin: str) -> None:
+    """Refuses labels int32 [n, ...] outside the output's classes."""
+    least, most = (min(blocks(array, np.min)), max(blocks(array, np.max)))
+    classes = output.classes
+    if least < 0 or (classes is not None and most >= classes):
+        wrong = least if least < 0 else most
+        place = next(k for k in range(len(array)) if (array[k] == wrong).any())
+        limit = f"0..{classes - 1}" if classes else "0 and up"
+        hint = "number the classes from 0"
+        if classes and least >= 0:
+            hint = f"the network tells {classes} classes apart, numbered from 0"
+        raise UserError(f"{origin}: label {wrong} of example {place} is outside {limit}: {hint}")
+
+
+def checked_weights(array: np.ndarray, target: np.ndarray, origin: str) -> np.ndarray:
+    """Sample weights float32 [n] or as the leading axes of the target.
+
+    Raises:
+      UserError: another shape, a negative or infinite weight.
+    """
+    if array.ndim > 1 and array.shape[-1] == 1 and array.shape != target.shape[: array.ndim]:
+        array = array[..., 0]
+    if array.dtype.kind not in "biuf" or array.shape != target.shape[: array.ndim]:
+        raise UserError(
+            f"{origin} has {array.dtype} sample weights of shape {array.shape} for targets of "
+            f"shape {target.shape}: a number for each example is expected"
+        )
+    weights = array.astype(np.float32, copy=False)
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise UserError(f"{origin} has sample weights that are negative, NaN or infinite")
+    return weights
+
+
+def fits(shape: tuple[int, ...], wanted: Shape) -> bool:
+    """Whether a shape is the wanted one, None in it being any size."""
+    return len(shape) == len(wanted) and all(
+        size is None or size == found for found, size in zip(shape, wanted, strict=True)
+    )
+
+
+def one_hot(rows: np.ndarray) -> bool:
+    """Whether rows [..., classes] are zeros with a single one."""
+    return bool(np.isin(rows, (0, 1)).all() and (rows.sum(-1) == 1).all())
+
+
+def _probabilities(rows: np.ndarray) -> bool:
+    return bool((rows >= 0).all() and np.abs(rows.sum(-1) - 1).max(initial=0) < SUM)
+
+
+def _whole(rows: np.ndarray) -> bool:
+    return bool((rows == np.floor(rows)).all() and np.abs(rows).max(initial=0) < 2**31)
+
+
+def _plain(array: np.ndarray, output: Output, origin: str, fit: Fit) -> np.ndarray:
+    shape = output.shape
+    if shape is not None and not fits(array.shape[1:], shape):
+        if shape[-1:] == (1,) and fits(array.shape[1:], shape[:-1]):
+            array = array[..., None]  # numbers [n] for a unit that gives [n, 1]
+        else:
+            raise UserError(_misshapen(array.shape[1:], shape, origin, fit, "gives"))
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{origin} has {array.dtype} targets: numbers are expected")
+    if array.dtype.kind == "f":
+        _finite(array, "targets", origin)
+    if output.kind == "sigmoids":
+        wrong = [low for low in blocks(array, np.min) if low < 0]
+        wrong += [high for high in blocks(array, np.max) if high > 1]
+        if wrong:
+            raise UserError(
+                f"{origin} has targets such as {wrong[0]:g} for output {output.name}, which gives "
+                "probabilities: 0 to 1 are expected"
+            )
+    return array.astype(np.float32, copy=False)
+
+
+def _finite(array: np.ndarray, noun: str, origin: str) -> None:
+    if not all(blocks(array, lambda rows: bool(np.isfinite(rows).all()))):
+        raise UserError(f"{origin} has {noun} with NaN or infinite values: clean the data")
+
+
+def _misshapen(found: Any, shape: Shape, origin: str, fit: Fit, verb: str = "takes") -> str:
+    found, hint = tuple(found), ""
+    if (*found, 1) == shape:
+        hint = " (images[..., None])" if fit.words[0] == "image" else " (array[..., None])"
+    elif verb == "takes" and len(shape) == 3 and found == (shape[2], *shape[:2]):
+        hint = " (channels come last: array.transpose(0, 2, 3, 1))"
+    noun = f"{fit.words[0]}s" if verb == "takes" else f"{fit.words[1]}s"
+    return f"{origin} has {noun} of shape {found}: the network {verb} {shape}{hint}"

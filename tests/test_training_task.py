@@ -1,0 +1,215 @@
+"""What a network is trained for, against Keras's own loss and metrics and against numpy."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ekg_tf.nets.given import Given
+from ekg_tf.nets.keras_graph import Compiled
+from ekg_tf.training.metrics import UserMetrics
+from ekg_tf.training.task import classification, task_of
+from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.trees import mapped
+
+from tests.helpers.any_task import TASKS, examples_for
+
+L = keras.layers
+RNG = np.random.default_rng(0)
+
+
+def outputs_of(given, inputs):
+    return mapped(lambda x: tf.cast(x, tf.float32), given.core(inputs, training=False))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_loss_is_the_one_that_keras_reports(name):
+    model, inputs, targets, plain = examples_for(name)
+    given = Given.read(model, inputs)
+    task = task_of(given, examples=inputs)
+    outputs = outputs_of(given, inputs)
+    losses = task.example_losses(outputs, mapped(tf.constant, targets))
+    assert losses.shape == (12,)
+    keras_says = model.evaluate(*plain, batch_size=12, verbose=0, return_dict=True)
+    assert float(tf.reduce_mean(losses)) == pytest.approx(keras_says["loss"], rel=1e-5)
+    metrics = UserMetrics(task)
+    for rows in (slice(0, 5), slice(5, 12)):
+        part = mapped(lambda x, rows=rows: x[rows], outputs)
+        metrics.update(part, mapped(lambda x, rows=rows: tf.constant(x[rows]), targets))
+    found = metrics.result()
+    known = {key: value for key, value in keras_says.items() if not key.endswith("loss")}
+    assert found == pytest.approx(known, rel=1e-5)
+    assert metrics.result() == pytest.approx({key: 0.0 for key in known}, abs=1e-6), (
+        "the result is of the batches since the last call"
+    )
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_loss_is_below_its_bound(name):
+    model, inputs, targets, _ = examples_for(name)
+    given = Given.read(model, inputs)
+    task = task_of(given, examples=inputs)
+    outputs = outputs_of(given, inputs)
+    teacher = mapped(lambda x: x.numpy() + RNG.normal(size=x.shape).astype("f"), outputs)
+    targets = mapped(tf.constant, targets)
+    for known in (None, teacher):
+        prepared = task.prepared(known, outputs)
+        least = task.least_losses(prepared, 12)
+        found = task.example_losses(outputs, targets) + task.knowledge_losses(prepared, outputs)
+        assert (found.numpy() >= least - 1e-5).all()
+        if known is None:
+            alone = task.example_losses(outputs, targets)
+            np.testing.assert_allclose(found, alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_teacher_alike_has_the_least_knowledge_to_give(name):
+    model, inputs, _, _ = examples_for(name)
+    given = Given.read(model, inputs)
+    task = task_of(given, examples=inputs)
+    outputs = outputs_of(given, inputs)
+    other = mapped(lambda x: x.numpy() + RNG.normal(size=x.shape).astype("f"), outputs)
+    beyond = []  # what is left when the bound is taken off, where losses have none
+    for teacher in (mapped(lambda x: x.numpy(), outputs), other):
+        prepared = task.prepared(teacher, outputs)
+        own = sum(head.weight * head.least for head in task.heads)
+        bound = task.least_losses(prepared, 12) - own
+        beyond.append(task.knowledge_losses(prepared, outputs).numpy() - bound)
+    np.testing.assert_allclose(beyond[0], 0, atol=1e-5)
+    assert (beyond[1] >= -1e-5).all() and beyond[1].mean() > 1e-2
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_distillation_of_itself_is_nothing(name):
+    model, inputs, _, _ = examples_for(name)
+    given = Given.read(model, inputs)
+    task = task_of(given, examples=inputs)
+    outputs = outputs_of(given, inputs)
+    assert float(task.distillation(outputs, outputs, 4.0)) == pytest.approx(0, abs=1e-6)
+    views = mapped(lambda x: tf.stack([x, x + 1.5 * RNG.normal(size=x.shape)]), outputs)
+    assert float(task.distillation(outputs, views, 4.0)) > 1e-3
+
+
+def test_bernoulli_and_squared_knowledge_by_hand():
+    i = L.Input((2,))
+    model = keras.Model(i, [L.Dense(2, activation="sigmoid", name="a")(i), L.Dense(1, name="b")(i)])
+    model.compile("sgd", loss=["binary_crossentropy", "mse"], loss_weights=[2.0, 0.5])
+    given = Given.read(model)
+    x = RNG.normal(size=(64, 2)).astype(np.float32)
+    task = task_of(given, examples=x)
+    z = np.array([[0.0, 2.0]], np.float32), np.array([[1.0]], np.float32)
+    t = np.array([[1.0, -1.0]], np.float32), np.array([[3.0]], np.float32)
+    p, q = 1 / (1 + np.exp(-t[0])), 1 / (1 + np.exp(-z[0]))
+    cross = -(p * np.log(q) + (1 - p) * np.log(1 - q)).mean()
+    variance = np.asarray(given.core(x)[1]).var()
+    expected = 2.0 * cross + 0.5 * 4.0 / variance
+    prepared = task.prepared(t, z)
+    assert float(task.knowledge_losses(prepared, z)[0]) == pytest.approx(expected, rel=1e-5)
+    divergence = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean()
+    found = float(task.distillation(t, mapped(tf.constant, z), 1.0))
+    assert found == pytest.approx(2.0 * divergence + 0.5 * 4.0 / variance, rel=1e-4)
+
+
+def test_a_loss_of_ones_own_for_a_whole_batch_is_taken_example_by_example():
+    def dice(y, p):
+        return 1 - 2 * tf.reduce_sum(y * p) / (tf.reduce_sum(y) + tf.reduce_sum(p) + 1)
+
+    i = L.Input((4, 4, 1))
+    model = keras.Model(i, L.Conv2D(1, 1, activation="sigmoid")(i))
+    model.compile("sgd", loss=dice)
+    x, y = RNG.random((6, 4, 4, 1)).astype("f"), (RNG.random((6, 4, 4, 1)) > 0.5).astype("f")
+    given = Given.read(model)
+    task = task_of(given)
+    losses = task.example_losses(outputs_of(given, x), tf.constant(y))
+    expected = [float(dice(y[[n]], model(x)[n : n + 1])) for n in range(6)]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert np.isneginf(task.least_losses(task.prepared(None, y), 6)).all()
+
+
+def test_knowledge_of_ones_own():
+    model, inputs, _, _ = examples_for("regression")
+    given = Given.read(model, inputs)
+    seen = []
+
+    def knowledge(teacher, student):
+        seen.append((teacher.shape, student.shape))
+        return tf.reduce_mean(tf.abs(teacher - student), -1)
+
+    task = task_of(given, examples=inputs, knowledge=knowledge)
+    outputs = outputs_of(given, inputs)
+    prepared = task.prepared(outputs.numpy() + 2, outputs)
+    np.testing.assert_allclose(task.knowledge_losses(prepared, outputs), np.full(12, 2), rtol=1e-5)
+    nothing = task.knowledge_losses(task.prepared(None, outputs), outputs)
+    np.testing.assert_array_equal(nothing, np.zeros(12))
+    views = tf.stack([outputs, outputs + 1])
+    assert float(task.distillation(outputs, views, 4.0)) == pytest.approx(0.5, rel=1e-5)
+    assert all(one == two for one, two in seen)
+    assert np.isneginf(task.least_losses(prepared, 12)).all()
+
+
+def test_weights_of_examples_of_pixels_and_of_classes():
+    task, logits = classification(), tf.constant(RNG.normal(size=(3, 4)).astype("f"))
+    labels = tf.constant([0, 1, 3])
+    plain = task.example_losses(logits, labels).numpy()
+    weighted = task.example_losses(logits, labels, tf.constant([2.0, 0.0, 1.0]))
+    np.testing.assert_allclose(weighted, plain * [2, 0, 1], rtol=1e-6)
+    of_class = classification(np.array([3, 1, 1, 0.5], np.float32))
+    np.testing.assert_allclose(of_class.example_losses(logits, labels), plain * [3, 1, 0.5])
+    model, inputs, targets, _ = examples_for("segmentation")
+    given = Given.read(model, inputs)
+    task, outputs = task_of(given), outputs_of(given, inputs)
+    weights = RNG.random(outputs.shape[:-1]).astype("f")
+    found = task.example_losses(outputs, tf.constant(targets), tf.constant(weights))
+    each = tf.nn.sigmoid_cross_entropy_with_logits(targets, outputs).numpy()
+    np.testing.assert_allclose(found, (each * weights[..., None]).mean((1, 2, 3)), rtol=1e-5)
+
+
+def test_views_whose_targets_have_moved():
+    model, inputs, targets, _ = examples_for("segmentation")
+    given = Given.read(model, inputs)
+    task = task_of(given)
+    one = outputs_of(given, inputs)
+    two = outputs_of(given, inputs[:, :, ::-1])
+    moved = np.stack([targets, targets[:, :, ::-1]], 1)
+    found = task.view_losses(tf.stack([one, two]), tf.constant(moved), viewed=True)
+    np.testing.assert_allclose(found[0], task.example_losses(one, tf.constant(targets)), rtol=1e-6)
+    other = task.example_losses(two, tf.constant(targets[:, :, ::-1].copy()))
+    np.testing.assert_allclose(found[1], other, rtol=1e-6)
+
+
+def test_what_has_no_loss_is_refused():
+    i = L.Input((3,))
+    for end in (L.Dense(2, activation="sigmoid"), L.Dense(1)):
+        given = Given.read(keras.Model(i, end(i)))
+        with pytest.raises(UserError, match=r"isn't compiled.*compile it with the loss"):
+            task_of(given)
+    given = Given.read(keras.Model(i, L.Dense(2)(i)))
+    assert task_of(given).is_classifier
+    with pytest.raises(UserError, match="none that Keras knows"):
+        task_of(given, aims=Compiled(loss="mean_squared_eror"))
+    with pytest.raises(UserError, match=r"class 2: there are 0\.\.1"):
+        task_of(given, class_weight={2: 1.0})
+    with pytest.raises(UserError, match="loss for other: "):
+        Given.read(keras.Model(i, L.Dense(2, name="own")(i)), loss={"other": "mse"})
+
+
+def test_logits_probabilities_and_what_lies_between_mean_the_same():
+    """The same weights behind four kinds of end give the same core outputs."""
+    i = L.Input((3,))
+    dense = L.Dense(4, name="d")
+    plain = keras.Model(i, dense(i))
+    logits = plain(np.eye(3, dtype="f")).numpy()
+    soft = keras.Model(i, L.Softmax()(dense(i)))
+    named = keras.Model({"x": i}, {"p": L.Reshape((4,))(keras.ops.softmax(dense(i)))})
+    average = keras.Model(i, L.Average()([L.Softmax()(dense(i)), L.Softmax()(dense(i))]))
+    shown = [Given.read(one, np.eye(3, dtype="f")) for one in (plain, soft, named, average)]
+    assert [one.outputs[0].applied for one in shown] == [False, True, True, True]
+    assert [one.outputs[0].operation is None for one in shown] == [True, False, False, True]
+    for given in shown:
+        found = tf.nn.softmax(given.core(np.eye(3, dtype="f")))
+        np.testing.assert_allclose(found, tf.nn.softmax(logits), rtol=1e-5)
+        again = given.finished(given.core)
+        values = keras.tree.flatten(
+            again({"x": np.eye(3, dtype="f")} if given is shown[2] else np.eye(3, dtype="f"))
+        )
+        expected = logits if given is shown[0] else tf.nn.softmax(logits)
+        np.testing.assert_allclose(values[0], expected, rtol=1e-5)
