@@ -155,5 +155,5 @@ def test_what_cannot_be_searched_is_said_at_once(tmp_path):
     image = keras.Input((4,))
     with pytest.raises(UserError, match="has no group of filters"):
         searched(tmp_path, keras.Model(image, L.Dense(2)(image)))
-    with pytest.raises(UserError, match="a rate of 0.001 can't be reached"):
+    with pytest.raises(UserError, match=r"a rate of 0\.001 can't be reached"):
         searched(tmp_path / "low", residual(), rate=0.001)
