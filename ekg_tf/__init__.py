@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         register,
         run_finetuning,
         run_search,
+        search_with,
     )
     from ekg_tf.options.bank import Bank
     from ekg_tf.options.budgets import Flops, Latency, Parameters
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from ekg_tf.utils.errors import UserError
 
 _PLACES = {
-    "api": "Report Result export inspect prune register run_finetuning run_search",
+    "api": "Report Result export inspect prune register run_finetuning run_search search_with",
     "options.bank": "Bank",
     "options.budgets": "Flops Latency Parameters",
     "options.data": "Data Sampling",
@@ -82,6 +83,7 @@ __all__ = [
     "register",
     "run_finetuning",
     "run_search",
+    "search_with",
 ]
 
 

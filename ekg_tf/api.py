@@ -17,6 +17,7 @@ from ekg_tf.utils import devices
 devices.import_tensorflow()
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ekg_tf.dataloader import Dataset, given_data, own
@@ -25,7 +26,7 @@ from ekg_tf.deployment import exporting
 from ekg_tf.deployment import formats as deployment
 from ekg_tf.nets import layer_kinds
 from ekg_tf.nets.flatten import flatten
-from ekg_tf.nets.given import compile_like
+from ekg_tf.nets.given import Given, compile_like
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.keras_graph import Compiled, has_graph
 from ekg_tf.nets.zoo.load import check_own
@@ -36,13 +37,15 @@ from ekg_tf.options.data import Data, Sampling
 from ekg_tf.options.finetuning import FINETUNINGS, Contrastive, Ensemble, FineTuning
 from ekg_tf.options.kinds import FORMATS
 from ekg_tf.options.methods import EKG, FFP, METHODS, Method
+from ekg_tf.options.scored import Scored
 from ekg_tf.options.search import SearchOptions
 from ekg_tf.options.training import Training
 from ekg_tf.phases import pipeline
 from ekg_tf.phases.finetuning import objective_of, pruned_file
 from ekg_tf.phases.finetuning import run_finetuning as _finetuned
 from ekg_tf.phases.opening import fit_of, work_on
-from ekg_tf.phases.rehearsal import rehearse
+from ekg_tf.phases.rehearsal import rehearse, rehearse_network
+from ekg_tf.phases.scoring import run_scored
 from ekg_tf.phases.searching import check
 from ekg_tf.phases.searching import run_search as _searched
 from ekg_tf.reports import inspection
@@ -60,6 +63,7 @@ from ekg_tf.utils.runfolder import (
     PRUNED,
     RunFolder,
 )
+from ekg_tf.utils.trees import tree_of
 
 AUTO: Literal["auto"] = "auto"
 PathLike = str | os.PathLike[str]
@@ -361,6 +365,80 @@ def run_finetuning(
         return Result(result, figures["before"], figures["after"], [], opened.path)
 
 
+def search_with(
+    model: keras.Model,
+    score: Callable[[keras.Model], float],
+    folder: PathLike | None = None,
+    *,
+    budget: float | Budget = 0.5,
+    step: float = 0.2,
+    proposals: int = 8,
+    examples: Any = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    compile: bool | None = None,
+) -> Result:
+    """A search by a function of one's own, for loops of one's own: a detector, a GAN, a metric.
+
+    Filters are ranked by their weights; in every step the cheapest proposals are pruned for real,
+    and `score` decides. Nothing is fine-tuned: train the result as the network was trained.
+
+    Args:
+        model: functional, Sequential or (with examples) subclassed, whatever its outputs mean.
+        score: (network, the given one with fewer filters, compiled as it is) -> a finite number,
+            larger is better. It may train the network that it gets. Batch norms keep the moving
+            statistics of the whole network.
+        folder: of the run; None: a temporary one. A killed call is taken up by the same call.
+        budget: the share of the FLOPs that may remain, or `Flops`, `Parameters`, `Latency`.
+        step: share of a group's filters that it offers at a time.
+        proposals: networks that are scored in a step, at most.
+        examples: a few inputs, float32 [n, ...], as the network takes them (several as a tuple); by
+            default drawn at random.
+        seed, overwrite, compile: as of `prune`.
+
+    Returns:
+        The result; "score" stands beside the sizes in `before` and `after`.
+
+    Raises:
+        UserError: a network that can't be pruned, a target that can't be reached, a score that
+            isn't a finite number.
+
+    Example:
+        >>> small = ekg.search_with(detector, mean_average_precision).model  # doctest: +SKIP
+    """
+    wanted = budget if isinstance(budget, Budget) else Flops(budget)
+    options = Scored(wanted, step=step, proposals=proposals)
+    if has_graph(model):
+        check_own(model, model.name)
+    given = Given.read(model, examples, plain=True)
+    inputs = _some_inputs(given) if examples is None else examples
+    graph = rehearse_network(given, inputs)[0]
+    device = devices.make(tf.distribute.get_strategy(), compile)
+    keras.utils.set_random_seed(seed)
+    kept = wanted.flags() | {"step": step, "proposals": proposals, "seed": seed}
+    kept |= {"model": digest(model.get_weights()), "score": _words(score)}
+    with RunFolder.open(_folder(folder), kept, overwrite=overwrite) as opened:
+        pruned = run_scored(opened, given, graph, score, options, inputs, compile=device.compile)
+        compile_like(model, pruned)
+        figures = opened.read_json("result.json")
+        return Result(pruned, figures["before"], figures["after"], [], opened.path)
+
+
+def _some_inputs(given: Given) -> Any:
+    """A few random inputs from 0 to 1, float32 [4, ...]."""
+    rng = np.random.default_rng(0)
+    return tree_of(rng.random((4, *one.shape[1:])).astype(np.float32) for one in given.core.inputs)
+
+
+def _folder(folder: PathLike | None) -> PathLike:
+    """The run folder, or a temporary one."""
+    if folder is not None:
+        return folder
+    folder = tempfile.mkdtemp(prefix="ekg_tf_")
+    print(f"no folder given: working in {folder}; this run can't be resumed", flush=True)
+    return folder
+
+
 def register(
     layer: type[keras.Layer], weights: Mapping[str, int], sizes: Sequence[str] = ()
 ) -> None:
@@ -592,8 +670,4 @@ class _Run:
 
     def open(self, kept: dict[str, Any], overwrite: bool) -> RunFolder:
         """The run folder; `kept` is what it keeps of the settings."""
-        folder = self._folder
-        if folder is None:
-            folder = tempfile.mkdtemp(prefix="ekg_tf_")
-            print(f"no folder given: working in {folder}; this run can't be resumed", flush=True)
-        return RunFolder.open(folder, self._kept | kept, overwrite=overwrite)
+        return RunFolder.open(_folder(self._folder), self._kept | kept, overwrite=overwrite)

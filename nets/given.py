@@ -31,7 +31,7 @@ from .keras_graph import (
     inference_only,
     packed,
 )
-from .outputs import Output, before_logarithms, read_outputs, restored, with_logits
+from .outputs import NUMBERS, Output, before_logarithms, read_outputs, restored, with_logits
 from .rebuild import carry_over, like, rebuilt, replay, with_config
 
 L = keras.layers
@@ -66,6 +66,7 @@ class Given:
         *,
         loss: Any = None,
         outputs: tuple[Output, ...] | None = None,
+        plain: bool = False,
     ) -> Given:
         """Reads a network.
 
@@ -77,11 +78,14 @@ class Given:
             loss: as Keras takes it, for one output or several; None: what the model was compiled
                 with.
             outputs: what they mean, where it is known.
+            plain: take them all as numbers that mean nothing to us.
 
         Raises:
             UserError: no graph, losses for other outputs than there are, or as `flatten`.
         """
         flat = flatten(_with_graph(model, examples))
+        if plain:
+            outputs = tuple(Output(name, NUMBERS) for name in _names(flat.model))
         return _read(model, flat, examples, loss, outputs)
 
     def with_examples(self, examples: Any) -> Given:

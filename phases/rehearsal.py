@@ -40,45 +40,59 @@ def rehearse(given: Given, task: Task, data: Dataset, device: Device) -> None:
     Raises:
         UserError: what can't work, at which step and where.
     """
-    images = examples_of(data, EXAMPLES)
+    inputs = examples_of(data, EXAMPLES)
+    graph, pruned, mask = rehearse_network(given, inputs)
+    with _step(given, "cutting it into segments"):
+        parts = Segments(graph, compile=device.compile)
+        parts.outputs_from(mapped(tf.constant, inputs), parts.weights(mask))
+    with _step(given, "training the pruned network for a step"):
+        _train_a_step(pruned, task, data)
+
+
+def rehearse_network(given: Given, inputs: Any) -> tuple[ChannelGraph, keras.Model, np.ndarray]:
+    """What needs no task: copying, saving, masking, pruning.
+
+    Args:
+        inputs: a few, float32 [n, ...], a tuple where there are several.
+
+    Returns:
+        (channel graph of the core, its core pruned at random, the unit mask of that).
+
+    Raises:
+        UserError: as `rehearse`.
+    """
     graph = ChannelGraph(given.core)
     with _step(given, "running it"):
-        outputs = given.as_core()(mapped(tf.constant, images))
+        outputs = given.as_core()(mapped(tf.constant, inputs))
     if not all(np.isfinite(np.asarray(one)).all() for one in parts_of(outputs)):
         raise UserError(
-            f"{given.model.name} gives NaN or infinite outputs on training examples: check its "
-            "weights and how the data is scaled"
+            f"{given.model.name} gives NaN or infinite outputs on examples: check its weights "
+            "and how the data is scaled"
         )
     with _step(given, "copying it"):
         whole = given.read_again(given.finished(given.core))
-        _compare(given, given, whole, images, "its copy")
-        _compare_core(given, images)
+        _compare(given, given, whole, inputs, "its copy")
+        _compare_core(given, inputs)
     mask = _random_mask(graph)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "given.keras")
         with _step(given, "saving it and reading it back"):
             save_keras(path, given.model)
             again = given.read_again(load_keras(path, compile=False))
-            _compare(given, given, again, images, "the network in its own file")
+            _compare(given, given, again, inputs, "the network in its own file")
         with _step(given, "masking and pruning it"):
             pruned = graph.pruned(mask)
-            proof = agreement(graph, mask, pruned, images)
+            proof = agreement(graph, mask, pruned, inputs)
             if not agrees(proof):
                 raise UserError(f"{given.model.name} can't be pruned: {sentence(proof)}")
         path = Path(folder, "pruned.keras")
         with _step(given, "saving the pruned network and reading it back"):
             finished = given.finished(pruned)
             save_keras(path, finished)
-            memory, again = (
-                given.read_again(finished),
-                given.read_again(load_keras(path, compile=False)),
-            )
-            _compare(given, memory, again, images, "the pruned network in its file")
-    with _step(given, "cutting it into segments"):
-        parts = Segments(graph, compile=device.compile)
-        parts.outputs_from(mapped(tf.constant, images), parts.weights(mask))
-    with _step(given, "training the pruned network for a step"):
-        _train_a_step(pruned, task, data)
+            memory = given.read_again(finished)
+            again = given.read_again(load_keras(path, compile=False))
+            _compare(given, memory, again, inputs, "the pruned network in its file")
+    return graph, pruned, mask
 
 
 def _random_mask(graph: ChannelGraph) -> np.ndarray:
@@ -90,8 +104,8 @@ def _random_mask(graph: ChannelGraph) -> np.ndarray:
     return mask
 
 
-def _compare(given: Given, expected: Given, found: Given, images: np.ndarray, what: str) -> None:
-    apart, noise = difference(expected.as_core(), found.as_core(), images)
+def _compare(given: Given, expected: Given, found: Given, inputs: np.ndarray, what: str) -> None:
+    apart, noise = difference(expected.as_core(), found.as_core(), inputs)
     if not apart <= max(_tolerance(given), TIMES * noise):
         raise UserError(
             f"{given.model.name} can't be pruned: {what} gives other outputs, by {apart:.2g} of "

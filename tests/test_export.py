@@ -177,7 +177,7 @@ def test_litert_refuses_operations_it_lacks(tmp_path):
 def test_wrong_numbers_never_take_their_place(folder, tmp_path, monkeypatch):
     kind = next(one for one in formats.FORMATS if one.title == "onnx")
     broken = formats.Format(
-        "onnx", False, ".onnx", {}, kind.write, lambda path: lambda x: kind.open(path)(x) + 0.1
+        "onnx", False, ".onnx", {}, kind.write, lambda path, _: lambda x: kind.open(path)(x) + 0.1
     )
     probe = np.zeros((1, 8, 8, 1), np.float32)
     model = exporting.load_float32(folder / "small.keras")
@@ -187,7 +187,7 @@ def test_wrong_numbers_never_take_their_place(folder, tmp_path, monkeypatch):
 
 
 def test_an_error_of_a_runtime_is_one_line(tmp_path):
-    def broken(path):
+    def broken(path, names):
         raise RuntimeError("\n the runtime has no such operation \n more")
 
     model = network(4, "mine")
@@ -212,9 +212,15 @@ def test_bad_input_is_one_line(folder, tmp_path, monkeypatch, capsys):
     assert "is no folder" in refused(small, "--format", "savedmodel", "--out", tmp_path / "no")
     missing = refused(tmp_path / "no.keras", "--format", "savedmodel")
     assert "no.keras does not exist" in missing
-    maps = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3)])
-    save_keras(tmp_path / "other.keras", maps)
-    assert "one row of outputs" in refused(tmp_path / "other.keras", "--format", "savedmodel")
+    digits = ("--format", "savedmodel", "--dataset", "DIGITS")
+    for name, size, layers, message in (
+        ("maps", (8, 8, 1), [keras.layers.Conv2D(2, 3)], "isn't compiled, and its output"),
+        ("free", (None, 8, 1), [keras.layers.Conv2D(2, 3)], "inputs of a fixed size"),
+        ("large", (9, 8, 1), [keras.layers.Flatten()], "takes inputs (9, 8, 1), but DIGITS has"),
+        ("few", (8, 8, 1), [keras.layers.Flatten(), keras.layers.Dense(9)], "has the label 9"),
+    ):
+        save_keras(tmp_path / f"{name}.keras", keras.Sequential([keras.Input(size), *layers]))
+        assert message in refused(tmp_path / f"{name}.keras", *digits)
     reference = folder / "wide.keras"
     (tmp_path / "small_savedmodel").mkdir()
     argv = (small, "--format", "savedmodel", "--dataset", "DIGITS", "--reference", reference)

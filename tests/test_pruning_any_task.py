@@ -176,7 +176,7 @@ def test_a_known_bound_gives_up_early_for_numbers_as_well():
     kernel[:, 0] = 0  # so that one filter can go for nothing
     last.kernel.assign(kernel)
     outputs = outputs_of(case.graph.model, case.val)
-    object.__setattr__(case.val, "targets", outputs)  # a network that is always right
+    object.__setattr__(case.val, "targets", outputs + 0.05)  # a network that is nearly right
     reward = Reward(case.task, case.val, outputs)
     assert (reward.least_losses() == 0).all()
     evaluator = ExactEvaluator(case.graph, case.val, workers=1)

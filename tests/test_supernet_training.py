@@ -48,7 +48,7 @@ def trained(path, data, val, stop_after=None):
         if stop_after:
             folder.append = partial(append_until, folder.append, stop_after)
         start = train_supernet(
-            folder, START, model, data, val, np.arange(100, 260), OPTIONS, classification(), device
+            folder, START, model, classification(), data, val, np.arange(100, 260), OPTIONS, device
         )
         seconds = seconds_before(folder)
         order = order_in(folder)

@@ -73,7 +73,8 @@ LARGE_BATCH, LARGE_BATCH_PIXELS = 128, 128 * 128 * 128  # images of 224 come in 
 
 def latency_batches(data: Dataset) -> tuple[int, int]:
     """Images per pass that latencies are measured at: 1, and 128 of small images or fewer."""
-    pixels = math.prod(data.image_shape[:-1])
+    shapes = data.image_shape if data.several_inputs else (data.image_shape,)
+    pixels = max(math.prod(shape[:-1]) for shape in shapes)
     large = LARGE_BATCH
     while large > 1 and large * pixels > LARGE_BATCH_PIXELS:
         large //= 2

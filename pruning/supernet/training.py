@@ -34,11 +34,11 @@ def train_supernet(
     folder: RunFolder,
     path: str,
     model: keras.Model,
+    task: Task,
     data: Dataset,
     val: Validation,
     indices: np.ndarray,
     options: SearchOptions,
-    task: Task,
     device: Device,
 ) -> keras.Model:
     """Trains a supernet from a trained network, resuming what an earlier process began.
@@ -47,8 +47,8 @@ def train_supernet(
         path: name of the file that the whole network is saved to as a stock model, its moving
             statistics re-estimated.
         val: D_val, which the Taylor score is taken on.
-        indices: the training examples to use, int [n]: all but D_val.
         task: what the network is trained for.
+        indices: the training examples to use, int [n]: all but D_val.
 
     Returns:
         The network of that file.
@@ -83,7 +83,7 @@ def train_supernet(
         schedule="cosine",
         accum=parts,
     )
-    objective = Objective(None, forward_of=forward_of, indices=indices)
+    objective = Objective(task, None, forward_of=forward_of, indices=indices)
     trained = train(folder, PHASE, flat, data, objective, training, device)
     save_keras(file, trained)
     return load_keras(file, compile=False)

@@ -1,0 +1,151 @@
+"""The loop of every search, with or without data: from the whole network to the target."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ...nets.gates import Gates
+from ...nets.graph import ChannelGraph
+from ...options.budgets import Budget, Latency
+from ...utils.errors import UserError
+from ..history import History
+from ..space.budgets import make_budget
+
+LOGGED = ("score", "val_loss", "rate", "flops_rate", "reward")  # columns that are logged per step
+
+
+class Loop:
+    """The loop of a search on one channel graph; its state is the history on the disk.
+
+    A method says how it begins (`_first`), how it takes up its history (`_restored`), what a step
+    is (`_step`) and what is shown of it (`_shown`); a step sets the gates and ends in `_append`.
+
+    Args:
+        graph: of theta_0; `gates` hold the current network.
+        history: rows of earlier processes, or none.
+        wanted: what remains in the end.
+        order: rank of every unit in its gate at the beginning, int32 [U]; 0 = most important.
+        compile: XLA.
+    """
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        history: History,
+        wanted: Budget,
+        *,
+        order: np.ndarray | None = None,
+        compile: bool = False,
+    ):
+        self.graph, self.history, self.wanted = graph, history, wanted
+        self.gates = Gates(graph.groups)
+        if order is not None:
+            self.gates.set_order(order)
+        self.full_flops = graph.flops()
+        self.budget = make_budget(wanted, graph, compile=compile)
+        # A latency is known only once it is measured: no proposal can be clipped to it.
+        self.target = 0.0
+        if not isinstance(wanted, Latency):
+            self.target = wanted.rate * self.budget.full
+
+    def run(self, log: Callable[[int, dict], None] = lambda step, values: None) -> None:
+        """Goes on from the last step of the history to the target.
+
+        Args:
+            log: called with (step, scalars) for every step taken.
+        """
+        if not self.history.rows:
+            self._first(time.perf_counter())
+        last = len(self.history.rows) - 1
+        self.gates.set_mask(self.history.mask(self.graph, last))
+        self.budget.restore(self.history.rows)
+        self._restored()
+        bar = tqdm(
+            total=100.0,
+            desc="search",
+            disable=None,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}] {postfix}",
+        )
+        with bar:
+            self._show(bar)
+            while self.history.rows[-1]["rate"] > self.wanted.rate:
+                row = self._step()
+                log(row["step"], {key: row[key] for key in LOGGED if row.get(key) is not None})
+                self._show(bar)
+
+    def _first(self, begin: float) -> None:
+        """Appends row 0, the whole network; `begin`: when it was begun, of time.perf_counter."""
+        raise NotImplementedError
+
+    def _restored(self) -> None:
+        """Takes up what the method needs to know of the history."""
+
+    def _step(self) -> dict:
+        """Takes a step: removes filters from the gates and returns the row of `_append`."""
+        raise NotImplementedError
+
+    def _shown(self, row: dict) -> str:
+        """What the progress bar says of a row's network."""
+        raise NotImplementedError
+
+    def _show(self, bar: tqdm) -> None:
+        row = self.history.rows[-1]
+        bar.n = min(100.0, 100 * (1 - row["rate"]) / (1 - self.wanted.rate))
+        left = f"{self.wanted.name} left {100 * row['rate']:.1f} %"
+        bar.set_postfix_str(f"{left}, {self._shown(row)}")
+
+    def _unreachable(self) -> UserError:
+        rate = self.history.rows[-1]["rate"]
+        return UserError(
+            f"a rate of {self.wanted.rate} can't be reached: no filter is left "
+            f"to remove at {rate:.3f} of the {self.wanted.label}"
+        )
+
+    def _append(
+        self,
+        figures: dict[str, Any],
+        seconds: dict[str, float],
+        outputs: Any = (),
+        *,
+        evaluations: int = 0,
+        images: int = 0,
+        reward: float | None = None,
+        **more: Any,
+    ) -> dict:
+        """Appends the network that the gates hold now to the history; returns its row.
+
+        Args:
+            figures: how good that network is.
+            seconds: by part.
+            outputs: on D_val, tree of float32 [n, ...]; empty where the history keeps none.
+            evaluations: proposals or candidates that were looked at in this step.
+            images: examples that ran forwards through some network in this step.
+            reward: of the choice, in the method's own terms, larger = better.
+            more: further columns.
+        """
+        step, mask = len(self.history.rows), self.gates.mask()
+        before = self.history.mask(self.graph, step - 1)
+        restored = np.flatnonzero(before < mask).tolist()
+        more |= {"restored_units": restored} if restored else {}
+        flops = self.graph.flops(mask)
+        flops_rate = flops / self.full_flops
+        row = {
+            "step": step,
+            "removed_units": np.flatnonzero(before > mask).tolist(),
+            "reward": reward,
+            "evaluations": evaluations,
+            "images": images,
+            **more,
+            "widths": self.gates.widths,
+            **figures,
+            "flops": flops,
+            "flops_rate": flops_rate,
+            "parameters": self.graph.parameters(mask),
+            "rate": self.budget.rate(mask, flops_rate),
+            "seconds": seconds,
+        }
+        self.history.add(row, outputs)
+        return row
