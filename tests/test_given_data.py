@@ -499,3 +499,30 @@ def test_a_class_too_small_for_the_defaults_gives_what_it_has(capsys):
     data = dataset((IMAGES, rare))
     subset, val = parts(data, recipes.sampling(Sampling(), data))
     assert 5 in subset and 5 not in val and "class 3 has 1" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- on several devices
+
+
+@pytest.mark.parametrize("kind", ["trees", "index", "files", "augment"])
+def test_batches_are_shared_by_two_replicas(kind):
+    if len(tf.config.list_logical_devices("CPU")) < 2:
+        pytest.skip("needs two logical CPU devices")
+    sources = {"trees": two, "index": Torch, "files": tf_data, "augment": lambda: (IMAGES, LABELS)}
+    fit = TWO if kind == "trees" else CLASSIFIER
+    layer = keras.layers.RandomFlip() if kind == "augment" else None
+    options = Data(memory=None if kind in ("trees", "augment") else 1e-9, augment=layer)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():  # as a caller of ours may have it open
+        data = dataset(sources[kind](), fit, options)
+        batches = train_batches(data, None, 8, **PLAIN | {"augment": True})
+    whole = list(batches.as_numpy_iterator())
+    shared = list(strategy.experimental_distribute_dataset(batches))
+    for one, other in zip(whole, shared, strict=True):
+        for key in ("inputs", "targets", "index"):
+            halves = [
+                strategy.experimental_local_results(leaf) for leaf in tf.nest.flatten(other[key])
+            ]
+            for leaf, parts_of in zip(tf.nest.flatten(one[key]), halves, strict=True):
+                assert [len(part) for part in parts_of] == [4, 4]
+                np.testing.assert_array_equal(leaf, np.concatenate(parts_of))
