@@ -259,7 +259,18 @@ Pass = Callable[[], Iterator[Any]]
 def _from_stream(
     elements: Pass, batched: bool, expected: int | None, fit: Fit, memory: Memory, origin: str
 ) -> Split:
-    parser, store, found = _Parser(fit, origin), Store(memory, origin), []
+    store = Store(memory, origin)
+    try:
+        return _stored(elements, batched, expected, fit, store, origin)
+    except BaseException:
+        store.discard()
+        raise
+
+
+def _stored(
+    elements: Pass, batched: bool, expected: int | None, fit: Fit, store: Store, origin: str
+) -> Split:
+    parser, found = _Parser(fit, origin), []
     shapes: set[tuple[int, ...]] = set()
     for leaves in _chunks(elements, batched, parser):
         shapes.add(leaves[0].shape[1:])
