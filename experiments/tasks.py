@@ -33,7 +33,7 @@ from .task_networks import TASKS, TaskNetwork, photos
 
 RESULTS = Path("docs/results/tasks.json")
 METHODS = {"ekg": EKG(), "uniform": Uniform()}
-EPOCHS, TUNING, BUDGET = 20, 20, 0.5
+EPOCHS, TUNING, BUDGET = 15, 15, 0.5
 
 
 def run(name: str, seed: int, parts: list, work: Path) -> dict[str, Any]:
