@@ -50,7 +50,7 @@ def networks(
     """
     budget = options.budget
     with RunFolder.open(path, {}) as folder:
-        graph, val = prepare(folder, model, data, options, device)
+        graph, val = prepare(folder, model, classification(), data, options, device)
         lowest = graph.flops(lowest_mask(graph, budget.round_to)) / graph.flops()
         reachable = [rate for rate in RATES if rate >= max(lowest, budget.rate)]
         if not reachable:

@@ -44,7 +44,7 @@ def searched(
 ) -> dict:
     """Final loss and top-1 on D_val of one search, and what it evaluated."""
     with RunFolder.open(path, {}) as folder:
-        graph, val = prepare(folder, model, data, options, device)
+        graph, val = prepare(folder, model, classification(), data, options, device)
         history = History(folder, output_shapes(graph, len(val)))
         GreedySearch(graph, val, history, options, classification()).run()
     rows = history.rows

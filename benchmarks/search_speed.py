@@ -21,11 +21,13 @@ import numpy as np
 
 from ..cli import flags, inputs
 from ..nets.gates import Gates
+from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..options.budgets import Flops
 from ..options.data import Sampling
 from ..options.methods import EKG
 from ..options.search import SearchOptions
+from ..phases.opening import fit_of
 from ..phases.searching import prepare
 from ..pruning.engine.current import CurrentNetwork
 from ..pruning.engine.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator, Outcome
@@ -204,11 +206,11 @@ def main(argv: list[str] | None = None) -> None:
     kept = read_json(own.search_path / inputs.ARGS)
     options, args = options_of(kept), argparse.Namespace(**kept)
     device = flags.device_of(args)
-    start = load_keras(own.search_path / START)
-    data = inputs.data_of(args, start)
+    start = load_keras(own.search_path / START, compile=False)
+    data = inputs.data_of(args, fit_of(Given.read(start)))
     about, task = machine.describe(), classification()
     with RunFolder.open(own.search_path, kept) as folder:
-        graph, val = prepare(folder, start, data, options, device)
+        graph, val = prepare(folder, start, task, data, options, device)
         history = History(folder, output_shapes(graph, len(val)))
     alternating, gates = Alternating(graph, val, own.every), Gates(graph.groups)
     target = options.budget.rate * graph.flops()

@@ -27,6 +27,7 @@ from ..nets.zoo.load import load_network
 from ..op_utils import make_train_step
 from ..pruning.knowledge.distill import ensemble_loss
 from ..reports import machine
+from ..training.task import classification
 from . import input_pipeline
 
 CLASSES, TEACHERS, VIEWS, SHAPE = 10, 5, 2, (32, 32, 3)
@@ -53,7 +54,7 @@ def our_step(model: keras.Model, batch: dict, *, mixed: bool, compile: bool, acc
     steps = make_train_step(
         trained,
         sgd(),
-        ensemble_loss(4.0),
+        ensemble_loss(classification(), 4.0),
         tf.distribute.get_strategy(),
         accum=accum,
         weight_decay=5e-4,

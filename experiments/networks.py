@@ -15,6 +15,7 @@ from ..nets.zoo.load import load_network, load_own
 from ..options import recipes
 from ..options.data import Sampling
 from ..options.kinds import ARCHITECTURES
+from ..phases.opening import fit_of
 from ..pruning.engine.validation import Validation
 from ..reports import machine
 from ..utils.errors import UserError
@@ -131,7 +132,8 @@ def subjects_of(args: argparse.Namespace) -> Subjects:
     sampling = sampling_of(args, run)
     if run:
         inputs.inherit_data(args, run)
-    data = inputs.data_of(args, load_own(files[0]) if args.data else None)
+    fit = fit_of(Given.read(load_own(files[0]))) if args.data else None
+    data = inputs.data_of(args, fit)
     sampling = recipes.sampling(sampling, data)
     networks = {
         name: Given.read(

@@ -29,9 +29,8 @@ from pathlib import Path
 
 import keras
 
-from ..cli import flags, inputs
-from ..dataloader import Dataset, eval_batches, examples_of, unreadable_named
-from ..nets.given import Given
+from ..cli import flags
+from ..dataloader import Dataset, eval_batches, unreadable_named
 from ..options import recipes
 from ..options.budgets import RATE, Flops
 from ..options.data import Sampling
@@ -39,9 +38,11 @@ from ..options.fields import Options, setting, share
 from ..options.methods import EKG, EVALUATORS, Method
 from ..options.search import SearchOptions
 from ..options.training import Training
+from ..phases.opening import work_of
 from ..phases.searching import check
 from ..pruning.knowledge.distill import plain_loss
 from ..training.evaluation import evaluate
+from ..training.task import classification
 from ..training.trainer import Objective, check_batch, train
 from ..utils.devices import Device
 from ..utils.errors import UserError
@@ -179,10 +180,10 @@ class Experiment:
         """Fine-tunes a network in place; {"test_loss", "test_top1"}, moving statistics."""
         path = self.folder.path / f"network_{number:03d}"
         with RunFolder.open(path, self.kept | {"do_log": False}, ignore=OPEN) as folder:
-            objective = Objective(plain_loss())
+            objective = Objective(classification(), plain_loss(classification()))
             train(folder, "finetune", model, self.data, objective, self.training, self.device)
             batches = eval_batches(self.data, "test", self.device.val_batch_images)
-            test = evaluate(model, batches, compile=self.device.compile)
+            test = evaluate(model, classification(), batches, compile=self.device.compile)
         return {worth: test[worth.removeprefix("test_")] for worth in WORTH}
 
     def _say(self, number: int) -> None:
@@ -280,7 +281,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     sampling = networks.sampling_of(args, begun[0] if begun else None)
     device = flags.device_of(args)
     keras.utils.set_random_seed(drawing.seed)
-    data, model = inputs.data_and_network(args)
+    work = work_of(args)
+    given, data = work.given, work.data
+    if not work.task.is_classifier:
+        raise UserError("experiments.potential compares classifiers: this network is none")
     sampling = recipes.sampling(sampling, data)
     training = replace(flags.made(ShortTraining, args), seed=drawing.seed)
     training = recipes.training(training, data)
@@ -289,7 +293,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         text: recipes.search(SearchOptions(Flops(drawing.rate), method, sampling), data)
         for text, method in methods.items()
     }
-    given = Given.read(model, examples_of(data))
     for options in searches.values():
         check(given, data, options, None)  # before there is a folder
     kept = flags.record(args, drawing, sampling, training)

@@ -103,7 +103,7 @@ def made(
     Args:
         options: resolved (`options.recipes`).
     """
-    graph, val = prepare(folder, model, data, options, device)
+    graph, val = prepare(folder, model, classification(), data, options, device)
     history = History(folder, output_shapes(graph, len(val)))
     SEARCHES[options.method.name](
         graph,
@@ -146,7 +146,7 @@ def read(path: Path, settings: dict, examples: int, target_rate: float) -> Sourc
             f"{path} ends at {rows[-1]['flops_rate']:.3f} of the FLOPs, above "
             f"--search_target_rate {target_rate}: finish it, or give a larger rate"
         )
-    graph = ChannelGraph(load_keras(path / START))
+    graph = ChannelGraph(load_keras(path / START, compile=False))
     shapes = output_shapes(graph, examples)
     numbers = sum(map(math.prod, shapes))
     if (path / LOGITS).stat().st_size != 4 * len(rows) * numbers:

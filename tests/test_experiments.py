@@ -29,6 +29,7 @@ from ekg_tf.pages import smoothness as smoothness_page
 from ekg_tf.pruning.engine.validation import Validation
 from ekg_tf.pruning.space.candidates import OVERSHOOT
 from ekg_tf.training.evaluation import evaluate
+from ekg_tf.training.task import classification
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import save_keras
 
@@ -145,7 +146,7 @@ def test_directions_have_the_filters_norms(small):
 def test_landscape_has_the_networks_loss_at_its_centre(small, val, tmp_path):
     batches = [{"inputs": val.inputs[rows], "targets": val.targets[rows]} for rows in val.batches()]
     batches = [{key: tf.constant(value) for key, value in one.items()} for one in batches]
-    loss = evaluate(small, batches, bn="batch")
+    loss = evaluate(small, classification(), batches, bn="batch")
     one = landscape.landscape(small, val, landscape.Plane(grid=3, span=0.5, seed=4))
     assert one["centre"] == pytest.approx(loss["loss"], abs=1e-6)
     assert one["loss"][1][1] == one["centre"] and np.shape(one["loss"]) == (3, 3)
