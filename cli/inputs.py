@@ -40,18 +40,32 @@ def is_run(folder: Path) -> bool:
 def inherit_data(args: argparse.Namespace, folder: Path) -> None:
     """Takes from the run in `folder` what the command line leaves open about data and task.
 
-    `--data_path` or `--data` given alone means that the run's data has been moved. Raises UserError
-    for an args.json that is missing or damaged.
+    `--data_path` or `--data` given alone means that the run's data has been moved. What a folder
+    says is data: a module of the user's that it names is never imported.
+
+    Raises:
+        UserError: an args.json that is missing or damaged, or one that names a module which the
+            command line doesn't.
     """
     used = read_json(folder / ARGS)
-    for name in AIMS:
+    names = list(AIMS)
+    if getattr(args, "dataset", None) is None:
+        names += OWN_DATA if args.data else (*NAMED_DATA, *OWN_DATA)
+    for name in names:
         if getattr(args, name, None) is None:
+            _refuse_code(used.get(name), name, folder)
             setattr(args, name, used.get(name))
-    if getattr(args, "dataset", None) is not None:
-        return
-    for name in OWN_DATA if args.data else (*NAMED_DATA, *OWN_DATA):
-        if getattr(args, name, None) is None:
-            setattr(args, name, used.get(name))
+
+
+def _refuse_code(value: Any, name: str, folder: Path) -> None:
+    """Refuses "module:name" out of a folder's file."""
+    for word in value if isinstance(value, list) else [value]:
+        if not isinstance(word, str) or ":" not in word or Path(word).expanduser().exists():
+            continue
+        raise UserError(
+            f"the run in {folder} was made with --{name} {word}, code of yours: say so again by "
+            f"--{name}; what a folder names is never imported"
+        )
 
 
 def data_of(args: argparse.Namespace, fit: Fit | None = None) -> Dataset:

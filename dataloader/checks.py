@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ..options.kinds import CLASSES
 from ..utils.errors import UserError
 from .dataset import blocks
-from .fit import CLASSES, Fit, Output, Shape
+from .fit import Fit, Output, Shape
 
 LARGEST_WHOLE = 2**24  # above it float32 leaves whole numbers out
 SUM = 1e-3  # how far probabilities may add up to something else than 1

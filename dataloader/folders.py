@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from ..options.data import Data
+from ..options.kinds import CLASSES, NUMBERS
 from ..utils.errors import UserError
 from .dataset import Split, make_split
-from .fit import CLASSES, NUMBERS, Fit, Output
+from .fit import Fit, Output
 from .image_folder import undecodable
 from .imagenet import unreadable_named
 from .photos import Masks, Photos, files

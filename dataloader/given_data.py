@@ -16,11 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from ..options.data import Data
+from ..options.kinds import CLASSES
 from ..utils.errors import UserError
 from .checks import checked_labels
 from .dataset import Split
 from .elements import Parser, check_repeats, hashes, kind_of
-from .fit import CLASSES, Fit
+from .fit import Fit
 from .indexed import Column, Indexed, Reader, threads
 from .store import Memory
 from .streams import from_stream, of_batches, of_dataset

@@ -15,9 +15,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from ..options.kinds import CLASSES
 from ..utils.errors import UserError
 from .dataset import Tree, rows_at
-from .fit import CLASSES, Output
+from .fit import Output
 from .imagenet import FileSplit, decoded
 
 WHITE = 255  # of a mask that is black and white

@@ -115,6 +115,61 @@ def test_numpy_1_and_python_2_pickles_load():
     assert by_bytes[b"data"].tolist() == [200, 1]
 
 
+def enlarged() -> bytes:
+    """An array whose dtype is made larger once its memory is taken; numpy itself would overflow."""
+    whole = pickle.dumps(np.arange(4, dtype=np.uint8), protocol=2)
+    state = b"(K\x03X\x01\x00\x00\x00|q"
+    assert state in whole
+    before, after = whole.split(state, 1)
+    number, rest = after[:1], after[1:]
+    # version, byteorder, subdescr, names, fields, itemsize, alignment, flags
+    tail = b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"
+    assert rest.startswith(tail)
+    huge = b"NNNJ\x00\x00\x00\x40K\x01K\x00t"
+    return before + state + number + huge + rest[len(tail) :]
+
+
+def test_a_state_cannot_make_an_array_larger_than_its_bytes():
+    assert arrays.restricted_load(io.BytesIO(enlarged())).tolist() == [0, 1, 2, 3]
+    whole = pickle.dumps(np.arange(300, dtype=np.uint8), protocol=2)
+    longer = whole.replace(b"M,\x01", b"M,\x02", 1)
+    assert longer != whole
+    with pytest.raises(UserError, match=r"an array \(556,\) of uint8 with 300 bytes"):
+        arrays.restricted_load(io.BytesIO(longer))
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (b"c__builtin__\nbytearray\n(J\xff\xff\xff\x7ftR.", "2147483647 empty bytes"),
+        (b"c_codecs\nencode\n(U\x01xU\x03bz2tR.", "the codec bz2"),
+        (b"cnumpy\ndtype\n(U\x06V99999tR.", "array of"),
+        (b"cnumpy.core.multiarray\n_reconstruct\n(NNNtR.", "without a content"),
+    ],
+)
+def test_what_costs_memory_or_has_no_content_is_refused(asked, why):
+    with pytest.raises(UserError, match=why):
+        arrays.restricted_load(io.BytesIO(asked))
+
+
+def test_damaged_bytes_anywhere_never_get_through_as_something_else_than_data():
+    rng, random = np.random.default_rng(0), np.random.default_rng(1)
+    value = {"a": rng.normal(size=(3, 4)), "b": np.arange(5, dtype=np.uint8), "c": [1, "x"]}
+    loaded = 0
+    for protocol in range(6):
+        whole = pickle.dumps(value, protocol=protocol)
+        for _ in range(150):
+            damaged = bytearray(whole)
+            for place in random.integers(0, len(whole), random.integers(1, 4)):
+                damaged[place] = random.integers(0, 256)
+            try:
+                arrays.restricted_load(io.BytesIO(bytes(damaged)))
+                loaded += 1
+            except UserError as error:
+                assert len(str(error).splitlines()) >= 1
+    assert 0 < loaded < 900
+
+
 def test_damaged_and_missing_pickles(tmp_path):
     whole = pickle.dumps({"a": np.zeros(100, np.float32)}, protocol=4)
     path = tmp_path / "a.pkl"

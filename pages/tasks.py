@@ -1,0 +1,88 @@
+"""docs/tasks.md from docs/results/tasks.json.
+
+python -m ekg_tf.pages.tasks
+"""
+
+from ..cli import manners
+from ..experiments.task_networks import TASKS, TEST, TRAIN
+from ..experiments.tasks import RESULTS
+from ..reports.tables import NOT_MEASURED, spread, table
+from ..utils.files import atomic_write
+from ..utils.jsonl import read_json
+from .files import ROOT
+
+PAGE = ROOT / "docs" / "tasks.md"
+
+
+def page(results: dict) -> str:
+    """docs/tasks.md from the results by task and seed."""
+    rows, exported = [], []
+    for name, task in TASKS.items():
+        runs = [run for key, run in results["runs"].items() if key.split()[0] == name]
+        for metric, (words, _) in task.metrics.items():
+            rows.append([f"{task.title}: {words}", *_measured(runs, metric)])
+        exported.append([task.title, *_litert(runs)])
+    header = ["network: metric", "before", "EKG", "uniform widths", "EKG keeps", "uniform keeps"]
+    header += ["FLOPs kept, EKG"]
+    tuned = results.get("epochs", [None, None])
+    return (
+        "# Networks for other tasks\n\n"
+        "Printed by `python -m ekg_tf.pages.tasks` from docs/results/tasks.json, which\n"
+        "`python -m ekg_tf.experiments.tasks --data_path cifar10 --work runs/tasks` writes.\n\n"
+        "What a network is trained for is what it is compiled with: its loss, loss weights and\n"
+        "metrics. [method.md](method.md) 3 says what takes the place of cross-entropy.\n\n"
+        "```python\n"
+        "result = ekg.prune(unet, (photos, masks), (test_photos, test_masks), budget=0.5)\n"
+        'result = ekg.prune(model, ({"image": x, "extra": z}, {"kind": y, "size": s}), test)\n'
+        'result = ekg.prune(model, train, test, loss="huber", metrics=["mae"])\n'
+        "small = ekg.search_with(detector, lambda network: -own_validation_loss(network)).model\n"
+        "```\n\n"
+        f"Four small networks, trained for {tuned[0]} epochs on {TRAIN:,} photos of CIFAR-10 (or "
+        "drawn signals), pruned to half\n"
+        f"of their FLOPs and fine-tuned for {tuned[1]} epochs without augmentation; tested on "
+        f"{TEST:,} others. Uniform widths are\n"
+        "fine-tuned alike; their bank has one teacher, since their search has one step. Mean ± "
+        "standard deviation over seeds;\n"
+        '"explained" is the share of the targets\' mean absolute deviation that the error leaves '
+        "out; what is kept is the metric\nover its own value before.\n\n"
+        f"{table(header, rows)}\n\n"
+        "In LiteRT on one thread, EKG's network of the first seed beside the given one:\n\n"
+        f"{table(['network', 'ms', 'KiB', 'largest difference to Keras'], exported)}\n"
+    )
+
+
+def _measured(runs: list[dict], metric: str) -> list[str]:
+    if not runs:
+        return [NOT_MEASURED] * 6
+    columns = [
+        [run[side]["metrics"][metric] for run in runs] for side in ("before", "ekg", "uniform")
+    ]
+    kept = [
+        [100 * after / before for before, after in zip(columns[0], column, strict=True)]
+        for column in columns[1:]
+    ]
+    flops = [100 * run["ekg"]["flops"] / run["before"]["flops"] for run in runs]
+    shares = [f"{spread(values, '.1f')} %" for values in kept]
+    return [*(spread(values, ".4f") for values in columns), *shares, f"{max(flops):.1f} %"]
+
+
+def _litert(runs: list[dict]) -> list[str]:
+    one = next((run["litert"] for run in runs if "litert" in run), None)
+    if one is None:
+        return [NOT_MEASURED] * 3
+    return [
+        f"{one['reference_latency_ms']:.3f} → {one['latency_ms']:.3f}",
+        f"{one['reference_bytes'] / 1024:,.0f} → {one['bytes'] / 1024:,.0f}",
+        f"{one['max_difference']:.1g}",
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    manners.Parser(description="Writes docs/tasks.md from what was measured.").parse_args(argv)
+    text = page(read_json(RESULTS) if RESULTS.exists() else {"runs": {}})
+    atomic_write(PAGE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    manners.run(main)
