@@ -105,7 +105,11 @@ class Store:
             self._chunks = [[] for _ in columns]
         large = [k for k, one in enumerate(columns) if one[0].nbytes > SMALL_ROW_BYTES]
         needed = sum(columns[k].nbytes for k in large)
-        if not self._files and not self._memory.take(needed):
+        hopeless = False
+        if not self._rows and expected is not None:
+            row = needed / len(columns[0])
+            hopeless = expected * row > self._memory.left
+        if not self._files and large and (hopeless or not self._memory.take(needed)):
             self._spill(large, columns, expected)
         if self._files:
             self._check_disk(needed)
