@@ -17,6 +17,7 @@ import tensorflow as tf
 from ..utils.errors import UserError
 
 FUNCTION_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+LOOPS = ("While", "StatelessWhile")
 RANDOM = ("Random", "Multinomial", "TruncatedNormal", "ParameterizedTruncatedNormal")
 STATE = "seed_generator_state"  # how Keras calls the variable of a generator
 
@@ -72,13 +73,13 @@ class Augment:
             why = f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
             raise UserError(f"augment= fails on the first batch ({why})") from error
         for one, other in zip(*map(tf.nest.flatten, runs), strict=True):
+            if not np.isfinite(one).all():
+                raise UserError("augment= gives NaN or infinite values")
             if not np.array_equal(one, other):
                 raise UserError(
                     "augment= gives other numbers for the same seed: draw them by tf.random alone, "
                     "not by numpy or a generator of your own, and give Keras layers themselves"
                 )
-            if not np.isfinite(one).all():
-                raise UserError("augment= gives NaN or infinite values")
         if self.changes_targets and np.ndim(runs[0].get("weights", 0)) > 2:
             raise UserError("augment= can't move sample weights per pixel: leave these out")
         return self
@@ -150,11 +151,8 @@ class Augment:
             return made
 
         concrete = tf.function(trace).get_concrete_function(spec["inputs"], spec["targets"])
-        if _draws_in_functions(concrete.graph.as_graph_def()):
-            raise UserError(
-                "augment= calls a tf.function that draws random numbers, which would be the same "
-                "in every epoch: take its decorator off"
-            )
+        if problem := _unseeded(concrete.graph.as_graph_def()):
+            raise UserError(f"augment= {problem}")
         return found[-1]
 
 
@@ -180,12 +178,36 @@ def _same_shapes(new: Any, old: Any) -> None:
             )
 
 
-def _draws_in_functions(graph: Any) -> bool:
+def _unseeded(graph: Any) -> str | None:
+    """Where a traced function draws random numbers that no seed fixes, with the remedy."""
     functions = {function.signature.name: function for function in graph.library.function}
-    nodes = [*graph.node, *(node for one in functions.values() for node in one.node_def)]
-    called = {node.attr["f"].func.name for node in nodes if node.op in FUNCTION_CALLS}
-    return any(
-        node.op.startswith(RANDOM)
-        for name in called & functions.keys()
-        for node in functions[name].node_def
-    )
+
+    def draws(name: str, known: frozenset[str] = frozenset()) -> bool:
+        """Whether a function, or one that it calls, draws random numbers."""
+        if name in known or name not in functions:
+            return False
+        return any(
+            node.op.startswith(RANDOM)
+            or any(draws(other, known | {name}) for other in _functions_of(node))
+            for node in functions[name].node_def
+        )
+
+    for node in (*graph.node, *(node for one in functions.values() for node in one.node_def)):
+        if node.op in FUNCTION_CALLS and draws(node.attr["f"].func.name):
+            return (
+                "calls a tf.function that draws random numbers, which would be the same in every "
+                "epoch: take its decorator off"
+            )
+        parallel = node.op in LOOPS and node.attr["parallel_iterations"].i > 1
+        if parallel and draws(node.attr["body"].func.name):
+            return (
+                "draws random numbers in a loop whose steps run at the same time, in any order: "
+                "draw them for the whole batch, or give tf.map_fn parallel_iterations=1"
+            )
+    return None
+
+
+def _functions_of(node: Any) -> list[str]:
+    return [value.func.name for value in node.attr.values() if value.HasField("func")] + [
+        one.name for value in node.attr.values() for one in value.list.func
+    ]

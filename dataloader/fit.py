@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CLASSES, SIGMOIDS, NUMBERS = "classes", "sigmoids", "numbers"
+from ..options.kinds import CLASSES
+
 Shape = tuple[int | None, ...]
 
 

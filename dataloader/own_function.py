@@ -13,8 +13,9 @@ from typing import Any
 from ..options.data import Data
 from ..utils.errors import UserError
 from .dataset import Split
+from .elements import kind_of
 from .fit import Fit, Shape
-from .given_data import DEFAULT, kind_of, read
+from .given_data import DEFAULT, read
 
 
 def call(

@@ -9,6 +9,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ class FileRows:
     def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...], order: np.ndarray):
         self.dtype, self.shape, self.order = dtype, shape, order
         self.ndim = len(shape)
-        self._file = open(path, "rb")  # noqa: SIM115
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, _discard, self._file, path)
         self._row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
 
     def __len__(self) -> int:
@@ -69,7 +71,7 @@ class FileRows:
         rows = np.empty((*np.shape(places), *self.shape[1:]), self.dtype)
         flat = rows.reshape(-1, *self.shape[1:]).view()
         for row, place in zip(flat, np.ravel(places), strict=True):
-            os.preadv(self._file.fileno(), [row.data.cast("B")], int(place) * self._row_bytes)
+            os.preadv(self._file, [row.data.cast("B")], int(place) * self._row_bytes)
         return rows
 
 
@@ -127,13 +129,17 @@ class Store:
         found: list[Any] = []
         for k, chunks in enumerate(self._chunks):
             if k in self._files:
-                file, dtype, shape = self._files[k]
-                file.close()
-                found.append(FileRows(Path(file.name), dtype, (self._rows, *shape), order))
+                path, dtype, shape = self._files[k]
+                found.append(FileRows(path, dtype, (self._rows, *shape), order))
             else:
                 found.append(_joined(chunks, place))
         self._chunks, self._files = [], {}
         return found
+
+    def discard(self) -> None:
+        """Deletes the files."""
+        for path, *_ in self._files.values():
+            path.unlink(missing_ok=True)
 
     def _spill(self, large: list[int], columns: Sequence[np.ndarray], expected: int | None) -> None:
         folder = Path(tempfile.mkdtemp(prefix="ekg_tf_data_"))
@@ -141,8 +147,7 @@ class Store:
         row = sum(columns[k][0].nbytes for k in large)
         kept = sum(one.nbytes for k in large for one in self._chunks[k])
         for k in large:
-            file = open(folder / f"{k}.rows", "wb")  # noqa: SIM115, closed in `columns`
-            self._files[k] = file, columns[k].dtype, columns[k].shape[1:]
+            self._files[k] = folder / f"{k}.rows", columns[k].dtype, columns[k].shape[1:]
         self._check_disk(kept if expected is None else expected * row)
         size = "" if expected is None else f" ({expected * row / 2**30:.1f} GiB)"
         print(f"{self._origin} doesn't fit into memory{size}: kept in {folder}", flush=True)
@@ -153,15 +158,15 @@ class Store:
 
     def _write(self, column: int, rows: np.ndarray) -> None:
         try:
-            self._files[column][0].write(np.ascontiguousarray(rows).data)
+            with open(self._files[column][0], "ab") as file:
+                file.write(np.ascontiguousarray(rows).data)
         except OSError as error:
             raise UserError(self._full(str(error.strerror))) from error
 
     def _check_disk(self, needed: int) -> None:
-        folder = Path(next(iter(self._files.values()))[0].name).parent
+        folder = next(iter(self._files.values()))[0].parent
         free = shutil.disk_usage(folder).free
         if needed + SPARE_BYTES > free:
-            shutil.rmtree(folder, ignore_errors=True)
             raise UserError(
                 self._full(f"{needed / 2**30:.1f} GiB needed, {free / 2**30:.1f} GiB free")
             )
@@ -171,6 +176,11 @@ class Store:
             f"{self._origin} fits neither into memory nor into {tempfile.gettempdir()} ({problem}):"
             " name a larger disk by TMPDIR, or raise the limit of memory (data_memory)"
         )
+
+
+def _discard(file: int, path: Path) -> None:
+    os.close(file)
+    path.unlink(missing_ok=True)
 
 
 def _joined(chunks: list[np.ndarray], place: np.ndarray) -> np.ndarray:

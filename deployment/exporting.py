@@ -30,7 +30,7 @@ from ..utils.keras_files import load_keras
 from ..utils.trees import mapped, rows_of
 from . import formats, runtimes
 from .fitting import check_fits, check_labels, input_of
-from .measuring import measured, own_task
+from .measuring import measured
 
 PROBE_EXAMPLES = 8  # on which an export is compared before it takes its place
 SECONDS = 3.0  # of latency measurement per format
@@ -79,7 +79,7 @@ def export(
     path: Path,
     kinds: list[formats.Format],
     data: Dataset,
-    task: Task | None = None,
+    task: Task,
     *,
     out: Path,
     reference: Path | None = None,
@@ -90,7 +90,7 @@ def export(
 
     Args:
         model: from `load_float32`. path: its file, whose name the exports take.
-        task: what it is measured by; None: what it is compiled with.
+        task: what it is measured by.
         reference: file of the unpruned network, exported for comparison only.
         calibration_images: examples of the training split, drawn by seed 0.
         batch_images: examples at a time.
@@ -102,8 +102,8 @@ def export(
         "reference_latency_ms".
 
     Raises:
-        UserError: as `load_float32`, `formats.write` and `own_task`; a network and data or a task
-            that don't fit.
+        UserError: as `load_float32` and `formats.write`; a network and data or a task that don't
+            fit.
     """
     unpruned = load_float32(reference) if reference else None
     batch = _batch(data, "test", np.arange(min(PROBE_EXAMPLES, len(data.test))))
@@ -111,7 +111,6 @@ def export(
     check_fits(model, path, data, batch)
     if reference and unpruned:
         check_fits(unpruned, reference, data, batch)
-    task = task or own_task(model, probe, mapped(_array, batch["targets"]))
     check_labels(model, path, data, task)
     calibration, count = None, None
     if any(kind.int8 for kind in kinds):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from ..dataloader import Dataset
-from ..nets.outputs import CLASSES
+from ..options.kinds import CLASSES
 from ..training.task import Task
 from ..utils.errors import UserError
 from ..utils.trees import parts_of

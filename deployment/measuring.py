@@ -5,34 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from ..nets.given import Given
-from ..nets.outputs import CLASSES, NUMBERS, Output
+from ..nets.outputs import Output
+from ..options.kinds import CLASSES, NUMBERS
 from ..training.metrics import UserMetrics
-from ..training.task import Task, classification, task_of
+from ..training.task import Task
 from ..utils.trees import mapped, parts_of, tree_of
 from .runtimes import Runtime
-
-
-def own_task(model: keras.Model, examples: Any, targets: Any) -> Task:
-    """The task of a network that was trained elsewhere: what it is compiled with.
-
-    Args:
-        examples: inputs float32 [n, ...]. targets: theirs, [n, ...]; each is a tuple where there
-            are several.
-
-    Raises:
-        UserError: as `Given.read` and `task_of`.
-    """
-    first = np.asarray(parts_of(targets)[0])
-    labels = len(parts_of(targets)) == 1 and first.ndim == 1 and first.dtype.kind == "i"
-    shapes = [one.shape for one in model.outputs]
-    if labels and len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][-1] > 1:
-        return classification()  # of any network, whatever layers it has
-    return task_of(Given.read(model, examples), examples=examples, labels=labels)
 
 
 def measured(runs: Sequence[Runtime], task: Task, batches: Iterable[dict[str, Any]]) -> list[dict]:

@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ..options.kinds import NUMBERS
 from ..utils.errors import UserError
 from ..utils.trees import tree_of
 from .flatten import Flat, flatten
@@ -31,7 +32,7 @@ from .keras_graph import (
     inference_only,
     packed,
 )
-from .outputs import NUMBERS, Output, before_logarithms, read_outputs, restored, with_logits
+from .outputs import Output, before_logarithms, read_outputs, restored, with_logits
 from .rebuild import carry_over, like, rebuilt, replay, with_config
 
 L = keras.layers

@@ -14,12 +14,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..options.kinds import CLASSES, NUMBERS, SIGMOIDS
 from ..utils.trees import tree_of
 from .keras_graph import Call, calls_of, is_op
 from .rebuild import like, rebuilt, replay, with_config
 
 L = keras.layers
-CLASSES, SIGMOIDS, NUMBERS = "classes", "sigmoids", "numbers"
 ACTIVATIONS = {CLASSES: "softmax", SIGMOIDS: "sigmoid"}
 # What only passes on the values of its input behind an activation.
 PASSING = (L.Identity, L.Flatten, L.Reshape, L.Dropout)

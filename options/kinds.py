@@ -11,3 +11,4 @@ DATASETS = ("CIFAR10", "CIFAR100", "DIGITS", "ImageNet")
 APPLICATIONS = "keras.applications:"
 WEIGHTS = (".pkl", ".keras", ".weights.h5", ".safetensors", f"{APPLICATIONS}NAME")
 FORMATS = ("savedmodel", "litert", "onnx")
+CLASSES, SIGMOIDS, NUMBERS = OUTPUT_KINDS = "classes", "sigmoids", "numbers"  # of a network

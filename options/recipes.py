@@ -136,6 +136,10 @@ def sampling(given: Sampling, facts: Facts) -> Sampling:
             sizes[f"{name}_per_class"] = getattr(facts, f"{name}_per_class")
         else:
             sizes[name] = getattr(facts, f"{name}_examples")
+    if "subset" in sizes and given.val is not None:
+        # What D_val leaves, if that is less than usual; too large a D_val is refused later.
+        left = facts.subset_examples + facts.val_examples - given.val
+        sizes["subset"] = max(1, min(sizes["subset"], left))
     return _filled(given, sizes)
 
 

@@ -21,67 +21,16 @@ import tensorflow as tf
 
 from ..nets.given import Given
 from ..nets.keras_graph import Compiled, compiled_with
-from ..nets.outputs import CLASSES, NUMBERS, SIGMOIDS, Output, loss_name
+from ..nets.outputs import Output
+from ..options.kinds import CLASSES, NUMBERS
 from ..utils.errors import UserError
 from ..utils.trees import mapped, parts_of, tree_of
+from .heads import Head, default_loss, head_of, per_example, sparse
+from .knowledge import KINDS
 
-# Losses that can't be below zero, by Keras's name and class; of others no bound is known.
-NOT_NEGATIVE = frozenset(
-    """
-    sparse_categorical_crossentropy SparseCategoricalCrossentropy categorical_crossentropy
-    CategoricalCrossentropy binary_crossentropy BinaryCrossentropy BinaryFocalCrossentropy
-    binary_focal_crossentropy CategoricalFocalCrossentropy categorical_focal_crossentropy
-    mse MSE mean_squared_error MeanSquaredError mae MAE mean_absolute_error MeanAbsoluteError
-    mape MAPE mean_absolute_percentage_error MeanAbsolutePercentageError msle MSLE
-    mean_squared_logarithmic_error MeanSquaredLogarithmicError huber Huber log_cosh LogCosh hinge
-    Hinge squared_hinge SquaredHinge categorical_hinge CategoricalHinge
-    """.split()
-)
 LEAST_VARIANCE = 1e-12  # of numbers that all are alike
-# Options of Keras's cross-entropies that make them another loss.
-OPTIONS = {"label_smoothing": 0.0, "ignore_class": None, "axis": -1}
-
-# (targets, outputs) -> the loss of every example, or of every pixel of every example
-Unreduced = Callable[[Any, Any], Any]
 # (the teacher's outputs, the student's), both as the network gives them -> float32 [n]
 Knowledge = Callable[[Any, Any], Any]
-
-
-@dataclass(frozen=True)
-class Head:
-    """One output of the core and its loss.
-
-    Attributes:
-        output: what it means.
-        loss: (targets, outputs) -> float32 [n] or [n, ...]; None: the output has no loss.
-        weight: of the loss among those of all outputs.
-        least: what an example's loss can't be below; -inf: unknown.
-        one_hot: whether the user's loss and metrics take classes as rows of zeros and a one.
-        class_weights: float32 [classes] or None.
-        plain: the papers' case: cross-entropy of logits [n, classes] and integers [n].
-        rank: of the output, the batch counted.
-        variance: of the given network's numbers, float32 [size of the last axis].
-    """
-
-    output: Output
-    loss: Unreduced | None
-    weight: float = 1.0
-    least: float = 0.0
-    one_hot: bool = False
-    class_weights: np.ndarray | None = None
-    plain: bool = False
-    rank: int = 2
-    variance: np.ndarray | None = None
-
-    def losses(self, outputs: Any, targets: Any, weights: Any = None) -> Any:
-        """The loss of every example, float32 [n]; mean over its pixels."""
-        values = self.loss(targets, outputs)
-        if self.class_weights is not None:
-            of_class = tf.gather(tf.constant(self.class_weights), tf.cast(targets, tf.int32))
-            values *= _alike(of_class, values)
-        if weights is not None:
-            values *= _alike(tf.cast(weights, tf.float32), values)
-        return _per_example(values)
 
 
 @dataclass(frozen=True)
@@ -175,14 +124,14 @@ class Task:
             kept = likes if teacher is None else teachers
             return (*((tf.constant(one, tf.float32),) for one in kept), (used,))
         pairs = zip(self.heads, teachers, likes, strict=True)
-        return tuple(_prepared(*one) for one in pairs)
+        return tuple(KINDS[head.output.kind].prepared(head, *pair) for head, *pair in pairs)
 
     def knowledge_losses(self, prepared: Any, outputs: Any) -> tf.Tensor:
         """How far the outputs are from the teacher, float32 [n].
 
         Classes: cross-entropy against softmax(T); sigmoids: likewise against sigmoid(T), mean over
         the units; numbers: squared difference over the teacher's variance, mean over the units; all
-        mean over pixels, weighted as the losses.
+        mean over pixels, weighted as the losses. An output without a loss has none.
         """
         if self.knowledge is not None:
             *teacher, (used,) = prepared
@@ -190,7 +139,9 @@ class Task:
             return used * self._own_knowledge(teachers, outputs)
         total = None
         for head, one, output in zip(self.heads, prepared, parts_of(outputs), strict=True):
-            losses = _per_example(_KNOWLEDGE[head.output.kind](one, output))
+            if head.loss is None:
+                continue
+            losses = per_example(KINDS[head.output.kind].losses(one, output))
             losses = losses if head.weight == 1 else head.weight * losses
             total = losses if total is None else total + losses
         return total
@@ -208,7 +159,9 @@ class Task:
             return np.full(count, -np.inf, np.float32)
         total = None
         for head, one in zip(self.heads, prepared, strict=True):
-            bound = _ENTROPY[head.output.kind](one, count)
+            if head.loss is None:
+                continue
+            bound = KINDS[head.output.kind].entropy(one, count)
             bound = bound if head.weight == 1 else head.weight * bound
             total = bound if total is None else total + bound
         return total if least == 0 else total + np.float32(least)
@@ -226,7 +179,9 @@ class Task:
             return tf.reduce_mean(self._own_distillation(parts_of(teacher), parts_of(student)))
         total = None
         for head, one, two in zip(self.heads, parts_of(teacher), parts_of(student), strict=True):
-            value = _distilled(head, one, two, temperature)
+            if head.loss is None:
+                continue
+            value = KINDS[head.output.kind].distilled(head, one, two, temperature)
             value = value if head.weight == 1 else head.weight * value
             total = value if total is None else total + value
         return total
@@ -242,7 +197,7 @@ class Task:
 
     def _own_knowledge(self, teacher: Any, student: Any) -> tf.Tensor:
         values = self.knowledge(self.given(teacher), self.given(student))
-        return _per_example(tf.cast(values, tf.float32))
+        return per_example(tf.cast(values, tf.float32))
 
     # ---------------------------------------------------------------- in the user's terms
 
@@ -275,7 +230,7 @@ class Task:
 def classification(weights: np.ndarray | None = None) -> Task:
     """The papers' task: logits [n, classes], labels int32 [n], cross-entropy."""
     output = Output("logits", CLASSES)
-    return Task((Head(output, _sparse, class_weights=weights, plain=True),))
+    return Task((Head(output, sparse, class_weights=weights, plain=True),))
 
 
 def task_of(
@@ -306,7 +261,7 @@ def task_of(
     losses = given.by_output(aims.loss, "loss")
     factors = given.by_output(aims.loss_weights, "loss_weights")
     if all(one is None for one in losses):
-        losses = [_default_loss(given, output) for output in given.outputs]
+        losses = [default_loss(given, output) for output in given.outputs]
     if all(one is None for one in losses):
         raise UserError(f"no output of {given.model.name} has a loss: compile it with one")
     weights = None if class_weight is None else _class_weights(given, class_weight)
@@ -315,7 +270,7 @@ def task_of(
     for output, tensor, loss, factor, variance in zip(
         given.outputs, given.core.outputs, losses, factors, variances, strict=True
     ):
-        head = _head(given, output, loss, len(tensor.shape), labels)
+        head = head_of(given, output, loss, len(tensor.shape), labels)
         heads.append(
             replace(
                 head,
@@ -325,98 +280,6 @@ def task_of(
             )
         )
     return Task(tuple(heads), knowledge, aims, given.structure)
-
-
-# ---------------------------------------------------------------- a head and its loss
-
-
-def _default_loss(given: Given, output: Output) -> Any:
-    """Cross-entropy, where a network was compiled with nothing and its output is classes."""
-    if output.kind == CLASSES:
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=not output.applied)
-    raise UserError(
-        f"{given.model.name} isn't compiled, and its output {output.name} isn't one of classes: "
-        "compile it with the loss that it was trained with, or give loss="
-    )
-
-
-def _head(given: Given, output: Output, loss: Any, rank: int, labels: bool) -> Head:
-    if loss is None:
-        return Head(output, None, rank=rank)
-    name = loss_name(loss)
-    if name in ("crossentropy", "ce"):
-        several = "sparse_categorical_crossentropy"
-        loss = name = "binary_crossentropy" if output.kind == SIGMOIDS else several
-    try:
-        found = keras.losses.get(loss)
-    except (ValueError, TypeError):
-        found = None
-    if not callable(found):
-        raise UserError(
-            f"loss {loss!r} of output {output.name} of {given.model.name} is none that Keras knows"
-        )
-    options = found.get_config() if isinstance(found, keras.losses.Loss) else {}
-    usual = all(options.get(key, value) == value for key, value in OPTIONS.items())
-    usual &= bool(options.get("from_logits", False)) != output.applied
-    one_hot = output.kind == CLASSES and not name.lower().startswith("sparse")
-    stock = type(found).__module__.startswith("keras.") or found.__module__.startswith("keras.")
-    least = 0.0 if stock and name in NOT_NEGATIVE else -np.inf
-    if usual and stock and output.kind == CLASSES and name in _CROSS_ENTROPIES:
-        plain = labels and rank == 2
-        return Head(output, _cross_entropy, least=0.0, one_hot=one_hot, plain=plain, rank=rank)
-    if usual and stock and output.kind == SIGMOIDS and name in _SIGMOID_ENTROPIES:
-        return Head(output, _sigmoid_entropy, least=0.0, rank=rank)
-    wrapped = _in_given_terms(found, output, one_hot)
-    return Head(output, wrapped, least=least, one_hot=one_hot, rank=rank)
-
-
-_CROSS_ENTROPIES = (
-    *("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy"),
-    *("categorical_crossentropy", "CategoricalCrossentropy"),
-)
-_SIGMOID_ENTROPIES = ("binary_crossentropy", "BinaryCrossentropy")
-
-
-def _sparse(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
-
-
-def _cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Targets: int [n, ...], or probabilities float [n, ..., classes]."""
-    if targets.dtype.is_integer:
-        return _sparse(targets, logits)
-    if len(targets.shape) < len(logits.shape):
-        return _sparse(tf.cast(targets, tf.int32), logits)
-    return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-
-
-def _sigmoid_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    targets = _same_rank(tf.cast(targets, tf.float32), logits)
-    return tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
-
-
-def _in_given_terms(loss: Any, output: Output, one_hot: bool) -> Unreduced:
-    """A loss that is computed on what the network gives, not on its core's logits."""
-    call = loss.call if isinstance(loss, keras.losses.Loss) else loss
-    sparse = output.kind == CLASSES and not one_hot
-
-    def losses(targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-        given = output.given(outputs)
-        if one_hot and targets.dtype.is_integer:
-            targets = tf.one_hot(targets, given.shape[-1])
-        elif not sparse:
-            targets = _same_rank(tf.cast(targets, tf.float32), given)
-        values = tf.cast(call(targets, given), tf.float32)
-        if values.shape.rank:
-            return values
-        # The loss is one number for a batch: each example is a batch of its own.
-        return tf.map_fn(
-            lambda pair: tf.cast(call(pair[0][None], pair[1][None]), tf.float32),
-            (targets, given),
-            fn_output_signature=tf.TensorSpec([], tf.float32),
-        )
-
-    return losses
 
 
 def _class_weights(given: Given, weights: Mapping[int, float]) -> np.ndarray:
@@ -452,100 +315,3 @@ def _variances(given: Given, examples: Any) -> list[np.ndarray | None]:
         variance = np.maximum(variance, max(1e-3 * float(variance.mean()), LEAST_VARIANCE))
         found.append(variance.astype(np.float32) if one.kind == NUMBERS else None)
     return found
-
-
-# ---------------------------------------------------------------- knowledge by kind of output
-
-
-def _prepared(head: Head, teacher: Any, like: Any) -> tuple:
-    kind = head.output.kind
-    if kind == NUMBERS:
-        variance = np.ones(1, np.float32) if head.variance is None else head.variance
-        shape = [len(like), *[1] * (len(like.shape) - 2), len(variance)]
-        weight = tf.zeros(shape) if teacher is None else tf.zeros(shape) + 1 / variance
-        return tf.constant(like if teacher is None else teacher, tf.float32), weight
-    if teacher is None:
-        zeros = tf.zeros(like.shape)
-        return (zeros,) if kind == CLASSES else (zeros, zeros)
-    if kind == CLASSES:
-        return (tf.nn.softmax(tf.constant(teacher)),)
-    return tf.sigmoid(tf.constant(teacher)), tf.sigmoid(-tf.constant(teacher))
-
-
-def _class_knowledge(prepared: tuple, logits: tf.Tensor) -> tf.Tensor:
-    # Not TensorFlow's softmax_cross_entropy: its gradient takes for granted that a row sums to 1.
-    return -tf.reduce_sum(prepared[0] * tf.nn.log_softmax(logits), axis=-1)
-
-
-def _sigmoid_knowledge(prepared: tuple, logits: tf.Tensor) -> tf.Tensor:
-    yes, no = prepared
-    return -(yes * tf.math.log_sigmoid(logits) + no * tf.math.log_sigmoid(-logits))
-
-
-def _number_knowledge(prepared: tuple, numbers: tf.Tensor) -> tf.Tensor:
-    teacher, weight = prepared
-    return weight * tf.math.squared_difference(teacher, numbers)
-
-
-_KNOWLEDGE = {
-    CLASSES: _class_knowledge,
-    SIGMOIDS: _sigmoid_knowledge,
-    NUMBERS: _number_knowledge,
-}
-
-
-def _class_entropy(prepared: tuple, count: int) -> np.ndarray:
-    teacher = prepared[0]
-    return _per_example(-tf.reduce_sum(tf.math.xlogy(teacher, teacher), axis=-1)).numpy()
-
-
-def _sigmoid_entropy_of(prepared: tuple, count: int) -> np.ndarray:
-    return _per_example(-sum(tf.math.xlogy(one, one) for one in prepared)).numpy()
-
-
-def _no_entropy(prepared: tuple, count: int) -> np.ndarray:
-    return np.zeros(count, np.float32)
-
-
-_ENTROPY = {CLASSES: _class_entropy, SIGMOIDS: _sigmoid_entropy_of, NUMBERS: _no_entropy}
-
-
-def _distilled(head: Head, teacher: tf.Tensor, student: tf.Tensor, temperature: float) -> tf.Tensor:
-    kind = head.output.kind
-    if kind == NUMBERS:
-        variance = 1.0 if head.variance is None else head.variance
-        return tf.reduce_mean(tf.math.squared_difference(teacher, student) / variance)
-    teacher = teacher + tf.zeros_like(student)
-    if kind == CLASSES:
-        log_p = tf.nn.log_softmax(teacher / temperature)
-        log_q = tf.nn.log_softmax(student / temperature)
-        return temperature * tf.reduce_mean(tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), -1))
-    divergence = 0.0
-    for sign in (1.0, -1.0):
-        log_p = tf.math.log_sigmoid(sign * teacher / temperature)
-        log_q = tf.math.log_sigmoid(sign * student / temperature)
-        divergence += tf.exp(log_p) * (log_p - log_q)
-    return temperature * tf.reduce_mean(divergence)
-
-
-def _per_example(values: tf.Tensor) -> tf.Tensor:
-    """float [n, ...] -> [n], the mean over the other axes."""
-    rank = len(values.shape)
-    return values if rank == 1 else tf.reduce_mean(values, list(range(1, rank)))
-
-
-def _same_rank(targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Targets with the last axis of one that Keras's losses let users leave out."""
-    if len(targets.shape) == len(outputs.shape) - 1 and outputs.shape[-1] == 1:
-        return targets[..., None]
-    if len(targets.shape) == len(outputs.shape) + 1 and targets.shape[-1] == 1:
-        return targets[..., 0]
-    return targets
-
-
-def _alike(weights: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
-    """Weights with axes of one behind them, to multiply losses of a higher rank."""
-    while len(weights.shape) > len(losses.shape) and weights.shape[-1] == 1:
-        weights = weights[..., 0]
-    missing = len(losses.shape) - len(weights.shape)
-    return tf.reshape(weights, [*tf.unstack(tf.shape(weights)), *[1] * missing])

@@ -1,0 +1,127 @@
+"""Streams of examples: `tf.data.Dataset` and `keras.utils.PyDataset`, read once and kept.
+
+Examples are sorted by a hash of their content, so that shuffling does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ..utils.errors import UserError
+from .dataset import Split
+from .elements import Parser, check_repeats, hashes, leaves_of
+from .fit import Fit
+from .indexed import in_threads
+from .store import Memory, Store
+
+BATCH = 64  # examples of a stream that are taken at a time
+TWICE = 64  # examples that are read a second time
+
+# One pass over a stream: its elements, whether they are batches, and how many examples are expected
+Pass = Callable[[], Iterator[Any]]
+
+
+def from_stream(
+    elements: Pass, batched: bool, expected: int | None, fit: Fit, memory: Memory, origin: str
+) -> Split:
+    """All examples of a stream, sorted by content: in memory, or else in a scratch folder.
+
+    Args:
+      elements: makes a pass over the stream; it is called twice. batched: whether its elements are
+        batches. expected: how many examples it has, where that is known.
+
+    Raises:
+      UserError: no example, sizes that differ, other examples in the second pass, a disk that is
+        full, or as `Parser`.
+    """
+    store = Store(memory, origin)
+    try:
+        return _stored(elements, batched, expected, fit, store, origin)
+    except BaseException:
+        store.discard()
+        raise
+
+
+def _stored(
+    elements: Pass, batched: bool, expected: int | None, fit: Fit, store: Store, origin: str
+) -> Split:
+    parser, found = Parser(fit, origin), []
+    shapes: set[tuple[int, ...]] = set()
+    for leaves in _chunks(elements, batched, parser):
+        shapes.add(leaves[0].shape[1:])
+        if len(shapes) > 1:
+            raise UserError(
+                f"{origin} has sizes {sorted(shapes)}: all {fit.words[0]}s must be of the "
+                "network's size"
+            )
+        found += hashes(leaves)
+        store.append(parser.checked(leaves), expected)
+    if not found:
+        raise UserError(f"{origin} has no {fit.words[0]} at all")
+    known, seen = set(found), 0
+    for leaves in _chunks(elements, batched, parser):
+        check_repeats(all(one in known for one in hashes(leaves)), origin)
+        seen += len(leaves[0])
+        if seen >= TWICE:
+            break
+    order = np.argsort(np.array(found, "S16"), kind="stable")
+    return Split(*parser.trees(store.columns(order)))
+
+
+def _chunks(elements: Pass, batched: bool, parser: Parser) -> Iterator[list[np.ndarray]]:
+    for element in elements():
+        leaves = parser.raw(element)
+        yield leaves if batched else [leaf[None] for leaf in leaves]
+
+
+def of_dataset(dataset: tf.data.Dataset, fit: Fit, origin: str) -> tuple[Pass, bool, int | None]:
+    """The first arguments of `from_stream`.
+
+    Raises:
+      UserError: other elements than tuples of two or three, or no end.
+    """
+    spec = dataset.element_spec
+    if not isinstance(spec, tuple) or len(spec) not in (2, 3):
+        raise UserError(f"{origin} has elements {spec}: ({', '.join(fit.words)}) is expected")
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise UserError(f"{origin} never ends: leave out its .repeat()")
+    first = leaves_of(spec[0], fit.input_names, origin, "input")[0].shape
+    rank = len(fit.input_shapes[0] or ())
+    if first.rank is None:
+        raise UserError(f"{origin} has elements of unknown shape: give them one by set_shape")
+    batched = first.rank == rank + 1
+    count, size = int(dataset.cardinality()), first[0] if batched else 1
+    expected = count * size if count >= 0 and size else None
+    static = all(one.shape.is_fully_defined() for one in tf.nest.flatten(spec))
+    if not batched and static:
+        dataset, batched = dataset.batch(BATCH), True
+    return dataset.as_numpy_iterator, batched, expected
+
+
+def of_batches(
+    given: keras.utils.PyDataset, workers: int, origin: str
+) -> tuple[Pass, bool, int | None]:
+    """The first arguments of `from_stream`; several batches are read at once.
+
+    Raises:
+      UserError: it has no length.
+    """
+    try:
+        count = len(given)
+    except (NotImplementedError, TypeError) as error:
+        raise UserError(f"{origin} never ends: give it a __len__") from error
+
+    def batch(number: int) -> Any:
+        try:
+            return given[number]
+        except Exception as error:  # the user's code may raise anything
+            raise UserError(
+                f"{origin}: batch {number} can't be read ({type(error).__name__}: {error})"
+            ) from error
+
+    return lambda: in_threads(batch, range(count), workers), True, None
