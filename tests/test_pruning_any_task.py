@@ -80,8 +80,7 @@ def mean_losses(case, outputs, teacher=None):
 # ---------------------------------------------------------------- evaluators
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("teacher", [False, True])
+@pytest.mark.parametrize(("teacher", "weighted"), [(False, False), (True, True)])
 @pytest.mark.parametrize("build", BUILDERS)
 def test_every_evaluator_gives_the_rewards_of_the_pruned_networks(build, teacher, weighted):
     case = Case(build, weighted=weighted)
