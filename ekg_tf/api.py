@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ekg_tf.dataloader import Dataset, given_data, own
+from ekg_tf.dataloader import Dataset, given_data, own, unreadable_named
 from ekg_tf.dataloader.fit import Fit
 from ekg_tf.deployment import exporting
 from ekg_tf.deployment import formats as deployment
@@ -137,6 +137,7 @@ def inspect(model: keras.Model) -> Report:
     )
 
 
+@unreadable_named()
 def prune(
     model: keras.Model,
     train: Split,
@@ -238,6 +239,7 @@ def prune(
         )
 
 
+@unreadable_named()
 def run_search(
     model: keras.Model,
     train: Split,
@@ -297,6 +299,7 @@ def run_search(
         return Result(model, sides[0], sides[1], figures["front"], opened.path)
 
 
+@unreadable_named()
 def run_finetuning(
     searched: PathLike,
     train: Split,
@@ -459,6 +462,7 @@ def register(
     layer_kinds.register_per_channel(layer, weights, sizes)
 
 
+@unreadable_named()
 def export(
     network: PathLike,
     formats: Sequence[str],

@@ -189,7 +189,7 @@ def test_the_folder_belongs_to_one_network_its_data_and_its_settings(model, digi
         ({"training": ekg.Training(epochs=3)}, "train_epoch: 2 -> 3"),
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"compile": True}, "compile: None -> True"),
-        ({"data": ekg.Data(crop=0)}, "data_flip: False -> True"),
+        ({"data": ekg.Data(crop=0)}, "data_flip: False -> None"),
     ):
         with pytest.raises(ekg.UserError, match=message):
             ekg.prune(model, train, test, run, **(SETTINGS | changed))

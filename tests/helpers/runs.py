@@ -1,6 +1,7 @@
 """Shared by the tests of whole runs: the smallest run on DIGITS, and what is read of its folder."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,9 @@ def same_network(one: Path, other: Path) -> None:
 
 def check_report(text: str, figures: dict) -> None:
     """That a printed before -> after block holds the figures."""
-    lines = {line[:33].strip(): line[33:].split() for line in text.splitlines()}
+    # A name may hold single spaces; two or more stand before a number.
+    cells = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
+    lines = {name: values for name, *values in cells}
     before, after = figures["before"], figures["after"]
     flops = [f"{before['flops']:,}", f"{after['flops']:,}"]
     rate = f"{after['flops'] / before['flops']:.3f}"
