@@ -367,7 +367,7 @@ def measure(name: str) -> dict[str, Any]:
         "groups": sum(group["prunable"] for group in result["groups"]),
         "within_reach": 1 - result["lowest_parameters"],
         "graph_seconds": round(seconds, 2),
-        "kind": given.kind,
+        "outputs": [one.kind for one in given.outputs],
         "closed": {one: why for one, why in given.closed.items()},
         "staying": staying(graph, given.closed),
     }

@@ -192,6 +192,11 @@ def compared(model: keras.Model, folder: Path) -> None:
                 np.testing.assert_allclose(output, wanted, atol=tolerance, err_msg=kind.title)
 
 
+def own_task(model, data):
+    examples = data.test.inputs
+    return task_of(Given.read(model, examples), examples=examples, labels=False)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_format_gives_keras_numbers_and_the_task_its_figures(name, tmp_path):
     model = NETWORKS[name]()
@@ -200,7 +205,8 @@ def test_every_format_gives_keras_numbers_and_the_task_its_figures(name, tmp_pat
     data = data_of(model)
     kinds = formats.chosen(["savedmodel", "litert", "onnx"], True)
     loaded = exporting.load_float32(path)
-    results = exporting.export(loaded, path, kinds, data, out=tmp_path, batch_images=20)
+    task = own_task(loaded, data)
+    results = exporting.export(loaded, path, kinds, data, task, out=tmp_path, batch_images=20)
     rows = {row["format"]: row for row in results["exports"]}
     assert list(rows) == ALL
     given = Given.read(model)
@@ -304,7 +310,9 @@ def test_half_precision_keeps_its_ends_and_its_loss(tmp_path):
     assert list(loaded.input) == list(model.input) and list(loaded.output) == list(model.output)
     assert loaded.loss == model.loss
     path, data = tmp_path / "half.keras", data_of(model)
-    results = exporting.export(loaded, path, [formats.FORMATS[0]], data, out=tmp_path)
+    results = exporting.export(
+        loaded, path, [formats.FORMATS[0]], data, own_task(loaded, data), out=tmp_path
+    )
     assert results["exports"][1]["agreement"] == 100
     names = [one["name"] for one in results["input"]]
     assert names == ["extra", "image"] == [one.name for one in loaded.inputs]
@@ -314,7 +322,9 @@ def test_the_table_shows_what_there_is(tmp_path, capsys):
     model = two_ends()
     save_keras(tmp_path / "ends.keras", model)
     path, data = tmp_path / "ends.keras", data_of(model)
-    results = exporting.export(model, path, [formats.FORMATS[0]], data, out=tmp_path)
+    results = exporting.export(
+        model, path, [formats.FORMATS[0]], data, own_task(model, data), out=tmp_path
+    )
     exporting.print_table(results)
     header, *_, last = capsys.readouterr().out.splitlines()[1:]
     for title in ("loss", "kind_accuracy", "size_mae", "agrees with Keras %", "largest output"):
@@ -324,7 +334,9 @@ def test_the_table_shows_what_there_is(tmp_path, capsys):
     model = series()
     save_keras(tmp_path / "series.keras", model)
     path, data = tmp_path / "series.keras", data_of(model)
-    header, *rows = exporting.table(exporting.export(model, path, [], data, out=tmp_path))
+    header, *rows = exporting.table(
+        exporting.export(model, path, [], data, own_task(model, data), out=tmp_path)
+    )
     assert "agrees with Keras %" not in header and "mae" in header
     assert [len(row) for row in rows] == [len(header)]
 
@@ -363,7 +375,7 @@ def test_labels_that_the_loss_leaves_out_may_be_any(tmp_path):
     for split in (data.train, data.test):
         split.targets[:, 0] = 255
     save_keras(path, model)
-    results = exporting.export(model, path, [], data, out=tmp_path)
+    results = exporting.export(model, path, [], data, own_task(model, data), out=tmp_path)
     assert np.isfinite(results["exports"][0]["loss"])
 
 

@@ -10,6 +10,7 @@ from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.rebuild import copied
 from ekg_tf.phases.rehearsal import rehearse
+from ekg_tf.training.task import task_of
 from ekg_tf.utils import devices
 from ekg_tf.utils.errors import UserError
 
@@ -40,18 +41,23 @@ def test_a_network_of_this_kind_goes_the_whole_way(name):
     model(np.zeros((1, *data.image_shape), np.float32))  # Keras builds some layers only now
     before = [array.copy() for array in model.get_weights()]
     given = Given.read(model, examples_of(data))
-    rehearse(given, data, device())
+    rehearse(given, task_of(given), data, device())
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)  # the user's network isn't touched
     graph = ChannelGraph(given.core)
     assert (graph.lowest_rate() < 0.5) == (name not in LITTLE)
 
 
+def rehearsed(model, data):
+    given = Given.read(model, examples_of(data))
+    rehearse(given, task_of(given), data, device())
+
+
 def test_a_file_that_keras_itself_reads_back_otherwise_is_refused():
     model = KINDS["nested_twice"]()
     data = data_for(model)
     with pytest.raises(UserError, match="the network in its own file gives other outputs"):
-        rehearse(Given.read(model, examples_of(data)), data, device())
+        rehearsed(model, data)
 
 
 class NoConfig(L.Layer):
@@ -95,28 +101,21 @@ def test_lora_and_quantised_layers_are_refused_with_the_remedy():
         Given.read(quantised)
 
 
-def test_other_losses_are_refused():
-    model = KINDS["plain"]()
-    model.compile("sgd", "mse")
-    with pytest.raises(UserError, match="compiled with the loss mse"):
-        Given.read(model)
-
-
 def test_nan_is_refused_at_the_door():
     model = KINDS["plain_logits"]()
     model.layers[-1].bias.assign([np.nan, 0, 0])
     data = data_for(model)
     with pytest.raises(UserError, match="NaN or infinite outputs"):
-        rehearse(Given.read(model, examples_of(data)), data, device())
+        rehearsed(model, data)
 
 
 def test_probabilities_are_told_from_logits_by_their_values():
     i = keras.Input((4,))
     average = L.Average()([L.Dense(CLASSES)(i), L.Dense(CLASSES)(i)])
     images = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
-    assert Given.read(keras.Model(i, average), images).kind == "logits"
+    assert not Given.read(keras.Model(i, average), images).outputs[0].applied
     given = Given.read(KINDS["averaged_heads"](), np.zeros((4, SIZE, SIZE, 3), np.float32))
-    assert given.kind == "probabilities"
+    assert given.outputs[0].applied and given.outputs[0].operation is None
     x = np.random.default_rng(0).uniform(0, 255, (4, SIZE, SIZE, 3)).astype(np.float32)
     np.testing.assert_allclose(tf.nn.softmax(given.core(x)), given.model(x), atol=1e-6)
 

@@ -11,7 +11,9 @@ from ekg_tf.dataloader import load
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.load import load_own
+from ekg_tf.phases.opening import work_of
 from ekg_tf.reports import networks as measure
+from ekg_tf.training.task import task_of
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import load_keras, save_keras
 from PIL import Image
@@ -56,7 +58,7 @@ def test_softmax_off_and_on_again(head, sequential):
     given = Given.read(model)
     logits = given.core(images).numpy()
     np.testing.assert_allclose(keras.ops.softmax(logits), probabilities, atol=1e-6)
-    assert given.kind == "softmax" and Given.read(given.core).kind == "logits"
+    assert given.outputs[0].operation and not Given.read(given.core).outputs[0].applied
     assert all(one is not other for one in model.weights for other in given.core.weights)
 
     graph = ChannelGraph(given.core)
@@ -78,25 +80,23 @@ def test_softmax_inside_a_nested_model_and_as_an_operation():
     by_operation = keras.Model(body.inputs[0], keras.ops.softmax(body.outputs[0]), name="op")
     for model in (nested, by_operation):
         given = Given.read(model)
-        assert given.kind == "softmax"
+        assert given.outputs[0].operation
         graph = ChannelGraph(given.core)
         pruned = given.finished(graph.pruned(graph.open_mask()))
         np.testing.assert_allclose(pruned(images), model(images), atol=1e-5)
 
 
-def test_other_ends_are_refused():
-    for head, name in (
-        ([L.Dense(10, activation="sigmoid")], "sigmoid"),
-        ([L.Dense(10), L.ReLU()], "ReLU"),
-    ):
-        with pytest.raises(UserError, match=f"ends in {name}"):
-            Given.read(own_network(head))
-    assert Given.read(own_network([L.Dense(10, activation="log_softmax")])).kind == "logits"
+def test_other_ends_need_a_loss():
+    for head in ([L.Dense(10, activation="sigmoid")], [L.Dense(10), L.ReLU()]):
+        with pytest.raises(UserError, match="isn't one of classes: compile it with the loss"):
+            task_of(Given.read(own_network(head)))
+    assert not Given.read(own_network([L.Dense(10, activation="log_softmax")])).outputs[0].applied
 
 
 def flags(**values) -> argparse.Namespace:
-    names = ("model", "arch", "trained_param", *inputs.NAMED_DATA, *inputs.OWN_DATA)
-    return argparse.Namespace(**(dict.fromkeys(names) | values))
+    names = ("model", "arch", "trained_param", "loss", "metrics")
+    names += (*inputs.NAMED_DATA, *inputs.OWN_DATA)
+    return argparse.Namespace(**(dict.fromkeys(names) | {"custom_module": ()} | values))
 
 
 def test_flags_that_exclude_each_other(tmp_path):
@@ -111,16 +111,16 @@ def test_flags_that_exclude_each_other(tmp_path):
         ({"model": path, "data_mean": (1.0,)}, "--data_mean is for data of your own"),
     ):
         with pytest.raises(UserError, match=message):
-            inputs.data_and_network(flags(**values))
-    data, network = inputs.data_and_network(flags(model=path))
-    assert data.name == "DIGITS" and network.output_shape == (None, 10)
+            work_of(flags(**values))
+    work = work_of(flags(model=path))
+    assert work.data.name == "DIGITS" and work.given.model.output_shape == (None, 10)
 
 
 def test_networks_that_do_not_fit(tmp_path):
     def refused(model, **values) -> str:
         save_keras(tmp_path / "odd.keras", model)
         with pytest.raises(UserError) as error:
-            inputs.data_and_network(flags(model=str(tmp_path / "odd.keras"), **values))
+            work_of(flags(model=str(tmp_path / "odd.keras"), **values))
         return str(error.value)
 
     assert "the data has 10 classes" in refused(own_network([L.Dense(7)]))
@@ -180,11 +180,11 @@ def test_three_phases_from_the_command_line(project, capsys, monkeypatch):
     given, pruned = load_keras(run / "baseline.keras"), load_keras(run / "pruned.keras")
     digits = load("DIGITS").test
     for model in (given, pruned, load_keras(run / "search_pruned.keras")):
-        probabilities = model.predict(digits.images, verbose=0)
+        probabilities = model.predict(digits.inputs, verbose=0)
         np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
         assert probabilities.min() >= 0
-        assert (probabilities.argmax(1) == digits.labels).mean() > 0.7
-    assert Given.read(load_keras(run / "search_start.keras")).kind == "logits"
+        assert (probabilities.argmax(1) == digits.targets).mean() > 0.7
+    assert Given.read(load_keras(run / "search_start.keras")).outputs[0].applied is False
     assert ChannelGraph(pruned).flops() <= 0.6 * ChannelGraph(given).flops()
 
     capsys.readouterr()
@@ -218,7 +218,7 @@ def test_prune_and_report_from_the_command_line(project, capsys, monkeypatch):
     assert (args["method"], args["finetune_method"], args["bank"]) == ("uniform", "plain", "none")
     assert (args["batch_size"], args["val_per_class"], args["data_crop"]) == (64, 8, None)
     pruned = load_keras(run / "pruned.keras")
-    assert Given.read(pruned).kind == "softmax" and not list(run.glob("bank*"))
+    assert Given.read(pruned).outputs[0].operation and not list(run.glob("bank*"))
     figures = json.loads((run / "result.json").read_text())
     assert figures["after"]["parameters"] == pruned.count_params()
     assert figures["after"]["flops"] <= 0.6 * figures["before"]["flops"]

@@ -9,6 +9,7 @@ from ekg_tf.dataloader import load
 from ekg_tf.nets.gates import Gates
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.load import load_network
+from ekg_tf.training.task import classification
 from ekg_tf.training.trainer import both_modes
 from ekg_tf.utils.devices import Device
 
@@ -24,7 +25,7 @@ def cifar10(shared_data, tmp_path_factory):
 def test_both_batch_norm_modes_score_what_the_paper_trained(res56_pkl, cifar10):
     model = load_network(res56_pkl, "ResNet-56", 10, (32, 32, 3))
     device = Device(strategy=tf.distribute.get_strategy(), compile=False)
-    figures = both_modes(model, cifar10, "test", device)
+    figures = both_modes(model, classification(), cifar10, "test", device)
     assert figures["examples"] == 500
     assert figures["top1"] >= 92
     assert figures["batch_top1"] >= 92
