@@ -469,7 +469,7 @@ def open_folder(args: argparse.Namespace, kept: dict[str, Any], *begun: str) -> 
         UserError: as `RunFolder.open`, or an unfinished run that must not be resumed.
     """
     folder = RunFolder.open(args.train_path, kept, overwrite=args.overwrite)
-    unfinished = not folder.finished and any(folder.file(name).exists() for name in begun)
+    unfinished = not folder.finished and any(folder.has(name) for name in begun)
     if unfinished and not args.resume:
         folder.close()
         raise UserError(

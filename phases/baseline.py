@@ -58,7 +58,7 @@ def measure(
         trained_here: else `epochs` and `seconds` of its training are null.
     """
     model = given.model
-    if not folder.file(BASELINE).exists():
+    if not folder.has(BASELINE):
         save_keras(folder.file(BASELINE), model)
     rows = [row for row in folder.rows(METRICS) if row["phase"] == "baseline"]
     results = {

@@ -64,7 +64,7 @@ def run_finetuning(
         UserError: the search isn't finished, or its bank belongs to other data or lacks what the
             method needs.
     """
-    if folder.file(EXPORTED).exists():
+    if folder.has(EXPORTED):
         return load_keras(folder.file(EXPORTED), compile=False)
     student = given.read_again(
         load_keras(search_path / pruned_file(search_path, rate), compile=False)

@@ -74,9 +74,9 @@ def run_search(
         UserError: as `check`.
     """
     check(given, data, options, bank)
-    if not folder.file(BASELINE).exists():
+    if not folder.has(BASELINE):
         save_keras(folder.file(BASELINE), given.model)
-    if not folder.file(PRUNED).exists():
+    if not folder.has(PRUNED):
         graph, val, history, seconds = _searched(folder, given, task, data, options, device)
         teachers = []
         if bank:
@@ -171,7 +171,7 @@ def _bank(folder, graph, history, data, options: SearchOptions, bank, device: De
         print(
             f"{options.method.name} made {teachers} networks before the last one: so many teachers"
         )
-    if folder.file(MANIFEST).exists():  # begun by an earlier process, perhaps on a fuller disk
+    if folder.has(MANIFEST):  # begun by an earlier process, perhaps on a fuller disk
         bank = replace(bank, kind=folder.read_json(MANIFEST)["kind"])
     kept = width(graph.model) if bank.features else 0
     free = shutil.disk_usage(folder.path).free

@@ -4,6 +4,8 @@ import collections
 import io
 import os
 import pickle
+import stat
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -45,6 +47,44 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, failure):
 def test_writing_into_a_missing_folder_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="cannot write"):
         arrays.save_state(tmp_path / "none" / "a.npz", {"x": np.zeros(2)})
+
+
+def text(path: Path) -> None:
+    path.write_text("new")
+
+
+def test_a_device_is_written_to_and_stays(tmp_path):
+    atomic_write("/dev/null", text)
+    with pytest.raises(UserError, match=r"cannot write /dev/full: No space left"):
+        atomic_write("/dev/full", text)
+    for device in ("/dev/null", "/dev/full"):
+        assert stat.S_ISCHR(os.stat(device).st_mode)
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path):
+    (tmp_path / "target.json").write_text("old")
+    (tmp_path / "link.json").symlink_to(tmp_path / "target.json")
+    atomic_write(tmp_path / "link.json", text)
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "target.json").read_text() == "new"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "folder"])
+def test_a_folder_is_no_file(tmp_path, name, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="it is a folder; name a file"):
+        atomic_write(name, text)
+    assert [one.name for one in tmp_path.iterdir()] == ["folder"]
+
+
+def test_long_names(tmp_path):
+    longest = tmp_path / f"{'a' * 250}.json"
+    atomic_write(longest, text)
+    assert longest.read_text() == "new"
+    with pytest.raises(UserError, match=r"cannot write .*File name too long"):
+        atomic_write(tmp_path / f"{'a' * 251}.json", text)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 # ---------------------------------------------------------------- restricted pickles
@@ -142,6 +182,7 @@ def test_a_state_cannot_make_an_array_larger_than_its_bytes():
     ("asked", "why"),
     [
         (b"c__builtin__\nbytearray\n(J\xff\xff\xff\x7ftR.", "2147483647 empty bytes"),
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "2147483647 remembered objects"),
         (b"c_codecs\nencode\n(U\x01xU\x03bz2tR.", "the codec bz2"),
         (b"cnumpy\ndtype\n(U\x06V99999tR.", "array of"),
         (b"cnumpy.core.multiarray\n_reconstruct\n(NNNtR.", "without a content"),

@@ -12,9 +12,10 @@ import pytest
 import tensorflow as tf
 from ekg_tf.utils import provenance
 from ekg_tf.utils.errors import UserError
-from ekg_tf.utils.runfolder import RunFolder
+from ekg_tf.utils.runfolder import RunFolder, verify
 
 ROOT = Path(__file__).resolve().parents[1]
+LEFTOVER = f".ekg_tf-{'0a' * 16}.tmp.npz"
 ARGS = {"arch": "resnet56", "lr": 0.1, "train_path": "a", "do_log": False}
 
 
@@ -77,8 +78,121 @@ def test_overwrite_deletes_only_our_files(tmp_path):
     with RunFolder.open(path, {**ARGS, "lr": 0.5}, overwrite=True) as second:
         assert second.rows("history.jsonl") == [] and not second.finished
         assert second.read_json("args.json")["lr"] == 0.5
-    assert names(path) == {".lock", "args.json", "versions.json", "notes.txt", "tensorboard"}
+    kept = {".lock", "args.json", "versions.json", "files.json", "notes.txt", "tensorboard"}
+    assert names(path) == kept
     assert names(path / "tensorboard") == {"mine.txt"}
+
+
+NEARLY_OURS = ("baseline_mine.keras", "search_notes.npz", "bank_backup.npy", ".thesis.7.tmp.tex")
+
+
+def test_overwrite_leaves_files_that_only_look_like_ours(tmp_path):
+    path = tmp_path / "run"
+    with RunFolder.open(path, ARGS) as first:
+        first.file("baseline.keras").write_text("ours")
+    for name in NEARLY_OURS:
+        (path / name).write_text("mine")
+    RunFolder.open(path, ARGS, overwrite=True).close()
+    assert {name for name in NEARLY_OURS if (path / name).read_text() == "mine"} == {*NEARLY_OURS}
+    assert not (path / "baseline.keras").exists()
+
+
+def test_overwrite_never_goes_through_a_link(tmp_path):
+    path, elsewhere = tmp_path / "run", tmp_path / "logs"
+    with RunFolder.open(path, {**ARGS, "do_log": True}) as first:
+        first.scalars("search", 1, {"loss": 1.0})
+        first.file("search_state.npz").write_text("ours")
+    (path / "tensorboard").rename(elsewhere)
+    (path / "tensorboard").symlink_to(elsewhere)
+    (tmp_path / "kept.npz").write_text("mine")
+    (path / "search_state.npz").unlink()
+    (path / "search_state.npz").symlink_to(tmp_path / "kept.npz")
+    RunFolder.open(path, ARGS, overwrite=True).close()
+    assert len(names(elsewhere / "search")) == 1
+    assert (tmp_path / "kept.npz").read_text() == "mine"
+
+
+def test_a_refused_run_deletes_nothing(tmp_path):
+    for name in (LEFTOVER, ".thesis.7.tmp.tex", "thesis.tex"):
+        (tmp_path / name).write_text("mine")
+    before = names(tmp_path)
+    with pytest.raises(UserError, match="is not empty"):
+        RunFolder.open(tmp_path, ARGS)
+    assert names(tmp_path) == before
+    run = tmp_path / "run"
+    RunFolder.open(run, ARGS).close()
+    (run / LEFTOVER).write_text("half")
+    with pytest.raises(UserError, match="other arguments"):
+        RunFolder.open(run, {**ARGS, "lr": 0.3})
+    assert LEFTOVER in names(run)
+
+
+def test_a_refused_run_leaves_no_empty_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TypeError):
+        RunFolder.open(tmp_path / "new", {"a": object()})
+    assert names(tmp_path) == {"file"}
+
+
+def test_a_file_of_the_users_with_a_name_of_ours_stops_the_run(tmp_path):
+    path = tmp_path / "run"
+    RunFolder.open(path, ARGS).close()
+    (path / "bank.npy").write_text("mine")
+    with RunFolder.open(path, ARGS) as again:
+        with pytest.raises(UserError, match=r"bank\.npy was not written by this run: move it"):
+            again.file("bank.npy")
+        assert again.has("bank.npy")
+    RunFolder.open(path, ARGS, overwrite=True).close()
+    assert (path / "bank.npy").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"format": 1, "files": {"../../kept.npz": null}}',
+        '{"format": 1, "files": {"baseline_/../../kept.npz": null}}',
+        '{"format": 1, "files": {"tensorboard/../../events.out.tfevents.1": null}}',
+        '{"format": 1, "files": {"thesis.tex": null}}',
+        '{"format": 2, "files": {}}',
+        '{"format": 1, "files": []}',
+        "[]",
+        "null",
+        '{"format',
+    ],
+)
+def test_a_manifest_that_leads_out_of_the_folder_or_is_damaged(tmp_path, text):
+    path = tmp_path / "run"
+    RunFolder.open(path, ARGS).close()
+    (tmp_path / "kept.npz").write_text("mine")
+    (path / "files.json").write_text(text)
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=r"files\.json"):
+            RunFolder.open(path, ARGS, overwrite=overwrite)
+    assert (tmp_path / "kept.npz").read_text() == "mine"
+
+
+def test_a_run_of_an_older_version_is_named(tmp_path):
+    path = tmp_path / "run"
+    RunFolder.open(path, ARGS).close()
+    (path / "files.json").unlink()
+    with pytest.raises(UserError, match="a run of an older version"):
+        RunFolder.open(path, ARGS)
+
+
+def test_sealed_files_are_known_again(tmp_path):
+    path = tmp_path / "run"
+    with RunFolder.open(path, ARGS) as folder:
+        folder.file("baseline.keras").write_bytes(b"weights")
+        folder.file("bank.npy").write_bytes(b"rows")
+        folder.seal("baseline.keras")
+    verify(path, "baseline.keras", "bank.npy")
+    for damaged in (b"weightz", b"", b"weights and more"):
+        (path / "baseline.keras").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"baseline\.keras is damaged"):
+            verify(path, "baseline.keras")
+    (path / "baseline.keras").unlink()
+    with pytest.raises(UserError, match=r"cannot read .*baseline\.keras"):
+        verify(path, "baseline.keras")
 
 
 def test_a_foreign_folder_is_refused_and_untouched(tmp_path):
@@ -121,7 +235,7 @@ def test_a_killed_process_frees_the_folder_and_its_leftovers_go(tmp_path):
     script = (
         "import sys, time\nfrom ekg_tf.utils.runfolder import RunFolder\n"
         f"f = RunFolder.open({str(path)!r}, {{}})\n"
-        "(f.path / '.state.77.tmp.npz').write_text('half')\n"
+        f"(f.path / '{LEFTOVER}').write_text('half')\n"
         "print('open', flush=True)\ntime.sleep(60)\n"
     )
     process = subprocess.Popen(
@@ -135,8 +249,10 @@ def test_a_killed_process_frees_the_folder_and_its_leftovers_go(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
+    (path / ".thesis.7.tmp.tex").write_text("mine")
     RunFolder.open(path, {}).close()
-    assert names(path) == {".lock", "args.json", "versions.json"}
+    marks = {".lock", "args.json", "versions.json", "files.json"}
+    assert names(path) == marks | {".thesis.7.tmp.tex"}
 
 
 def test_a_name_that_overwrite_would_miss_is_a_bug(folder):

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import pickle
+import pickletools
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -123,6 +124,17 @@ _ADMITTED: dict[tuple[str, str], Any] = {
 }
 
 
+def _check_operations(data: bytes) -> None:
+    """Refuses what takes memory that the file itself doesn't fill, before anything is made of it.
+
+    Python's unpickler makes room for a memo of any number and an array of any length that it is
+    told; `genops` compares the lengths with what is there.
+    """
+    for operation, argument, _ in pickletools.genops(data):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
+            raise UserError(f"it asks for {argument} remembered objects")
+
+
 class _RestrictedUnpickler(pickle.Unpickler):
     """Admits plain containers and stand-ins of numpy's classes; nothing of numpy's own is called
     with what a file says."""
@@ -158,7 +170,10 @@ def _filled(value: Any, seen: dict[int, Any]) -> Any:
         seen[id(value)] = found = []
         found.extend(_filled(one, seen) for one in value)
         return found
-    return tuple(_filled(one, seen) for one in value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        seen[id(value)] = found = tuple(_filled(one, seen) for one in value)
+        return found
+    return value
 
 
 def restricted_load(file: str | os.PathLike | BinaryIO, *, encoding: str = "ASCII") -> Any:
@@ -174,6 +189,7 @@ def restricted_load(file: str | os.PathLike | BinaryIO, *, encoding: str = "ASCI
     else:
         name, data = str(getattr(file, "name", "the pickle")), file.read()
     try:
+        _check_operations(data)
         try:
             return _filled(_RestrictedUnpickler(data, name, encoding).load(), {})
         except UnicodeDecodeError:

@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
 
+# Names that nobody else makes: what a killed process has left may be deleted by them.
+TEMPORARY = re.compile(r"\.ekg_tf-[0-9a-f]{32}\.(tmp|old)(\.[^/]{0,16})?")
+
+
+def _beside(path: Path, kind: str, suffix: str = "") -> Path:
+    """A new name in the same folder that `TEMPORARY` matches."""
+    return path.with_name(f".ekg_tf-{uuid.uuid4().hex}.{kind}{suffix}")
+
 
 def atomic_write(path: str | os.PathLike, write: Callable[[Path], Any]) -> None:
     """Calls write(temporary path) and moves the result to `path`, in one step on disk.
 
     The temporary file is in the same folder and has the same suffix (Keras chooses the format
-    by it). Whatever happens, `path` holds either its old or its new content. Raises UserError
-    when the folder is missing or not writable or the disk is full; other exceptions of `write`
-    pass through.
+    by it). Whatever happens, `path` holds either its old or its new content. A link's target is
+    written, never the link; what is no file (a device, a pipe) is written to, never replaced.
+    Raises UserError when the folder is missing or not writable, the disk is full or the name can't
+    be one of a file; other exceptions of `write` pass through.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        write(temporary)
-        _fsync(temporary)
-        os.replace(temporary, path)
-        _fsync(path.parent)
+        if path.name in ("", "..") or path.is_dir():
+            raise UserError(f"cannot write {os.fspath(path)!r}: it is a folder; name a file")
+        if path.is_symlink():
+            path = path.resolve()
+        if path.exists() and not path.is_file():
+            write(path)
+            return
+        temporary = _beside(path, "tmp", path.suffix[:16])
+        try:
+            write(temporary)
+            _fsync(temporary)
+            os.replace(temporary, path)
+            _fsync(path.parent)
+        finally:
+            with contextlib.suppress(OSError):  # what went wrong before is said
+                temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def atomic_folder(path: str | os.PathLike, write: Callable[[Path], Any], mark: str) -> None:
@@ -37,15 +58,14 @@ def atomic_folder(path: str | os.PathLike, write: Callable[[Path], Any], mark: s
 
     A folder that is there already is replaced if it holds the file `mark`, by which one of the
     same kind is known. It is moved aside first, so that a kill leaves the old or the new one, the
-    old one perhaps as .<name>.<pid>.old. Raises UserError for another folder or a file at `path`,
-    when the parent is missing or not writable or the disk is full; other exceptions of `write` pass
-    through.
+    old one perhaps under a name that `TEMPORARY` matches. Raises UserError for another folder, a
+    link or a file at `path`, when the parent is missing or not writable or the disk is full; other
+    exceptions of `write` pass through.
     """
     path = Path(path)
-    if path.exists() and not (path / mark).is_file():
+    if path.is_symlink() or (path.exists() and not (path / mark).is_file()):
         raise UserError(f"{path} is there and holds no {mark}: move it or give another place")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    temporary, old = _beside(path, "tmp"), _beside(path, "old")
     try:
         write(temporary)
         if path.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -29,7 +30,9 @@ class Lock:
 
     def __init__(self, folder: Path, waiting: str | None = None):
         self._path = folder / LOCK
+        self._made_folder = False
         try:
+            self._made_folder = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
             self._made_file = not self._path.exists()
             self.descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -62,12 +65,16 @@ class Lock:
         """Gives the folder free; harmless when repeated.
 
         Args:
-            forget: remove the file as well if this lock has made it.
+            forget: remove the file as well if this lock has made it, and the folder if that is
+                empty then and new.
         """
         if not self._open:
             return
         if forget and self._made_file:
             self._path.unlink(missing_ok=True)
+            if self._made_folder:
+                with contextlib.suppress(OSError):  # something else is in it
+                    self._path.parent.rmdir()
         os.close(self.descriptor)
         self._open = False
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,10 +13,14 @@ from typing import Any
 
 from . import jsonl, provenance
 from .errors import UserError
+from .files import TEMPORARY
 from .jsonl import Row
 from .locks import LOCK, Lock
 
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\..+)?")  # the names that files.atomic_write gives
+MANIFEST = "files.json"  # what the run has written, and checksums of what is read again
+FORMAT = 1  # of a run folder
+_MARKS = ("args.json", "versions.json", MANIFEST)  # by which a folder is known as ours
+_BLOCK = 1 << 24  # bytes of a file that are digested at a time
 _PHASES = ("baseline", "supernet", "search", "bank", "finetune")
 _SUFFIXES = (".json", ".npy", ".keras", "_*.npy", "_*.npz", "_*.f32", "_*.keras")
 
@@ -34,13 +39,15 @@ def front_file(rate: float) -> str:
 class RunFolder:
     """A folder that belongs to one command and is locked while that command runs.
 
-    Every file of a run is named by file() and matches KNOWN, which is therefore all that
-    `overwrite` may delete. Open it by RunFolder.open.
+    Every file of a run is named by file() and matches KNOWN. files.json names those that the run
+    has written, before they are there: only these may `overwrite` delete, and never through a link.
+    Open it by RunFolder.open.
     """
 
     KNOWN = (
         "args.json",
         "versions.json",
+        MANIFEST,
         "result.json",
         *(phase + suffix for phase in _PHASES for suffix in _SUFFIXES),
         "history.jsonl",
@@ -67,6 +74,7 @@ class RunFolder:
         self._lock = lock
         self._writers: dict[str, Any] = {}
         self._repaired: set[str] = set()
+        self._files: dict[str, str | None] = {}  # {name: checksum once it is sealed}
 
     @classmethod
     def open(
@@ -97,32 +105,42 @@ class RunFolder:
         return folder
 
     def _claim(self, args: dict[str, Any], overwrite: bool, ignore: set[str]) -> None:
-        for entry in self.path.iterdir():
-            if _TEMPORARY.fullmatch(entry.name) and entry.is_file():
-                entry.unlink()  # left behind by a killed run: we hold the lock
         arguments = json.loads(jsonl.dumps(args))
         if not self._is_ours():
             self._refuse_foreign(overwrite)
-        elif overwrite:
-            self._delete_known()
         else:
-            old = self.read_json("args.json")
-            self._compare(old, arguments, ignore)
-            if not arguments.keys() <= old.keys():
-                self.write_json("args.json", arguments | old)
-            return
-        self.write_json("versions.json", provenance.versions())
+            self._files = read_manifest(self.path)
+            if not overwrite:
+                self._compare(self.read_json("args.json"), arguments, ignore)
+            self._delete_temporary()
+            if overwrite:
+                self._delete_written()
+            else:
+                old = self.read_json("args.json")
+                if not arguments.keys() <= old.keys():
+                    self.write_json("args.json", arguments | old)
+                return
+        self._files = {}
+        self._save_manifest()
+        self.write_json("versions.json", provenance.versions() | {"format": FORMAT})
         self.write_json("args.json", arguments)  # last: it marks the folder as ours
+
+    def _delete_temporary(self) -> None:
+        """What a killed process has left: we hold the lock, and the names are ours alone."""
+        for entry in self.path.iterdir():
+            if TEMPORARY.fullmatch(entry.name) and not entry.is_symlink() and entry.is_file():
+                entry.unlink()
 
     def _is_ours(self) -> bool:
         try:
-            program = self.read_json("versions.json")["program"]
+            program = jsonl.read_json(self.path / "versions.json")["program"]
         except (UserError, LookupError, TypeError):
             return False
-        return program == provenance.PROGRAM and self.file("args.json").exists()
+        return program == provenance.PROGRAM and (self.path / "args.json").exists()
 
     def _refuse_foreign(self, overwrite: bool) -> None:
-        entries = [e for e in self.path.iterdir() if e.name not in (LOCK, "versions.json")]
+        marks = (LOCK, *_MARKS[1:])
+        entries = [e for e in self.path.iterdir() if e.name not in marks]
         if entries and not overwrite:
             raise UserError(
                 f"{self.path} is not empty and holds no run of ours: give another folder, "
@@ -150,28 +168,68 @@ class RunFolder:
     def _known(self) -> list[Path]:
         return sorted({p for pattern in self.KNOWN for p in self.path.glob(pattern)})
 
-    def _delete_known(self) -> None:
-        marks = [self.file("args.json"), self.file("versions.json")]
-        for path in self._known():
-            if path.is_file() and path not in marks:
+    def _delete_written(self) -> None:
+        for name in sorted(self._files):
+            path = self.path / name
+            if name not in _MARKS and not self._behind_link(name) and path.is_file():
                 path.unlink()
-        for phase in self.path.glob("tensorboard/*"):
-            if phase.is_dir() and not any(phase.iterdir()):
-                phase.rmdir()
-        marks[0].unlink()  # last: until here a killed overwriting can be repeated
+        phases = {(self.path / name).parent for name in self._files if "/" in name}
+        for folder in sorted(phases | {phase.parent for phase in phases}, reverse=True):
+            if not self._behind_link(folder.relative_to(self.path).as_posix()):
+                with contextlib.suppress(OSError):  # something of the user's is in it
+                    folder.rmdir()
+        (self.path / "args.json").unlink()  # last: until here a killed overwriting can be repeated
+
+    def _behind_link(self, name: str) -> bool:
+        """Whether a file, or a folder that it is in, is a link."""
+        parts = name.split("/")
+        steps = (self.path.joinpath(*parts[: count + 1]) for count in range(len(parts)))
+        return any(step.is_symlink() for step in steps)
+
+    def _save_manifest(self) -> None:
+        jsonl.write_json(self.path / MANIFEST, {"format": FORMAT, "files": self._files})
+
+    def _note(self, name: str) -> None:
+        """Remembers that a file is ours, before it is there."""
+        if name in self._files or self._lock is None:
+            return
+        path = self.path / name
+        if name not in _MARKS and (path.is_symlink() or path.exists()):
+            raise UserError(f"{path} was not written by this run: move it, or give another folder")
+        self._files[name] = None
+        self._save_manifest()
 
     # ------------------------------------------------------------ files
 
     @property
     def finished(self) -> bool:
         """Whether the run has written result.json."""
-        return self.file("result.json").exists()
+        return self.has("result.json")
+
+    def has(self, name: str) -> bool:
+        """Whether one of the run's files is there."""
+        return self.path.joinpath(self._checked(name)).exists()
 
     def file(self, name: str) -> Path:
-        """The path of one of the run's files; raises ValueError for a name not in KNOWN."""
-        if not any(fnmatch(name, pattern) for pattern in self.KNOWN):
-            raise ValueError(f"{name!r} is not in RunFolder.KNOWN: overwriting would miss it")
+        """The path of one of the run's files, to be written or read.
+
+        Raises:
+            ValueError: a name not in KNOWN.
+            UserError: a file of that name that the run has not written.
+        """
+        self._note(self._checked(name))
         return self.path / name
+
+    def _checked(self, name: str) -> str:
+        if not _is_known(name):
+            raise ValueError(f"{name!r} is not in RunFolder.KNOWN: overwriting would miss it")
+        return name
+
+    def seal(self, *names: str) -> None:
+        """Keeps the checksums of finished files that a later phase reads."""
+        for name in names:
+            self._files[self._checked(name)] = checksum(self.path / name)
+        self._save_manifest()
 
     def write_json(self, name: str, obj: Any) -> None:
         """Writes a JSON file atomically, keys sorted; NaN and infinities become null."""
@@ -179,7 +237,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any:
         """The content of a JSON file; raises UserError when it is missing or damaged."""
-        return jsonl.read_json(self.file(name))
+        return jsonl.read_json(self.path / self._checked(name))
 
     # ------------------------------------------------------------ rows (JSON lines)
 
@@ -214,9 +272,14 @@ class RunFolder:
             return
         import tensorflow as tf
 
+        folder = self.path / "tensorboard" / phase
         if phase not in self._writers:
-            folder = self.path / "tensorboard" / phase
+            before = set(folder.glob("events.out.tfevents.*"))
             self._writers[phase] = tf.summary.create_file_writer(str(folder))
+            self._writers[phase].init()
+            new = set(folder.glob("events.out.tfevents.*")) - before
+            self._files |= {path.relative_to(self.path).as_posix(): None for path in new}
+            self._save_manifest()
         # tf.summary.scalar needs the tensorboard package, tf.summary.write does not
         metadata = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
         metadata.plugin_data.plugin_name = "scalars"
@@ -238,3 +301,68 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _is_known(name: str) -> bool:
+    """Whether a name is one that a run gives to a file in its folder, never a way out of it."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in name:
+        return False
+    return any(
+        len(parts) == pattern.count("/") + 1 and fnmatch(name, pattern)
+        for pattern in RunFolder.KNOWN
+    )
+
+
+def read_manifest(path: Path) -> dict[str, str | None]:
+    """{file: its checksum, once it is sealed} of a run folder.
+
+    Raises:
+        UserError: none, damaged, of another version of this program, or with names that are no
+            run's.
+    """
+    file = path / MANIFEST
+    if not file.exists():
+        raise UserError(
+            f"{path} holds a run of an older version, without {MANIFEST}: go on with that version, "
+            "or give another folder"
+        )
+    content = jsonl.read_json(file)
+    files = content.get("files") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{file} is damaged or of another version: give another folder")
+    if wrong := [name for name in files if not _is_known(name)]:
+        raise UserError(f"{file} names {wrong[0]!r}, which is no file of a run: it is damaged")
+    return files
+
+
+def verify(path: Path, *names: str) -> None:
+    """Compares files of a run folder with their checksums, where they have some.
+
+    Raises:
+        UserError: a file that isn't what was written, or is missing.
+    """
+    files = read_manifest(path)
+    for name in names:
+        known = files.get(name)
+        if known is not None and checksum(path / name) != known:
+            raise UserError(
+                f"{path / name} is damaged: it is not what the run has written; put the file back, "
+                "or run that phase again in another folder"
+            )
+
+
+def checksum(path: Path) -> str:
+    """sha256 (hex) of a file.
+
+    Raises:
+        UserError: missing or unreadable.
+    """
+    found = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                found.update(block)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    return found.hexdigest()

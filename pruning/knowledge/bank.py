@@ -273,8 +273,8 @@ def _open_manifest(
     folder: RunFolder, graph: ChannelGraph, history: History, layout: Layout, fingerprint: str
 ) -> dict:
     """The manifest of an unfinished bank, or of a new one with its empty arrays."""
-    there = all(folder.file(name).exists() for name in layout.arrays)
-    if folder.file(MANIFEST).exists() and there:
+    there = all(folder.has(name) for name in layout.arrays)
+    if folder.has(MANIFEST) and there:
         return folder.read_json(MANIFEST)
     steps = choose_teachers([row["val_loss"] for row in history.rows], layout.teachers)
     # The file has holes at first: a full disk would only show as a crash half-way.
