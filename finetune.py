@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_batch(training, data, device)
         student = given.read_again(load_keras(pruned, compile=False)).core
         objective_of(search_path, student, task, data, finetuning, args.seed, device)
-        kept = flags.record(args, finetuning, training)
+        kept = flags.record(args, finetuning, training) | {"data_digest": data.fingerprint}
         with flags.open_folder(args, kept, "finetune_state.npz") as folder:
             if folder.finished:
                 print(f"{folder.path} holds the finished run of this command:")

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = recipes.search(options, work.data)
         check(work.given, work.data, options, bank)  # before there is a folder
         rehearse(*phase, device)
-        kept = flags.record(args, options, bank)
+        kept = flags.record(args, options, bank, work)
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             run_search(folder, *phase, options, device, bank)
             print_summary(folder.read_json("search.json"))

@@ -83,6 +83,7 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
         work = work_on(network, lambda fit: data)
         pipeline.check_plan(work.given, data, plan, device)
         kept = flags.record(args, plan, recipes.as_baseline(of_baseline))
+        kept |= work.flags() if args.trained_param else {"data_digest": data.fingerprint}
         begun = ("baseline_state.npz", START, SUPERNET_ORDER)
         with flags.open_folder(args, kept, *begun) as folder:
             if folder.finished:

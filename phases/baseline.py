@@ -40,6 +40,7 @@ def trained(
         objective = Objective(task, plain_loss(task, viewed=data.moves_targets))
         model = train(folder, "baseline", model, data, objective, options, device)
         save_keras(path, model)
+        folder.seal(BASELINE)
     return load_keras(path)
 
 
@@ -60,6 +61,7 @@ def measure(
     model = given.model
     if not folder.has(BASELINE):
         save_keras(folder.file(BASELINE), model)
+        folder.seal(BASELINE)
     rows = [row for row in folder.rows(METRICS) if row["phase"] == "baseline"]
     results = {
         "epochs": len(rows) if trained_here else None,

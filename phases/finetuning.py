@@ -17,6 +17,7 @@ from ..options.bank import ONLINE
 from ..options.fields import settings_of
 from ..options.finetuning import Contrastive, Ensemble, FineTuning, Hinton, Single
 from ..options.training import Training
+from ..pruning.knowledge.bank import MANIFEST
 from ..pruning.knowledge.bank_reader import online_masks, open_bank, open_features, read_manifest
 from ..pruning.knowledge.contrast import ckt_loss, with_projection
 from ..pruning.knowledge.distill import ensemble_loss, kd_loss, plain_loss, single_loss
@@ -27,7 +28,15 @@ from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.jsonl import read_json
 from ..utils.keras_files import load_keras
-from ..utils.runfolder import EXPORTED, PRUNED, START, RunFolder, front_file
+from ..utils.runfolder import (
+    BASELINE,
+    EXPORTED,
+    PRUNED,
+    START,
+    RunFolder,
+    front_file,
+    verify,
+)
 from .searching import save_finished
 
 WEIGHTS = "trained_param.pkl"
@@ -92,7 +101,8 @@ def pruned_file(search_path: Path, rate: float | None) -> str:
     """Name of the network to fine-tune in a search's folder.
 
     Raises:
-        UserError: the search isn't finished, or kept no network at this rate.
+        UserError: the search isn't finished, kept no network at this rate, or one of its files is
+            damaged.
     """
     if not (search_path / PRUNED).exists():
         raise UserError(f"{search_path} holds no finished search: run the search on it first")
@@ -103,6 +113,7 @@ def pruned_file(search_path: Path, rate: float | None) -> str:
             f"{search_path} has no network at the rate {rate:g}: its search kept "
             f"{' '.join(kept) or 'none'} on the way"
         )
+    verify(search_path, BASELINE, START, name, "search.json")
     return name
 
 
@@ -149,6 +160,7 @@ def objective_of(
     if not isinstance(finetuning, Ensemble | Contrastive):
         return student, Objective(task, plain_loss(task, **viewed))
     manifest = read_manifest(search_path)
+    verify(search_path, MANIFEST, *manifest["shapes"])
     if isinstance(finetuning, Contrastive):
         rows = open_features(search_path, manifest, data.fingerprint)
         student = with_projection(student, manifest["features"], seed)

@@ -21,6 +21,7 @@ from ..nets.keras_graph import Compiled, compiled_with, has_graph
 from ..nets.outputs import kind_of_loss
 from ..training.task import Knowledge, Task, task_of
 from ..utils.errors import UserError
+from ..utils.provenance import digest
 
 EXAMPLES = 256  # that the variance of plain numbers is taken on
 
@@ -32,6 +33,11 @@ class Work:
     given: Given
     task: Task
     data: Dataset
+
+    def flags(self) -> dict[str, str]:
+        """Digests that a run folder keeps, so that it isn't taken up with other weights or data."""
+        weights = digest(self.given.model.get_weights())
+        return {"model_digest": weights, "data_digest": self.data.fingerprint}
 
 
 def work_on(

@@ -44,7 +44,7 @@ from ..utils import devices
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.keras_files import load_keras, save_keras
-from ..utils.runfolder import BASELINE, PRUNED, START, RunFolder, front_file
+from ..utils.runfolder import BASELINE, PRUNED, START, RunFolder, front_file, verify
 from ..utils.trees import mapped
 
 ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
@@ -74,8 +74,10 @@ def run_search(
         UserError: as `check`.
     """
     check(given, data, options, bank)
+    verify(folder.path, *(name for name in (BASELINE, START) if folder.has(name)))
     if not folder.has(BASELINE):
         save_keras(folder.file(BASELINE), given.model)
+        folder.seal(BASELINE)
     if not folder.has(PRUNED):
         graph, val, history, seconds = _searched(folder, given, task, data, options, device)
         teachers = []
@@ -93,8 +95,11 @@ def run_search(
         for one in results["front"]:
             network = graph.pruned(history.mask(graph, one["step"]))
             recalibrate_frozen(network, data, device)
-            save_finished(folder.file(front_file(one["wanted"])), given, network, val.inputs)
+            name = front_file(one["wanted"])
+            save_finished(folder.file(name), given, network, val.inputs)
+            folder.seal(name)
         save_finished(folder.file(PRUNED), given, pruned, val.inputs)
+        folder.seal("search.json", PRUNED)
     results = folder.read_json("search.json")
     if "test" not in results:
         pruned = given.read_again(load_keras(folder.file(PRUNED), compile=False))
@@ -105,6 +110,7 @@ def run_search(
         }
         _test_front(folder, given, task, results["front"], data, device)
         folder.write_json("search.json", results | {"test": test})
+        folder.seal("search.json")
     return load_keras(folder.file(PRUNED), compile=False)
 
 
@@ -337,4 +343,5 @@ def _adapted(
     distributed = iter(device.strategy.experimental_distribute_dataset(batches))
     check_finite(steps(distributed, tf.constant(count))["loss"], 1)
     save_keras(path, start)
+    folder.seal(START)
     return load_keras(path, compile=False)

@@ -1,5 +1,6 @@
 """The search's journal: accepted removals, and the interim networks' outputs on D_val."""
 
+import hashlib
 import math
 import os
 from collections.abc import Sequence
@@ -8,12 +9,22 @@ from typing import Any
 import numpy as np
 
 from ..nets.graph import ChannelGraph
+from ..utils.errors import UserError
+from ..utils.jsonl import dumps
 from ..utils.runfolder import RunFolder
 from ..utils.trees import parts_of, tree_of
 
 ROWS, LOGITS = "history.jsonl", "search_logits.f32"
 
 Shapes = Sequence[tuple[int, ...]]
+
+
+def _link(before: str, row: dict, record: bytes) -> str:
+    """The "chain" of a row after a row with the chain `before`."""
+    found = hashlib.sha256(before.encode())
+    found.update(dumps(row).encode())
+    found.update(record)
+    return found.hexdigest()[:16]
 
 
 def output_shapes(graph: ChannelGraph, examples: int) -> list[tuple[int, ...]]:
@@ -28,11 +39,15 @@ class History:
     Row 0 is theta_0; row i adds the filters that step i removed (`removed_units`, numbers in the
     unit mask) and, where the networks of a search aren't nested, takes some back
     (`restored_units`). A record is on the disk before its row, and whatever a killed process left
-    beyond the last complete pair is cut off on opening.
+    beyond the last complete pair is cut off on opening. "chain" is a digest of the row, its record
+    and the row before: what was changed or taken out is noticed on opening.
 
     Args:
         folder: the run folder.
         shapes: of the outputs, as `output_shapes` gives them; empty: none are kept, rows alone.
+
+    Raises:
+        UserError: a row or a record that isn't what was written.
     """
 
     def __init__(self, folder: RunFolder, shapes: Shapes):
@@ -44,6 +59,26 @@ class History:
             records = self._path.stat().st_size // self._record_bytes if self._path.exists() else 0
             self.rows = self.rows[:records]
             folder.truncate(ROWS, len(self.rows))
+        self._check()
+
+    def _check(self) -> None:
+        before = ""
+        for number, row in enumerate(self.rows):
+            plain = {key: value for key, value in row.items() if key != "chain"}
+            before = _link(before, plain, self._record(number))
+            if row.get("chain") != before:
+                raise UserError(
+                    f"{self.folder.path / ROWS}: line {number + 1}, or what {LOGITS} holds for it, "
+                    "is not what the search has written: put both files back, or search again in "
+                    "another folder"
+                )
+
+    def _record(self, step: int) -> bytes:
+        if not self._record_bytes:
+            return b""
+        with open(self._path, "rb") as file:
+            file.seek(step * self._record_bytes)
+            return file.read(self._record_bytes)
 
     def add(self, row: dict, outputs: Any = ()) -> None:
         """Appends a step; both files are on the disk when this returns.
@@ -53,6 +88,8 @@ class History:
         """
         if self._record_bytes:
             self._write(outputs)
+        before = self.rows[-1]["chain"] if self.rows else ""
+        row = row | {"chain": _link(before, row, self._record(len(self.rows)))}
         self.folder.append(ROWS, row)
         self.rows.append(row)
 
@@ -67,9 +104,7 @@ class History:
 
     def outputs(self, step: int) -> Any:
         """Outputs of theta_step on D_val, tree of float32 [n, ...]."""
-        with open(self._path, "rb") as file:
-            file.seek(step * self._record_bytes)
-            record = np.frombuffer(file.read(self._record_bytes), "<f4").astype(np.float32)
+        record = np.frombuffer(self._record(step), "<f4").astype(np.float32)
         edges = np.cumsum([math.prod(shape) for shape in self._shapes])[:-1]
         parts = zip(np.split(record, edges), self._shapes, strict=True)
         return tree_of(one.reshape(shape) for one, shape in parts)

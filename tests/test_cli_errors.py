@@ -18,10 +18,10 @@ from ekg_tf.nets.given import Given
 from ekg_tf.nets.zoo.builders import build
 from ekg_tf.nets.zoo.pkl_weights import save_pkl, to_pkl
 from ekg_tf.phases import searching
-from ekg_tf.pruning.knowledge.bank import ARRAY, MANIFEST
+from ekg_tf.pruning.knowledge.bank import MANIFEST, file_of
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import save_keras
-from ekg_tf.utils.runfolder import BASELINE, PRUNED, START
+from ekg_tf.utils.runfolder import BASELINE, FORMAT, PRUNED, START, checksum
 
 from ekg_tf import finetune, search, train_cifar
 from ekg_tf import test as measure
@@ -69,6 +69,16 @@ def weights(tmp_path_factory) -> dict[str, Path]:
     return {path.name: path for path in folder.iterdir()}
 
 
+ARRAY = file_of(0, 1)
+
+
+def seal(folder: Path, *names: str) -> None:
+    """Writes files.json of a folder, with the checksums of some files or of all that have one."""
+    known = (BASELINE, START, PRUNED, "search.json", ARRAY, MANIFEST)
+    files = {name: checksum(folder / name) for name in names or known}
+    (folder / "files.json").write_text(json.dumps({"format": FORMAT, "files": files}))
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory, weights) -> Path:
     """A folder like that of a finished search on DIGITS; its bank belongs to other data."""
@@ -79,9 +89,10 @@ def searched(tmp_path_factory, weights) -> Path:
     (folder / "search.json").write_text(json.dumps({"front": []}))
     shape = [len(load("DIGITS").train), 10, 2]
     np.save(folder / ARRAY, np.zeros(shape, np.float16))
-    manifest = {"kind": "full", "shape": shape, "complete": True}
+    manifest = {"kind": "full", "shapes": {ARRAY: shape}, "complete": True}
     manifest["dataset_fingerprint"] = "that of another data set"
     (folder / MANIFEST).write_text(json.dumps(manifest))
+    seal(folder)
     return folder
 
 
@@ -273,22 +284,32 @@ def test_finetune_refuses_the_bank_of_another_data_set(refused, searched, tmp_pa
 def test_finetune_refuses_a_bank_that_was_not_built(refused, searched, tmp_path):
     run, without = tmp_path / "run", tmp_path / "without"
     shutil.copytree(searched, without, ignore=shutil.ignore_patterns(ARRAY, MANIFEST))
+    seal(without, BASELINE, START, PRUNED, "search.json")
     message = refused(finetune, "--train_path", run, "--search_path", without)
     assert f"{without} has no memory bank, as after a search without one: fine-tune" in message
     assert not run.exists()
 
 
-@pytest.mark.parametrize("name", [BASELINE, PRUNED, "args.json", ARRAY, MANIFEST])
-def test_finetune_refuses_damaged_files_of_the_search(name, refused, searched, tmp_path):
+EMPTY = b'{"format": 1, "files": {}}'
+DAMAGED = [(name, False) for name in (BASELINE, PRUNED, "args.json", ARRAY, MANIFEST)]
+# Zeros of the right length, in files whose checksums the folder knows.
+DAMAGED += [(name, True) for name in (BASELINE, START, PRUNED, "search.json", ARRAY, MANIFEST)]
+
+
+@pytest.mark.parametrize(("name", "sealed"), DAMAGED)
+def test_finetune_refuses_damaged_files_of_the_search(name, sealed, refused, searched, tmp_path):
     damaged, run = tmp_path / "damaged", tmp_path / "run"
     damaged.mkdir()
     for path in searched.iterdir():
-        content = path.read_bytes()
+        content = path.read_bytes() if path.name != "files.json" else EMPTY
         (damaged / path.name).write_bytes(content[:20] if path.name == name else content)
     manifest = json.loads((searched / MANIFEST).read_text())
     manifest["dataset_fingerprint"] = load("DIGITS").fingerprint
     if name != MANIFEST:
         (damaged / MANIFEST).write_text(json.dumps(manifest))
+    if sealed:
+        seal(damaged)
+        (damaged / name).write_bytes(bytes(len((damaged / name).read_bytes())))
     message = refused(finetune, "--train_path", run, "--search_path", damaged)
     assert str(damaged / name) in message
     assert not run.exists()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.pruning.history import History
+from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.runfolder import RunFolder
 
 from tests.helpers.networks import residual
@@ -34,6 +35,10 @@ def written(folder, steps):
     return history
 
 
+def plain(rows):
+    return [{key: value for key, value in row.items() if key != "chain"} for row in rows]
+
+
 def files(folder):
     return folder.path / "history.jsonl", folder.path / "search_logits.f32"
 
@@ -41,10 +46,10 @@ def files(folder):
 def assert_goes_on(folder, steps):
     """A new process sees `steps` steps, and what it adds is as if nothing had happened."""
     history = History(folder, [SHAPE])
-    assert history.rows == [row_of(step) for step in range(steps)]
+    assert plain(history.rows) == [row_of(step) for step in range(steps)]
     history.add(row_of(steps), logits_of(steps))
     again = History(folder, [SHAPE])
-    assert again.rows == [row_of(step) for step in range(steps + 1)]
+    assert plain(again.rows) == [row_of(step) for step in range(steps + 1)]
     for step in range(steps + 1):
         np.testing.assert_array_equal(again.outputs(step), logits_of(step))
     rows, records = files(folder)
@@ -79,7 +84,7 @@ def test_a_record_without_its_row(folder, extra):
 
 
 def test_a_first_record_without_its_row(folder):
-    files(folder)[1].write_bytes(b"x" * RECORD)
+    folder.file("search_logits.f32").write_bytes(b"x" * RECORD)
     assert_goes_on(folder, 0)
 
 
@@ -95,6 +100,25 @@ def test_rows_whose_records_are_gone(folder):
     written(folder, 3)
     files(folder)[1].unlink()
     assert_goes_on(folder, 0)
+
+
+@pytest.mark.parametrize("line", [0, 1, 2])
+def test_a_row_that_was_taken_out_or_changed_is_noticed(folder, line):
+    written(folder, 4)
+    rows, records = files(folder)
+    lines, whole = rows.read_text().splitlines(keepends=True), records.read_bytes()
+    rows.write_text("".join(lines[:line] + lines[line + 1 :]))
+    with pytest.raises(UserError, match=rf"line {line + 1}, .* is not what the search has written"):
+        History(folder, [SHAPE])
+    rows.write_text("".join(lines).replace("0.5", "0.25"))
+    with pytest.raises(UserError, match="line 1,"):
+        History(folder, [SHAPE])
+    rows.write_text("".join(lines))
+    records.write_bytes(whole[: line * RECORD] + bytes(RECORD) + whole[(line + 1) * RECORD :])
+    with pytest.raises(UserError, match=f"line {line + 1},"):
+        History(folder, [SHAPE])
+    records.write_bytes(whole)
+    assert_goes_on(folder, 4)
 
 
 def test_masks_of_the_steps(folder):

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         plan = pipeline.Plan(search, bank, finetuning, training).resolved(work.data)
         pipeline.check_plan(work.given, work.data, plan, device)
         rehearse(*phase, device)
-        kept = flags.record(args, plan)
+        kept = flags.record(args, plan, work)
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             if folder.finished:
                 print(f"{folder.path} holds the finished run of this command:")

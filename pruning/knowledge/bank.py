@@ -249,6 +249,7 @@ def build_bank(
     _flush(*banks, kept)
     manifest["complete"] = True
     folder.write_json(MANIFEST, manifest)
+    folder.seal(MANIFEST, *layout.arrays)
     return manifest
 
 

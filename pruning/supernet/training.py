@@ -86,6 +86,7 @@ def train_supernet(
     objective = Objective(task, None, forward_of=forward_of, indices=indices)
     trained = train(folder, PHASE, flat, data, objective, training, device)
     save_keras(file, trained)
+    folder.seal(path)
     return load_keras(file, compile=False)
 
 
