@@ -141,11 +141,11 @@ def recall(model, data, truth):
 
 
 # ---- Trained by its loop; a part of the training images is kept for the search.
-train, _ = draw(320 if args.quick else 2000, seed=1)
+train, _ = draw(640 if args.quick else 2000, seed=1)
 held_out, _ = draw(64 if args.quick else 256, seed=2)
 test, truth = draw(100 if args.quick else 400, seed=3)
 model = detector(8 if args.quick else 16)
-fit(model, train, epochs=6 if args.quick else 40, rate=0.003)
+fit(model, train, epochs=12 if args.quick else 40, rate=0.003)
 before = recall(model, test, truth)
 
 
@@ -159,7 +159,7 @@ result = ekg.search_with(model, score, args.out, budget=budget, overwrite=True, 
 searched = recall(result.model, test, truth)
 
 # ---- The pruned detector learns by the same loop.
-fit(result.model, train, epochs=3 if args.quick else 20, rate=0.002)
+fit(result.model, train, epochs=6 if args.quick else 20, rate=0.002)
 result.model.save(args.out / "small.keras")
 after = recall(result.model, test, truth)
 print(f"recall     {before:.4f} -> {searched:.4f} after the search -> {after:.4f} fine-tuned")
