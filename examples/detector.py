@@ -62,7 +62,7 @@ def draw(count, seed):
             images[k, rows, columns, colour] += 0.5
             truth[-1].append((colour, box))
             share = overlaps(anchors, box)
-            # An anchor answers for the box that it overlaps most, from 0.5 on; every box has one.
+            # An anchor answers for the box that it overlaps most, from 0.5 on, or best.
             mine = (share > best[k]) & ((share >= 0.5) | (share == share.max()))
             best[k] = np.where(share == share.max(), 1, np.maximum(best[k], share))
             offsets = (box[:2] - anchors[:, :2]) / anchors[:, 2:], np.log(box[2:] / anchors[:, 2:])

@@ -47,7 +47,7 @@ def block(x, filters):
     return x
 
 
-def unet(width=16):
+def unet(width=8):
     """Down twice, up twice, with the skips of a U-Net; one sigmoid per pixel."""
     inputs = keras.Input((SIZE, SIZE, 1))
     fine = block(inputs, width)
@@ -60,12 +60,12 @@ def unet(width=16):
 
 
 # ---- The data and the network, trained and compiled as always with Keras.
-train = draw(160 if args.quick else 800, seed=1)
+train = draw(160 if args.quick else 600, seed=1)
 test = draw(80 if args.quick else 200, seed=2)
-model = unet(8 if args.quick else 16)
+model = unet()
 iou = keras.metrics.BinaryIoU(target_class_ids=[1], threshold=0.5, name="iou")
 model.compile("adam", "binary_crossentropy", metrics=[iou])
-model.fit(*train, batch_size=16, epochs=25 if args.quick else 20, verbose=0)
+model.fit(*train, batch_size=16, epochs=25, verbose=0)
 before = model.evaluate(*test, verbose=0, return_dict=True)
 
 # ---- Half of the FLOPs. Loss and metrics are those that the model is compiled with.
@@ -77,7 +77,7 @@ result = ekg.prune(
     budget=0.5,
     # An image and its mask are mirrored together.
     data=ekg.Data(flip=True),
-    training=ekg.Training(epochs=4 if args.quick else 15, batch_size=16, learning_rate=0.05),
+    training=ekg.Training(epochs=4 if args.quick else 10, batch_size=16, learning_rate=0.05),
     # Fewer interim networks to remember, and larger steps of the search: quicker.
     bank=ekg.Bank(teachers=2) if args.quick else "auto",
     method=ekg.EKG(step=0.5) if args.quick else None,

@@ -73,7 +73,7 @@ def fit(model, data, epochs):
             images = layer(images, training=True)
         return images, labels
 
-    model.fit(data.map(augmented), epochs=epochs // 5 if args.quick else epochs, verbose=0)
+    model.fit(data.map(augmented), epochs=epochs // 3 if args.quick else epochs, verbose=0)
 
 
 # ---- Keras's guide: a frozen base below a new head; then all of it at a small learning rate.
@@ -103,7 +103,7 @@ result = ekg.prune(
     args.out,
     budget=0.5,
     data=ekg.Data(augment=augment),
-    training=ekg.Training(epochs=3 if args.quick else 20, batch_size=32, learning_rate=0.01),
+    training=ekg.Training(epochs=8 if args.quick else 20, batch_size=32, learning_rate=0.01),
     # The network has 35 groups of channels: larger steps of the search are quicker.
     method=ekg.EKG(step=0.9 if args.quick else 0.5),
     bank=ekg.Bank(teachers=2) if args.quick else "auto",
