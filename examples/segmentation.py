@@ -77,7 +77,7 @@ result = ekg.prune(
     budget=0.5,
     # An image and its mask are mirrored together.
     data=ekg.Data(flip=True),
-    training=ekg.Training(epochs=4 if args.quick else 10, batch_size=16, learning_rate=0.05),
+    training=ekg.Training(epochs=10, batch_size=16, learning_rate=0.05),
     # Fewer interim networks to remember, and larger steps of the search: quicker.
     bank=ekg.Bank(teachers=2) if args.quick else "auto",
     method=ekg.EKG(step=0.5) if args.quick else None,
