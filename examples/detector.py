@@ -159,7 +159,7 @@ result = ekg.search_with(model, score, args.out, budget=budget, overwrite=True, 
 searched = recall(result.model, test, truth)
 
 # ---- The pruned detector learns by the same loop.
-fit(result.model, train, epochs=6 if args.quick else 20, rate=0.002)
+fit(result.model, train, epochs=12 if args.quick else 40, rate=0.003)
 result.model.save(args.out / "small.keras")
 after = recall(result.model, test, truth)
 print(f"recall     {before:.4f} -> {searched:.4f} after the search -> {after:.4f} fine-tuned")
