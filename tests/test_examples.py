@@ -25,7 +25,7 @@ def run(name: str, folder: Path, *argv: str) -> str:
     """What an example prints; it must end well."""
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), *argv]
     done = subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
