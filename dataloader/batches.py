@@ -47,8 +47,8 @@ def train_batches(
     Returns:
       A finite dataset of dicts with static shapes: "inputs" float32 [batch, views, ...], "targets"
       int32 [batch] or as in `Split`, "index" int32 [batch], "weights" where there are any, each key
-      of rows float32 [batch, ...]. With `data.moves_targets` and augment, targets and weights are
-      [batch, views, ...] as well.
+      of rows float32 [batch, ...]. With `data.moves_targets`, augmented or not, targets and weights
+      are [batch, views, ...] as well.
 
     Raises:
       UserError: fewer examples than one batch.

@@ -185,8 +185,8 @@ def compiled_with(model: keras.Model) -> Compiled:
 
 
 def is_op(operation: keras.Operation) -> bool:
-    """Whether this is an operation of `keras.ops`, not a layer."""
-    return type(operation).__module__.startswith("keras.src.ops.")
+    """Whether this is an operation, such as those of `keras.ops`, not a layer."""
+    return not isinstance(operation, keras.Layer)
 
 
 def is_stock(layer: keras.Layer) -> bool:

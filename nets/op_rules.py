@@ -13,7 +13,8 @@ POINTWISE = frozenset(
     "Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus "
     "LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink "
     "Threshold Absolute Abs Negative Exp Expm1 Log Log1p Sqrt Rsqrt Square Reciprocal Sin Cos Tanh "
-    "Sinh Cosh Arctan Clip Sign Floor Ceil Round Cast StopGradient Erf Copy".split()
+    "Sinh Cosh Arctan Clip Sign Floor Ceil Round Cast StopGradient Erf Copy "
+    "ReLU".split()  # the last one is of keras.activations
 )
 MERGES = frozenset(
     "Add Subtract Multiply Divide TrueDivide DivideNoNan Maximum Minimum Power".split()

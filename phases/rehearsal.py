@@ -144,7 +144,8 @@ def _train_a_step(pruned: keras.Model, task: Task, data: Dataset) -> None:
     strategy = tf.distribute.get_strategy()
     with strategy.scope():
         optimizer = keras.optimizers.SGD(0.0)
-    steps = make_train_step(pruned, optimizer, plain_loss(task), strategy)
+    loss = plain_loss(task, viewed=data.moves_targets)
+    steps = make_train_step(pruned, optimizer, loss, strategy)
     few = np.arange(min(EXAMPLES, len(data.train)))
     batches = train_batches(
         data, few, len(few), seed=0, epoch=0, views=1, augment=False, jitter=False

@@ -332,7 +332,7 @@ def _adapted(
     steps = make_train_step(
         start,
         optimizer,
-        plain_loss(task),
+        plain_loss(task, viewed=data.moves_targets),
         device.strategy,
         accum=micro_batches(
             batch, device.strategy.num_replicas_in_sync, options.sampling.batch_size

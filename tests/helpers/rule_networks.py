@@ -78,6 +78,13 @@ def operations():
     return keras.Model(x, L.Dense(CLASSES, name="fc")(y))
 
 
+def activations():
+    """Called as functions, which makes operations that are neither layers nor of keras.ops."""
+    x, act = image(), keras.activations
+    y = act.relu(conv(6, "a")(x), negative_slope=0.1) + act.silu(conv(6, "b")(x))
+    return keras.Model(x, head(act.gelu(act.relu(conv(5, "c")(y), max_value=6))))
+
+
 def nested():
     """A model called twice, holding a Sequential one, with a name that occurs outside too."""
     inner = L.Input((8, 8, 6))
@@ -103,6 +110,7 @@ CASES = {
     decoder: [(("down",), 6), (("separable",), 4), (("up",), 5)],
     grouped: [(("grouped",), 3), (("wide",), 2)],
     excited: [(("excite", "stem"), 6), (("squeeze",), 3)],
+    activations: [(("a", "b"), 6), (("c",), 5)],
     operations: [(("a", "b"), 6), (("c",), 4)],
     nested: [(("back", "conv"), 6), (("stack_conv",), 5)],
     flat_rows: [(("conv",), 6), (("each",), 5), (("hidden",), 2)],
