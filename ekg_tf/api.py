@@ -384,7 +384,9 @@ def search_with(
     """A search by a function of one's own, for loops of one's own: a detector, a GAN, a metric.
 
     Filters are ranked by their weights; in every step the cheapest proposals are pruned for real,
-    and `score` decides. Nothing is fine-tuned: train the result as the network was trained.
+    and `score` decides. Nothing is fine-tuned: train the result as the network was trained. It is a
+    plain functional network: what a subclass adds to `fit`, such as a detector's own loss, isn't
+    part of it.
 
     Args:
         model: functional, Sequential or (with examples) subclassed, whatever its outputs mean.
