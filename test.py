@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     devices.import_tensorflow()
     from ekg_tf.cli import inputs
-    from ekg_tf.dataloader import unreadable_named
+    from ekg_tf.dataloader import examples_of, unreadable_named
     from ekg_tf.nets.given import Given
     from ekg_tf.nets.zoo.builders import build
     from ekg_tf.phases.opening import work_of
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         after, before, data = work.given, None, work.data
         baseline = Path(path).parent / BASELINE
         if baseline.exists():
-            before = after.read_again(load_keras(baseline, compile=False))
+            before = after.read_again(load_keras(baseline, compile=False), examples_of(data))
         elif args.arch:
             before = Given.read(build(args.arch, data.num_classes, data.image_shape))
         results = describe(before, after, work.task, data, device, accuracy=baseline.exists())

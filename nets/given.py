@@ -120,9 +120,13 @@ class Given:
         """
         return by_output(spec, self._flat.model, what)
 
-    def read_again(self, model: keras.Model) -> Given:
-        """A network that came of `finished`, from its file."""
-        return Given.read(model, outputs=self.outputs)
+    def read_again(self, model: keras.Model, examples: Any = None) -> Given:
+        """A network that came of `finished`, or the given one, from its file.
+
+        Args:
+            examples: as of `read`; needed where the given network is subclassed.
+        """
+        return Given.read(model, examples, outputs=self.outputs)
 
     def finished(self, core: keras.Model) -> keras.Model:
         """A network as the given one: its ends, dtype policies and trainable flags.

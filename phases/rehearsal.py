@@ -78,7 +78,7 @@ def rehearse_network(given: Given, inputs: Any) -> tuple[ChannelGraph, keras.Mod
         path = Path(folder, "given.keras")
         with _step(given, "saving it and reading it back"):
             save_keras(path, given.model)
-            again = given.read_again(load_keras(path, compile=False))
+            again = given.read_again(load_keras(path, compile=False), inputs)
             _compare(given, given, again, inputs, "the network in its own file")
         with _step(given, "masking and pruning it"):
             pruned = graph.pruned(mask)

@@ -289,7 +289,13 @@ def check(
             "swp combines stages by sizes that add up, which latencies don't: use a budget of "
             "FLOPs or parameters"
         )
-    parts(data, options.sampling)
+    _, held_out = parts(data, options.sampling)
+    batch = getattr(options.method, "batch_size", None)
+    if options.method.supernet and batch and batch > len(data.train) - len(held_out):
+        raise UserError(
+            f"supernet_batch_size {batch} is more than the {len(data.train) - len(held_out)} "
+            "training examples beside D_val: choose a smaller one"
+        )
     if bank:
         planned_bank(bank, given.core, data, bank.teachers)
     graph = ChannelGraph(given.core)

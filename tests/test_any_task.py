@@ -79,7 +79,9 @@ def test_masks_that_are_mirrored_with_their_images_have_an_online_bank(tmp_path,
         pruned("segmentation", tmp_path / "full", data=data, bank=ekg.Bank("full", teachers=2))
 
 
-@pytest.mark.parametrize("method", [ekg.FFP(), ekg.SWP(epochs=1, generations=2, population=4)])
+@pytest.mark.parametrize(
+    "method", [ekg.FFP(), ekg.SWP(epochs=1, generations=2, population=4, batch_size=16)]
+)
 def test_other_methods_and_fine_tunings(method, tmp_path):
     _, _, _, result = pruned(
         "two_ends",

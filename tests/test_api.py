@@ -350,7 +350,7 @@ def test_data_that_does_not_fit(model, digits, tmp_path):
         ekg.UserError, match=r"images of shape \(8, 8\): the network takes \(8, 8, 1\)"
     ):
         ekg.prune(model, (train[0][..., 0], train[1]), test, tmp_path / "run")
-    with pytest.raises(ekg.UserError, match="the data has 5 classes"):
+    with pytest.raises(ekg.UserError, match="class 5 has 0 training images"):
         five = [(x[y < 5], y[y < 5]) for x, y in digits]
         ekg.prune(model, *five, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -367,9 +367,9 @@ def test_a_fine_tuning_that_did_harm_says_so(tmp_path, monkeypatch, capsys, afte
     figures = {"before": None, "after": {"test": {"top1": after, "examples": 355}}}
     monkeypatch.setattr(finetuning_report, "describe", lambda *args: figures)
     monkeypatch.setattr(finetuning_report, "print_report", lambda results: None)
-    data = SimpleNamespace(name=name)
+    data = SimpleNamespace(name=name, moves=True)
     with RunFolder.open(tmp_path / "run", {}) as folder:
-        finetuning_report.report(folder, None, None, data, None, {}, {"top1": 93.5})
+        finetuning_report.report(folder, None, None, None, data, None, {}, {"top1": 93.5})
         assert folder.finished
     told = f"the fine-tuning did harm: top-1 93.50 % before it, 90.00 % after it; {advice}"
     assert (told in capsys.readouterr().out) == (after == 90.0)  # 93: two images

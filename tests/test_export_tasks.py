@@ -346,7 +346,9 @@ def test_what_does_not_fit_is_one_line(tmp_path):
     path, data = tmp_path / "ends.keras", data_of(model)
     save_keras(path, model)
 
-    def refused(split: Split, task: Any = None) -> str:
+    own = own_task(model, data)
+
+    def refused(split: Split, task: Any = own) -> str:
         other = SimpleNamespace(**vars(data) | {"test": split})
         with pytest.raises(UserError) as error:
             exporting.export(model, path, [formats.FORMATS[0]], other, task, out=tmp_path)

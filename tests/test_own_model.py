@@ -129,7 +129,9 @@ def test_networks_that_do_not_fit(tmp_path):
     assert "a fixed size is needed" in refused(free)
     entry = keras.Input((8, 8, 1))
     flat = L.Flatten()(entry)
-    assert "one input and one output" in refused(keras.Model(entry, [flat, flat]))
+    assert "has 1 inputs and 2 outputs, the data has images" in refused(
+        keras.Model(entry, [flat, flat])
+    )
     with pytest.raises(UserError, match=r"comes as \.keras"):
         load_own(tmp_path / "weights.h5")
 
@@ -257,7 +259,7 @@ def test_series_from_a_function(tmp_path, monkeypatch, capsys):
     digits = load("DIGITS").train
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), loss)
-    model.fit(digits.images[..., 0] / 16.0, digits.labels, epochs=4, batch_size=64, verbose=0)
+    model.fit(digits.inputs[..., 0] / 16.0, digits.targets, epochs=4, batch_size=64, verbose=0)
     save_keras("my.keras", model)
     run = ["--train_path", "run", "--do_log", "off"]
     search.main(

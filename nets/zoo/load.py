@@ -85,6 +85,11 @@ def check_fits(
     path: str | os.PathLike, model: keras.Model, num_classes: int, input_shape: tuple[int, ...]
 ) -> None:
     """Raises UserError unless the network of `path` has these classes and takes such examples."""
+    if len(model.inputs) > 1 or len(model.outputs) > 1:
+        raise UserError(
+            f"{path} has {len(model.inputs)} inputs and {len(model.outputs)} outputs, the data has "
+            "images and labels alone: give the network's own data"
+        )
     outputs, inputs = (tuple(one[0].shape) for one in (model.outputs, model.inputs))
     if outputs[1:] != (num_classes,):
         raise UserError(
