@@ -188,12 +188,12 @@ def imagenet_table(runs: Iterable[dict]) -> str:
 
 def bank_size_table() -> str:
     """The memory bank of all of ImageNet by its kind."""
+    images, classes, teachers = IMAGENET
     rows = []
     for options in (Bank("topk"), Bank("full")):
-        planned = layout(options, *IMAGENET)
+        planned = layout(options, images, [(classes,)], teachers)
         name = f"topk, k = {options.k}" if options.kind == "topk" else options.kind
         rows.append([name, f"{planned.bytes / 1e9:.2f}"])
-    images, classes, teachers = IMAGENET
     title = f"memory bank of {images:,} images, {classes} classes, {teachers} teachers"
     return table([title, "GB"], rows)
 

@@ -192,8 +192,8 @@ def test_missing_data_file(refused, cifar, tmp_path):
 
 def test_too_few_images_for_the_search(refused, cifar, tmp_path):
     argv = "--dataset", "CIFAR10", "--data_path", cifar, "--train_path", tmp_path / "run"
-    message = refused(train_cifar, *argv, "--batch_size", "8")
-    assert "class 0 has 5 training images, but 256 + 32 per class are asked for" in message
+    message = refused(train_cifar, *argv, "--batch_size", "8", "--val_per_class", "33")
+    assert "class 0 has 5 training images, but 256 + 33 per class are asked for" in message
     assert not (tmp_path / "run").exists()
 
 

@@ -267,7 +267,9 @@ def test_series_from_a_function(tmp_path, monkeypatch, capsys):
         + ["--search_target_rate", "0.6", "--search_step", "0.5"]
     )
     assert "networks before the last one: so many teachers" in capsys.readouterr().out
-    finetune.main([*run, "--train_epoch", "2"])
+    with pytest.raises(UserError, match=r"--data series_of_rows:rows, code of yours: say so again"):
+        finetune.main([*run, "--train_epoch", "2"])
+    finetune.main([*run, "--data", "series_of_rows:rows", "--train_epoch", "2"])
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["after"]["flops"] <= 0.6 * result["before"]["flops"]
     assert result["after"]["test"]["top1"] > 85
