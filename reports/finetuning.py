@@ -66,11 +66,11 @@ def report(
     if untuned and _worse(tuned, untuned):
         own_data = data.name == own.NAME and data.moves
         augmentation = "no crops and no mirroring, " if own_data else ""
-        key, form = ("top1", "top-1 {:.2f} %") if "top1" in tuned else ("loss", "loss {:.4g}")
+        key, name, unit = ("top1", "top-1", " %") if "top1" in tuned else ("loss", "loss", "")
+        before, after = (f"{side[key]:.{2 if unit else 4}f}{unit}" for side in (untuned, tuned))
         print(
-            f"the fine-tuning did harm: {form.format(untuned[key])} before it, "
-            f"{form.format(tuned[key])} after it; try {augmentation}a lower learning rate or more "
-            "epochs"
+            f"the fine-tuning did harm: {name} {before} before it, {after} after it; try "
+            f"{augmentation}a lower learning rate or more epochs"
         )
 
 
