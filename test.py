@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if baseline.exists():
             before = after.read_again(load_keras(baseline, compile=False), examples_of(data))
         elif args.arch:
-            before = Given.read(build(args.arch, data.num_classes, data.image_shape))
+            before = Given.read(build(args.arch, inputs.classes_of(data), data.image_shape))
         results = describe(before, after, work.task, data, device, accuracy=baseline.exists())
     print_report(results)
     if args.json:

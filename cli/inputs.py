@@ -102,13 +102,19 @@ def preprocessing(args: argparse.Namespace) -> Data:
     return options
 
 
+def classes_of(data: Dataset) -> int:
+    """How many classes data has that is known by name."""
+    assert data.num_classes is not None
+    return data.num_classes
+
+
 def named_network(args: argparse.Namespace, data: Dataset) -> keras.Model:
     """The network of --trained_param, or a fresh one of --arch.
 
     Raises:
         UserError: as `load_network`.
     """
-    shape = (args.arch, data.num_classes, data.image_shape)
+    shape = (args.arch, classes_of(data), data.image_shape)
     return load_network(args.trained_param, *shape) if args.trained_param else build(*shape)
 
 
@@ -125,7 +131,7 @@ def network_and_reader(
     if args.model is None:
         data = data_of(args)
         args.arch = args.arch or ARCH
-        network = load_network(args.trained_param, args.arch, data.num_classes, data.image_shape)
+        network = load_network(args.trained_param, args.arch, classes_of(data), data.image_shape)
         return network, lambda fit: data
     if args.arch or args.trained_param:
         raise UserError(
@@ -137,7 +143,7 @@ def network_and_reader(
     def read(fit: Fit) -> Dataset:
         data = data_of(args, fit)
         if args.data is None:
-            check_fits(args.model, network, data.num_classes, data.image_shape)
+            check_fits(args.model, network, classes_of(data), data.image_shape)
         return data
 
     return network, read
