@@ -223,7 +223,31 @@ def latency(run: dict) -> str:
     return f"{machine_line(run['machine'])}\n\n{table(header, rows)}"
 
 
+def data_memory(run: dict) -> str:
+    """Memory and speed of data that doesn't fit into its limit."""
+    ways = {"folder": "folder of JPEG files", "stream": "tf.data stream of the same"}
+    rows = [
+        [
+            ways[one["way"]],
+            f"{one['start_mib']:,} MiB",
+            f"{one['peak_mib'] - one['start_mib']:,} MiB",
+            f"{one['pipeline_images_per_second']:,}",
+            f"{one['step_images_per_second']:,}",
+        ]
+        for one in run["ways"]
+    ]
+    header = ["source", "resident before", "more at the peak", "read, images/s"]
+    header += ["step of a small network, images/s"]
+    return (
+        f"{machine_line(run['machine'])}\n\n{run['images']:,} photos of {run['side']} x "
+        f"{run['side']} ({run['jpeg_kib']:.0f} KiB each, {run['decoded_mib']:,} MiB decoded), "
+        f"limit {run['limit_mib']:,} MiB, batches of {run['batch_images']}, one epoch with its "
+        f"augmentation, each source in a process of its own:\n\n{table(header, rows)}"
+    )
+
+
 SECTIONS = {
+    "data_memory": data_memory,
     "search_speed": search_speed,
     "lazy_quality": lazy_quality,
     "whole_search": whole_search,
