@@ -81,7 +81,7 @@ def default_loss(given: Given, output: Output) -> Any:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=not output.applied)
     raise UserError(
         f"{given.model.name} isn't compiled, and its output {output.name} isn't one of classes: "
-        "compile it with the loss that it was trained with, or give loss="
+        "compile it with the loss that it was trained with, or give that loss"
     )
 
 
