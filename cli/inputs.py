@@ -131,8 +131,7 @@ def network_and_reader(
     if args.model is None:
         data = data_of(args)
         args.arch = args.arch or ARCH
-        network = load_network(args.trained_param, args.arch, classes_of(data), data.image_shape)
-        return network, lambda fit: data
+        return named_network(args, data), lambda fit: data
     if args.arch or args.trained_param:
         raise UserError(
             "--model excludes --arch and --trained_param: a .keras file holds architecture and "

@@ -215,14 +215,12 @@ def prune(
     """
     finetune = _given("finetune", finetune, Ensemble(), *FINETUNINGS)
     search = _search(budget, method, sampling)
-    of_training = _given("training", training, Training(), Training)
+    of_training = _training(training, optimizer, seed)
     both = _bank(bank, search.method, finetune)
-    if optimizer is not None and of_training.weight_decay is None:
-        of_training = replace(of_training, weight_decay=0.0)
     aims = Aims(loss, metrics, loss_weights, class_weight, knowledge)
     run = _Run(model, train, test, folder, data, aims, seed, log, compile, val_batch_size)
     work, extras = run.work, run.extras(optimizer, callbacks, validation)
-    plan = pipeline.Plan(search, both, finetune, replace(of_training, seed=seed)).resolved(run.data)
+    plan = pipeline.Plan(search, both, finetune, of_training).resolved(run.data)
     pipeline.check_plan(work.given, run.data, plan, run.device)
     rehearse(work.given, work.task, run.data, run.device)
     with run.open(plan.flags() | _kept_of(optimizer, callbacks), overwrite) as opened:
@@ -340,16 +338,14 @@ def run_finetuning(
         UserError: as `prune`; the search isn't finished, or its bank is of other data or missing.
     """
     source, finetune = Path(searched), _given("finetune", finetune, Ensemble(), *FINETUNINGS)
-    of_training = _given("training", training, Training(), Training)
+    of_training = _training(training, optimizer, seed)
     pruned = source / pruned_file(source, rate)
-    if optimizer is not None and of_training.weight_decay is None:
-        of_training = replace(of_training, weight_decay=0.0)
     model = load_keras(source / BASELINE, compile=loss is None)
     aims = Aims(loss, metrics, loss_weights, class_weight, knowledge)
     run = _Run(model, train, test, folder, data, aims, seed, log, compile, val_batch_size)
     work, extras = run.work, run.extras(optimizer, callbacks, validation)
     finetune = recipes.finetuning(finetune, run.data)
-    wanted = recipes.training(replace(of_training, seed=seed), run.data)
+    wanted = recipes.training(of_training, run.data)
     check_batch(wanted, run.data, run.device)
     student = work.given.read_again(load_keras(pruned, compile=False)).core
     objective_of(source, student, work.task, run.data, finetune, seed, run.device)
@@ -545,6 +541,14 @@ def _search(
         _given("method", method, EKG(), *METHODS.values()),
         _given("sampling", sampling, Sampling(), Sampling),
     )
+
+
+def _training(training: Training | None, optimizer: Any, seed: int) -> Training:
+    """The training of a fine-tuning; an optimizer of the caller's has no L2 unless that is said."""
+    found: Training = _given("training", training, Training(), Training)
+    if optimizer is not None and found.weight_decay is None:
+        found = replace(found, weight_decay=0.0)
+    return replace(found, seed=seed)
 
 
 def _bank(bank: Bank | Literal["auto"] | None, method: Method, finetune: FineTuning) -> Bank | None:
