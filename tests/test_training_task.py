@@ -21,6 +21,13 @@ def outputs_of(given, inputs):
     return mapped(lambda x: tf.cast(x, tf.float32), given.core(inputs, training=False))
 
 
+def opened(name):
+    """The task of a kind of network, its core's outputs on a dozen examples, and their targets."""
+    model, inputs, targets, _ = examples_for(name)
+    given = Given.read(model, inputs)
+    return task_of(given, examples=inputs), outputs_of(given, inputs), targets
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_the_loss_is_the_one_that_keras_reports(name):
     model, inputs, targets, plain = examples_for(name)
@@ -45,10 +52,7 @@ def test_the_loss_is_the_one_that_keras_reports(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_no_loss_is_below_its_bound(name):
-    model, inputs, targets, _ = examples_for(name)
-    given = Given.read(model, inputs)
-    task = task_of(given, examples=inputs)
-    outputs = outputs_of(given, inputs)
+    task, outputs, targets = opened(name)
     teacher = mapped(lambda x: x.numpy() + RNG.normal(size=x.shape).astype("f"), outputs)
     targets = mapped(tf.constant, targets)
     for known in (None, teacher):
@@ -63,10 +67,7 @@ def test_no_loss_is_below_its_bound(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_teacher_alike_has_the_least_knowledge_to_give(name):
-    model, inputs, _, _ = examples_for(name)
-    given = Given.read(model, inputs)
-    task = task_of(given, examples=inputs)
-    outputs = outputs_of(given, inputs)
+    task, outputs, _ = opened(name)
     other = mapped(lambda x: x.numpy() + RNG.normal(size=x.shape).astype("f"), outputs)
     beyond = []  # what is left when the bound is taken off, where losses have none
     for teacher in (mapped(lambda x: x.numpy(), outputs), other):
@@ -80,10 +81,7 @@ def test_a_teacher_alike_has_the_least_knowledge_to_give(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_distillation_of_itself_is_nothing(name):
-    model, inputs, _, _ = examples_for(name)
-    given = Given.read(model, inputs)
-    task = task_of(given, examples=inputs)
-    outputs = outputs_of(given, inputs)
+    task, outputs, _ = opened(name)
     assert float(task.distillation(outputs, outputs, 4.0)) == pytest.approx(0, abs=1e-6)
     views = mapped(lambda x: tf.stack([x, x + 1.5 * RNG.normal(size=x.shape)]), outputs)
     assert float(task.distillation(outputs, views, 4.0)) > 1e-3
