@@ -23,13 +23,14 @@ from ..reports import machine
 from ..utils.provenance import cpu_count
 
 TRAIN_IMAGES = 50_000
+SIDE = 32
 BATCH_IMAGES = 128
 
 
 def random_data() -> Dataset:
     """CIFAR-10's shapes and settings with random pixels."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (TRAIN_IMAGES, 32, 32, 3), np.uint8)
+    images = rng.integers(0, 256, (TRAIN_IMAGES, SIDE, SIDE, 3), np.uint8)
     labels = rng.integers(0, 10, TRAIN_IMAGES).astype(np.int32)
     split = Split(images, labels)
     return Dataset(

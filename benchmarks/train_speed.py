@@ -16,6 +16,8 @@ devices.import_tensorflow()
 import itertools
 import time
 from collections.abc import Callable
+from fnmatch import fnmatch
+from functools import partial
 
 import keras
 import numpy as np
@@ -28,19 +30,21 @@ from ..op_utils import make_train_step
 from ..pruning.knowledge.distill import ensemble_loss
 from ..reports import machine
 from ..training.task import classification
+from ..utils.errors import UserError
 from . import input_pipeline
 
-CLASSES, TEACHERS, VIEWS, SHAPE = 10, 5, 2, (32, 32, 3)
+TEACHERS, VIEWS = 5, 2
+CLASSES = {32: 10, 224: 1000}  # by the side of an image
 HOPELESS = 5  # times the fastest variant's step
 
 
-def random_batch(images: int) -> dict[str, np.ndarray]:
+def random_batch(images: int, side: int) -> dict[str, np.ndarray]:
     """A fine-tuning batch of two views and five teachers."""
-    rng = np.random.default_rng(0)
+    rng, classes = np.random.default_rng(0), CLASSES[side]
     return {
-        "inputs": rng.normal(size=(images, VIEWS, *SHAPE)).astype(np.float32),
-        "targets": rng.integers(0, CLASSES, images, np.int32),
-        "teacher": rng.normal(size=(images, CLASSES, TEACHERS)).astype(np.float32),
+        "inputs": rng.normal(size=(images, VIEWS, side, side, 3)).astype(np.float32),
+        "targets": rng.integers(0, classes, images, np.int32),
+        "teacher": rng.normal(size=(images, classes, TEACHERS)).astype(np.float32),
     }
 
 
@@ -69,9 +73,22 @@ def keras_step(model: keras.Model, batch: dict, *, compile: bool):
     trained = to_policy(model, "float32")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     trained.compile(sgd(), loss, jit_compile=compile)
-    images = batch["inputs"].reshape(-1, *SHAPE)
+    images = batch["inputs"].reshape(-1, *batch["inputs"].shape[2:])
     labels = np.repeat(batch["targets"], VIEWS)
     return lambda: trained.train_on_batch(images, labels)
+
+
+def all_variants(model: keras.Model, batch: dict, chosen: list[str]) -> dict[str, Callable]:
+    """Steps by name: those whose name fits one of the shell patterns `chosen`."""
+    made = {}
+    for xla, mixed, accum in itertools.product((False, True), (False, True), (1, 4)):
+        name = f"two-view step{', XLA' * xla}{', bfloat16' * mixed}, accum {accum}"
+        made[name] = partial(our_step, model, batch, mixed=mixed, compile=xla, accum=accum)
+    for xla in (False, True):
+        name = f"Keras train_on_batch{', XLA' * xla}"
+        made[name] = partial(keras_step, model, batch, compile=xla)
+    fits = {name for name in made for pattern in chosen if fnmatch(name, pattern)}
+    return {name: make() for name, make in made.items() if name in fits}
 
 
 def measure(variants: dict[str, Callable[[], object]], images: int, rounds: int) -> list[dict]:
@@ -109,38 +126,36 @@ def main(argv: list[str] | None = None) -> None:
         "--trained_param", help="a .keras network for 10 classes, e.g. a pruned one"
     )
     parser.add_argument("--batch_size", type=flags.count, default=128)
+    parser.add_argument("--side", type=int, choices=CLASSES, default=32, help="of the images")
+    parser.add_argument(
+        "--variants", nargs="+", default=["*"], help='patterns of their names; default: "*"'
+    )
     parser.add_argument("--rounds", type=flags.count, default=5)
     parser.add_argument("--gpu_id", type=devices.gpu_ids, default=[0])
     machine.add_out(parser)
     args = parser.parse_args(argv)
     devices.choose(args.gpu_id[:1])
     about = machine.describe()
+    shape = (args.side, args.side, 3)
     if args.trained_param:
-        model = load_network(args.trained_param, args.arch, CLASSES, SHAPE)
+        model = load_network(args.trained_param, args.arch, CLASSES[args.side], shape)
     else:
-        model = build(args.arch, CLASSES, SHAPE)
-    batch = random_batch(args.batch_size)
-    variants = {
-        f"two-view step{', XLA' * xla}{', bfloat16' * mixed}, accum {accum}": our_step(
-            model, batch, mixed=mixed, compile=xla, accum=accum
-        )
-        for xla, mixed, accum in itertools.product((False, True), (False, True), (1, 4))
-    }
-    for xla in (False, True):
-        variants[f"Keras train_on_batch{', XLA' * xla}"] = keras_step(model, batch, compile=xla)
+        model = build(args.arch, CLASSES[args.side], shape)
+    variants = all_variants(model, random_batch(args.batch_size, args.side), args.variants)
+    if not variants:
+        raise UserError(f"no variant is named like {' or '.join(args.variants)}")
     images = args.batch_size * VIEWS
     results = measure(variants, images, args.rounds)
-    pipeline = input_pipeline.measure(input_pipeline.random_data(), VIEWS, 50)
-    machine.report(
-        {
-            "machine": about,
-            "network": args.trained_param or args.arch,
-            "images_per_step": images,
-            "steps": results,
-            "input_pipeline_images_per_second": pipeline["images_per_second"],
-        },
-        args.out,
-    )
+    figures = {
+        "machine": about,
+        "network": args.trained_param or args.arch,
+        "images_per_step": images,
+        "steps": results,
+    }
+    if args.side == input_pipeline.SIDE:
+        pipeline = input_pipeline.measure(input_pipeline.random_data(), VIEWS, 50)
+        figures["input_pipeline_images_per_second"] = pipeline["images_per_second"]
+    machine.report(figures, args.out)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..nets.keras_graph import ends
-from ..utils.devices import hold_stderr
+from ..utils.devices import full_float32, hold_stderr
 from ..utils.errors import UserError
 from ..utils.files import atomic_folder, atomic_write
 from ..utils.trees import parts_of, rows_of
@@ -211,6 +211,7 @@ def unnested(model: keras.Model) -> keras.Model:
     return keras.Model(inputs, keras.tree.flatten(outputs), name=model.name)
 
 
+@full_float32()
 def write(kind: Format, model: keras.Model, path: Path, probe: Any, calibration: Any) -> None:
     """Writes one export; it takes its place only after its own runtime has run it.
 

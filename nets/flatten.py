@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ..utils.devices import full_float32
 from ..utils.errors import UserError
 from . import layer_kinds
 from .keras_graph import (
@@ -397,6 +398,7 @@ def _other(variable: keras.Variable, rng: np.random.Generator) -> Any:
     return value * factor + keras.ops.cast(rng.uniform(0, 0.1, variable.shape), variable.dtype)
 
 
+@full_float32()
 def _compare_runs(layer, trace: Trace, args: tuple, kwargs: dict, values: dict[int, Any]) -> None:
     pairs = zip(tensors_in(args, kwargs), trace.inputs, strict=True)
     real = {id(a): values[id(b)] for a, b in pairs}
@@ -422,6 +424,7 @@ def _compare(layer: keras.Layer, expected: list, found: list) -> None:
             raise Closed("computes something else when it is opened")
 
 
+@full_float32()
 def _check_opened(layer: keras.Layer, parts: Callable, args: tuple, kwargs: dict) -> None:
     """Compares an opened copy with the layer on random numbers.
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..utils.devices import full_float32
 from .channels import Ids, NoRule, Site
 from .keras_graph import CustomScaleLayer, LayerScale, StochasticDepth, takes_training
 
@@ -121,6 +122,7 @@ def rms_norm_rule(ids: Ids, site: Site) -> np.ndarray:
     return site.inputs[0]
 
 
+@full_float32()
 def tried_rule(ids: Ids, site: Site) -> np.ndarray:
     """A layer of an unknown kind without weights, such as one that drops whole paths in training.
 

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ..utils.devices import full_float32
 from .keras_graph import Call, layers_in, own_variables
 from .rebuild import carry_over
 
@@ -179,6 +180,7 @@ def stock_norm_like(layer: keras.Layer, call: Call, name: str) -> Parts | None:
     return None
 
 
+@full_float32()
 def _alike(layer: keras.Layer, other: keras.Layer, shape: tuple) -> bool:
     """Whether two layers of one input give the same for random numbers of `shape`."""
     sizes = [size or 2 for size in shape]

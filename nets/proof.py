@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..utils.devices import full_float32
 from ..utils.trees import mapped, parts_of
 from . import stateless
 from .graph import ChannelGraph
@@ -18,6 +19,7 @@ TOLERANCE = 1e-4
 NOISE, TIMES = 1e-7, 10
 
 
+@full_float32()
 def agreement(
     graph: ChannelGraph,
     mask: np.ndarray,
@@ -143,6 +145,7 @@ def sentence(result: dict) -> str:
     )
 
 
+@full_float32()
 def difference(expected: Callable, found: Callable, inputs: Any) -> tuple[float, float]:
     """How far two networks' outputs lie apart, and what noise of 1e-7 does to the first one's.
 

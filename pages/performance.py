@@ -184,27 +184,27 @@ def op_speed(run: dict, without: dict, search: dict | None) -> str:
 
 def train_speed(run: dict) -> str:
     """The two-view step beside Keras."""
-    keras = max(row["images_per_second"] for row in run["steps"] if row["name"].startswith("Keras"))
+    speeds = [row["images_per_second"] for row in run["steps"] if row["name"].startswith("Keras")]
     rows = [
         [
             row["name"],
-            f"{row['images_per_second']:.0f}",
-            f"{row['images_per_second'] / keras:.2f}",
+            f"{row['images_per_second']:,.0f}",
+            f"{row['images_per_second'] / max(speeds):.2f}" if speeds else NOT_MEASURED,
             f"{row['first_step_seconds']:.0f} s",
         ]
         for row in run["steps"]
     ]
     header = ["variant", "images/s (a view is one)", "against Keras's faster one", "first step"]
-    pipeline = run["input_pipeline_images_per_second"]
-    return "\n\n".join(
-        [
-            machine_line(run["machine"]),
-            f"{Path(run['network']).stem}, {run['images_per_step']} images a step, half of them "
-            "second views.",
-            table(header, rows),
-            f"The input pipeline alone gives {pipeline:,} views per second.",
-        ]
-    )
+    parts = [
+        machine_line(run["machine"]),
+        f"{Path(run['network']).stem}, {run['images_per_step']} images a step, half of them "
+        "second views.",
+        table(header, rows),
+    ]
+    if "input_pipeline_images_per_second" in run:
+        speed = run["input_pipeline_images_per_second"]
+        parts.append(f"The input pipeline alone gives {speed:,} views per second.")
+    return "\n\n".join(parts)
 
 
 def latency(run: dict) -> str:
@@ -220,6 +220,23 @@ def latency(run: dict) -> str:
         rows.append([*cells, percent(row["multiples_of_8"], 1)])
     header = ["network", "FLOPs left", "ms per image, batch 1 (ratio)"]
     header += ["ms per image, batch 128 (ratio)", "widths that are multiples of 8"]
+    return f"{machine_line(run['machine'])}\n\n{table(header, rows)}"
+
+
+def gpu_search(run: dict) -> str:
+    """Seconds of a search by part, for a run that may have been resumed."""
+    parts = ("start", "importance", "proposals", "bank")
+    rows = [
+        [
+            one["evaluator"],
+            *(f"{one['seconds'].get(key, 0.0):.0f} s" for key in parts),
+            NOT_MEASURED if one["resumed"] else f"{one['wall_seconds']:.0f} s",
+            str(one["evaluations"]),
+            f"{one['val_loss']['after']:.4f}",
+        ]
+        for one in run["runs"]
+    ]
+    header = ["evaluator", *parts, "wall time of all", "evaluations", "final D_val loss"]
     return f"{machine_line(run['machine'])}\n\n{table(header, rows)}"
 
 
@@ -253,6 +270,9 @@ SECTIONS = {
     "whole_search": whole_search,
     "train_speed": train_speed,
     "latency": latency,
+    "gpu_whole_search": gpu_search,
+    "gpu_train_speed": train_speed,
+    "gpu_train_speed_224": train_speed,
 }
 
 
@@ -270,7 +290,7 @@ def document(folder: Path = RESULTS) -> str:
     both = runs.get("op_speed"), runs.get("op_speed_without_onednn")
     search = runs.get("search_speed")
     parts["op_speed"] = op_speed(*both, search) if all(both) else f"{NOT_MEASURED}."
-    return TEMPLATE.read_text(encoding="utf-8").format(**parts, gpu=f"{NOT_MEASURED}.")
+    return TEMPLATE.read_text(encoding="utf-8").format(**parts)
 
 
 def main(argv: list[str] | None = None) -> None:

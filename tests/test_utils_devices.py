@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
+from ekg_tf.nets import proof
 from ekg_tf.utils import devices
 from ekg_tf.utils.errors import UserError
 
@@ -31,6 +33,20 @@ class FakeConfig:
             experimental, "set_memory_growth", lambda gpu, on: self.growth.append((gpu, on))
         )
         monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda names: names)
+
+
+def test_networks_are_compared_in_full_float32():
+    """TF32 changes outputs by a thousandth: on newer GPUs equal networks would be refused."""
+    seen = []
+
+    def network(x):
+        seen.append(tf.config.experimental.tensor_float_32_execution_enabled())
+        return x
+
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    proof.difference(network, network, np.ones((2, 3), np.float32))
+    assert seen == [False] * 3
+    assert tf.config.experimental.tensor_float_32_execution_enabled() == before
 
 
 def test_no_gpu_runs_on_the_cpu(monkeypatch, capsys):

@@ -41,6 +41,23 @@ def import_tensorflow() -> None:
 
 
 @contextmanager
+def full_float32() -> Iterator[None]:
+    """Products of float32 numbers as float32, for what is compared; also a decorator.
+
+    GPUs since Ampere round the factors of a product to 10 bits of mantissa (TF32), TensorFlow's
+    default. Two networks that are equal then differ by a thousandth of their outputs.
+    """
+    import tensorflow as tf
+
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+@contextmanager
 def hold_stderr() -> Iterator[list[str]]:
     """Keeps what is written to file descriptor 2; appends it to the list, or shows it on failure.
 
