@@ -29,7 +29,7 @@ from ..utils.files import size_of
 from ..utils.keras_files import load_keras
 from ..utils.trees import mapped, rows_of
 from . import formats, runtimes
-from .fitting import check_fits, check_labels, input_of
+from .fitting import check_labels, fitted, input_of
 from .measuring import measured
 
 PROBE_EXAMPLES = 8  # on which an export is compared before it takes its place
@@ -52,18 +52,13 @@ def load_float32(path: Path) -> keras.Model:
     """The network of a .keras file, rebuilt in float32 where it computes in another precision.
 
     Raises:
-        UserError: missing or corrupt file, a network without a graph, an input without a fixed
-            size, or a mixed-precision network that holds another model.
+        UserError: missing or corrupt file, a network without a graph, or a mixed-precision network
+            that holds another model.
     """
     model = load_keras(path)
     if not model.built:
         raise UserError(f"{path} was saved before it was built: call it on data, save it again")
-    for entry in keras.tree.flatten(ends(model)[0]):
-        if None in entry.shape[1:]:
-            raise UserError(
-                f"{path} takes {entry.name} of shape {entry.shape}: inputs of a fixed size are "
-                "needed, only that of the batch may be None"
-            )
+    ends(model)
     if all(layer.dtype_policy.name == "float32" for layer in model.layers):
         return model
     try:
@@ -108,9 +103,9 @@ def export(
     unpruned = load_float32(reference) if reference else None
     batch = _batch(data, "test", np.arange(min(PROBE_EXAMPLES, len(data.test))))
     probe = mapped(_array, batch["inputs"])
-    check_fits(model, path, data, batch)
+    model = fitted(model, path, data, batch)
     if reference and unpruned:
-        check_fits(unpruned, reference, data, batch)
+        unpruned = fitted(unpruned, reference, data, batch)
     check_labels(model, path, data, task)
     calibration, count = None, None
     if any(kind.int8 for kind in kinds):

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 
 from ..dataloader import Dataset
+from ..dataloader.checks import fits
+from ..nets.rebuild import at_shapes
 from ..options.kinds import CLASSES
 from ..training.task import Task
 from ..utils.errors import UserError
@@ -25,8 +27,12 @@ def input_of(model: keras.Model, data: Dataset) -> dict | list[dict]:
     ]
 
 
-def check_fits(model: keras.Model, path: Path, data: Dataset, batch: dict[str, Any]) -> None:
+def fitted(model: keras.Model, path: Path, data: Dataset, batch: dict[str, Any]) -> keras.Model:
     """Compares a network's inputs and outputs with a batch of the data, "inputs" and "targets".
+
+    Returns:
+        The network; where it leaves sizes open, the same for inputs of the data's size, since most
+        runtimes take one alone.
 
     Raises:
         UserError: another number or other shapes of inputs, another number of targets.
@@ -34,7 +40,8 @@ def check_fits(model: keras.Model, path: Path, data: Dataset, batch: dict[str, A
     remedy = "give the network's own data"
     taken = [tuple(one.shape[1:]) for one in model.inputs]
     there = [tuple(one.shape[1:]) for one in parts_of(batch["inputs"])]
-    if taken != there:
+    alike = [fits(one, wanted) for one, wanted in zip(there, taken, strict=False)]
+    if len(taken) != len(there) or not all(alike):
         raise UserError(
             f"{path} takes inputs {_listed(taken)}, but {data.name} has {_listed(there)}: {remedy}"
         )
@@ -44,6 +51,7 @@ def check_fits(model: keras.Model, path: Path, data: Dataset, batch: dict[str, A
             f"{path} has {len(model.outputs)} output(s), but {data.name} has targets for {count}: "
             f"{remedy}"
         )
+    return at_shapes(model, there)
 
 
 def _listed(shapes: list[tuple]) -> str:

@@ -427,6 +427,12 @@ def search_with(
 
 def _some_inputs(given: Given) -> Any:
     """A few random inputs from 0 to 1, float32 [4, ...]."""
+    for one in given.core.inputs:
+        if None in one.shape[1:]:
+            raise UserError(
+                f"{given.model.name} takes inputs of open size {tuple(one.shape)}: give some as "
+                "examples="
+            )
     rng = np.random.default_rng(0)
     return tree_of(rng.random((4, *one.shape[1:])).astype(np.float32) for one in given.core.inputs)
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from ..options.kinds import NUMBERS
 from ..utils.errors import UserError
-from ..utils.trees import tree_of
+from ..utils.trees import parts_of, tree_of
 from .flatten import Flat, flatten
 from .keras_graph import (
     Call,
@@ -33,7 +33,16 @@ from .keras_graph import (
     packed,
 )
 from .outputs import Output, before_logarithms, read_outputs, restored, with_logits
-from .rebuild import carry_over, like, rebuilt, replay, with_config
+from .rebuild import (
+    Shapes,
+    at_shapes,
+    carry_over,
+    has_open_inputs,
+    like,
+    rebuilt,
+    replay,
+    with_config,
+)
 
 L = keras.layers
 
@@ -44,9 +53,10 @@ class Given:
 
     Attributes:
         model: as given; it is never changed.
-        core: flat, of layers of its own; float32 [n, ...] (a tuple where there are several inputs)
-            -> float32 [n, ...] (likewise), logits where `outputs` say probabilities. All its layers
-            are trainable but for batch norms that the user has frozen or calls with training=False.
+        core: flat, of layers of its own, for inputs of the examples' size; float32 [n, ...] (a
+            tuple where there are several inputs) -> float32 [n, ...] (likewise), logits where
+            `outputs` say probabilities. All its layers are trainable but for batch norms that the
+            user has frozen or calls with training=False.
         outputs: what each output means, in the order of `core.outputs`.
         closed: {layer name: why it stays whole}.
     """
@@ -68,6 +78,7 @@ class Given:
         loss: Any = None,
         outputs: tuple[Output, ...] | None = None,
         plain: bool = False,
+        shapes: Shapes | None = None,
     ) -> Given:
         """Reads a network.
 
@@ -80,24 +91,30 @@ class Given:
                 with.
             outputs: what they mean, where it is known.
             plain: take them all as numbers that mean nothing to us.
+            shapes: of the inputs without the batch, where the network leaves them open; None:
+                those of the examples.
 
         Raises:
-            UserError: no graph, losses for other outputs than there are, or as `flatten`.
+            UserError: no graph, losses for other outputs than there are, sizes that it can't take,
+                or as `flatten`.
         """
         flat = flatten(_with_graph(model, examples))
         if plain:
             outputs = tuple(Output(name, NUMBERS) for name in _names(flat.model))
-        return _read(model, flat, examples, loss, outputs)
+        return _read(model, flat, examples, loss, outputs, shapes)
 
     def with_examples(self, examples: Any) -> Given:
-        """The same network, once there are examples that say what an output means.
+        """The same network, once there are examples that say what an output means, and which size
+        inputs have that the network leaves open.
 
         Args:
             examples: as of `read`.
         """
-        if all(one.certain for one in self.outputs):
+        certain = all(one.certain for one in self.outputs)
+        if certain and not has_open_inputs(self.core):
             return self
-        return _read(self.model, self._flat, examples, self._loss, None)
+        outputs = self.outputs if certain else None
+        return _read(self.model, self._flat, examples, self._loss, outputs, None)
 
     @property
     def structure(self) -> Any:
@@ -126,7 +143,8 @@ class Given:
         Args:
             examples: as of `read`; needed where the given network is subclassed.
         """
-        return Given.read(model, examples, outputs=self.outputs)
+        shapes = None if has_open_inputs(self.core) else [one.shape[1:] for one in self.core.inputs]
+        return Given.read(model, examples, outputs=self.outputs, shapes=shapes)
 
     def finished(self, core: keras.Model) -> keras.Model:
         """A network as the given one: its ends, dtype policies and trainable flags.
@@ -185,10 +203,19 @@ class Given:
 
 
 def _read(
-    model: keras.Model, flat: Flat, examples: Any, loss: Any, outputs: tuple[Output, ...] | None
+    model: keras.Model,
+    flat: Flat,
+    examples: Any,
+    loss: Any,
+    outputs: tuple[Output, ...] | None,
+    shapes: Shapes | None,
 ) -> Given:
     flat_ends = (tree_of(keras.tree.flatten(one)) for one in ends(flat.model))
     body = keras.Model(*flat_ends, name=model.name)
+    if shapes is None and examples is not None:
+        shapes = [one.shape[1:] for one in parts_of(examples)]
+    if shapes is not None:
+        body = at_shapes(body, shapes)
     if outputs is None:
         wanted = compiled_with(model).loss if loss is None else loss
         losses = by_output(wanted, flat.model, "loss")

@@ -330,7 +330,7 @@ def _measured_shapes(model: keras.Model, calls: Sequence[Call]) -> dict[int, tup
         if None in one.shape[1:]:
             raise UserError(
                 f"{model.name} takes inputs of open size {tuple(one.shape)}: FLOPs can't be "
-                "counted; build the network for a fixed size"
+                "counted; give the shape of an input (input_shape=, --input_shape)"
             )
     zeros = [np.zeros((1, *one.shape[1:]), one.dtype) for one in model.inputs]
     values = keras.Model(model.inputs, tensors)(zeros, training=False)

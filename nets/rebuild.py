@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
+from ..utils.errors import UserError
 from .keras_graph import Call, calls_of, ends, is_op, layers_in
 
 L = keras.layers
 Make = Callable[[keras.Operation], keras.Operation]
+Shapes = Sequence[Sequence[int | None]]
 
 
 def config_of(operation: keras.Operation) -> dict[str, Any]:
@@ -88,11 +90,12 @@ def replay(
         values.update((id(t), value) for t, value in zip(call.outputs, results, strict=True))
 
 
-def like(tensor: keras.KerasTensor, dtype: str | None = None) -> keras.KerasTensor:
-    """An input as this one, for batches of any size."""
-    return keras.Input(
-        batch_shape=(None, *tensor.shape[1:]), dtype=dtype or tensor.dtype, name=tensor.name
-    )
+def like(
+    tensor: keras.KerasTensor, dtype: str | None = None, shape: Sequence[int | None] | None = None
+) -> keras.KerasTensor:
+    """An input as this one, for batches of any size; of another `shape` without the batch."""
+    sizes = tensor.shape[1:] if shape is None else shape
+    return keras.Input(batch_shape=(None, *sizes), dtype=dtype or tensor.dtype, name=tensor.name)
 
 
 def rebuilt(
@@ -101,6 +104,7 @@ def rebuilt(
     *,
     carry: Callable[[keras.Layer, keras.Layer], None] = carry_over,
     without_training: Collection[str] = (),
+    shapes: Shapes | None = None,
 ) -> keras.Model:
     """A functional model with the calls of another one, on new operations.
 
@@ -109,6 +113,8 @@ def rebuilt(
         make: gives the new operation for an old one; called once for each.
         carry: what goes over from an old layer to the new one, once this is built.
         without_training: names of the layers whose calls lose their `training`.
+        shapes: of its inputs without the batch, in the order in which they are flattened; None:
+            those of the model.
     """
     made: dict[int, tuple[keras.Operation, keras.Operation]] = {}
 
@@ -122,11 +128,11 @@ def rebuilt(
         return lambda *args, training=None, **kwargs: new(*args, **kwargs)
 
     inputs, outputs = ends(model)
-    fresh = keras.tree.map_structure(like, inputs)
-    values = {
-        id(tensor): value
-        for tensor, value in zip(keras.tree.flatten(inputs), keras.tree.flatten(fresh), strict=True)
-    }
+    olds = keras.tree.flatten(inputs)
+    sizes = [one.shape[1:] for one in olds] if shapes is None else shapes
+    news = [like(one, shape=shape) for one, shape in zip(olds, sizes, strict=True)]
+    fresh = keras.tree.pack_sequence_as(inputs, news)
+    values = {id(old): new for old, new in zip(olds, news, strict=True)}
     replay(calls_of(model), values, operation_of)
     results = keras.tree.map_structure(lambda tensor: values[id(tensor)], outputs)
     copy = keras.Model(fresh, results, name=model.name)
@@ -143,6 +149,30 @@ def _op(operation: keras.Operation) -> keras.Operation:
         return with_config(operation)
     except (NotImplementedError, TypeError, ValueError):
         return operation
+
+
+def has_open_inputs(model: keras.Model) -> bool:
+    """Whether it takes inputs of more than one size."""
+    return any(None in one.shape[1:] for one in model.inputs)
+
+
+def at_shapes(model: keras.Model, shapes: Shapes) -> keras.Model:
+    """The same for inputs of one size, by which its FLOPs are counted; itself where none is open.
+
+    Args:
+        shapes: of its inputs without the batch, in the order in which they are flattened.
+
+    Raises:
+        UserError: it can't take them.
+    """
+    if not has_open_inputs(model):
+        return model
+    try:
+        return rebuilt(model, shapes=shapes)
+    except Exception as error:  # layers may say no in any way
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        sizes = " and ".join(str(tuple(one)) for one in shapes)
+        raise UserError(f"{model.name} can't take inputs of shape {sizes}: {line}") from None
 
 
 def copied(model: keras.Model) -> keras.Model:

@@ -36,8 +36,10 @@ def describe(
         `training.evaluation.evaluate` in both batch-norm modes.
     """
     models = {"after": after} if before is None else {"before": before, "after": after}
+    given = [one.model for one in models.values()]
+    shapes = [one.shape[1:] for one in after.core.inputs]
     times = {
-        batch: latencies([one.model for one in models.values()], batch, compile=device.compile)
+        batch: latencies(given, batch, compile=device.compile, shapes=shapes)
         for batch in latency_batches(data)
     }
     results: dict = {"before": None}

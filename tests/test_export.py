@@ -215,7 +215,6 @@ def test_bad_input_is_one_line(folder, tmp_path, monkeypatch, capsys):
     digits = ("--format", "savedmodel", "--dataset", "DIGITS")
     for name, size, layers, message in (
         ("maps", (8, 8, 1), [keras.layers.Conv2D(2, 3)], "isn't compiled, and its output"),
-        ("free", (None, 8, 1), [keras.layers.Conv2D(2, 3)], "inputs of a fixed size"),
         ("large", (9, 8, 1), [keras.layers.Flatten()], "takes inputs (9, 8, 1), but DIGITS has"),
         ("few", (8, 8, 1), [keras.layers.Flatten(), keras.layers.Dense(9)], "has the label 9"),
     ):

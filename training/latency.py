@@ -20,7 +20,12 @@ LEAST_RUNS = 15
 
 
 def latencies(
-    models: list[keras.Model], batch_images: int, *, compile: bool = False, seconds: float = 4.0
+    models: list[keras.Model],
+    batch_images: int,
+    *,
+    compile: bool = False,
+    seconds: float = 4.0,
+    shapes: Sequence[Sequence[int]] | None = None,
 ) -> list[float]:
     """Median milliseconds per image of an inference-mode forward pass of every model.
 
@@ -28,13 +33,15 @@ def latencies(
         models: they take images of one shape.
         batch_images: images per pass.
         seconds: time to spend on all models together, after the warm-up; at least 15 passes each.
+        shapes: of their inputs without the batch; None: those of the first model, which then leaves
+            no size open.
     """
     forwards = [make_forward(model, bn="inference", compile=compile) for model in models]
     rng = np.random.default_rng(0)
     # From 0 to 1: what looks up rows of a table takes them for numbers of rows that are there.
+    shapes = [one.shape[1:] for one in models[0].inputs] if shapes is None else shapes
     inputs = tree_of(
-        tf.constant(rng.random((batch_images, *one.shape[1:])), tf.float32)
-        for one in models[0].inputs
+        tf.constant(rng.random((batch_images, *shape)), tf.float32) for shape in shapes
     )
     # .numpy() waits for the result
     medians = alternately(

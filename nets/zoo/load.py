@@ -57,8 +57,7 @@ def load_own(path: str | os.PathLike) -> keras.Model:
     """Reads a functional network of the user's own.
 
     Raises:
-        UserError: missing or corrupt file, another suffix, not functional, or an input without a
-            fixed size.
+        UserError: missing or corrupt file, another suffix, or not functional.
     """
     if os.path.splitext(path)[1] != ".keras":
         raise UserError(f"{path}: a network of your own comes as .keras: save it by model.save()")
@@ -72,13 +71,6 @@ def check_own(model: keras.Model, path: str) -> None:
     if not model.built:
         raise UserError(f"{path} was saved before it was built: call it on data, save it again")
     calls_of(model)
-    for one in model.inputs:
-        shape = tuple(one.shape)
-        if len(shape) < 2 or None in shape[1:]:
-            raise UserError(
-                f"{path} takes inputs of shape {shape}: a fixed size is needed, of images (None, "
-                "height, width, channels): build it again on keras.Input of the size of your data"
-            )
 
 
 def check_fits(
@@ -95,7 +87,8 @@ def check_fits(
         raise UserError(
             f"{path} gives outputs of shape {outputs}, the data has {num_classes} classes"
         )
-    if inputs[1:] != tuple(input_shape):
+    pairs = zip(inputs[1:], input_shape, strict=False)
+    if len(inputs) - 1 != len(input_shape) or any(a not in (None, b) for a, b in pairs):
         raise UserError(f"{path} takes inputs of shape {inputs[1:]}, the data has {input_shape}")
 
 
