@@ -53,22 +53,43 @@ def summary(
         "budget": options.budget.name,
         "rate": last["rate"],
         "front": front(history, options.budget.keep),
+        "drop": _drop(history, options),
         "teachers": teachers,
         "seconds": seconds,
     }
 
 
+def _drop(history: History, options: SearchOptions) -> dict | None:
+    """What became of --max_drop: the figure of the network as given and in the end."""
+    if options.control.max_drop is None:
+        return None
+    first, last = history.rows[0], history.rows[-1]
+    by_budget = last["rate"] <= options.budget.goal
+    return {
+        "allowed": options.control.max_drop,
+        "given": first["given"],
+        "after": last["watched"],
+        "ended_by": options.budget.name if by_budget else "max_drop",
+    }
+
+
 def front(history: History, rates: tuple[float, ...]) -> list[dict]:
-    """The largest network at or below each rate: figures of its history row, by rising step."""
+    """The largest network at or below each rate: figures of its history row, by rising step.
+
+    A rate that the search, ended by --max_drop, hasn't come to has none.
+    """
     rows = []
     for wanted in sorted(rates, reverse=True):
-        row = next(row for row in history.rows if row["rate"] <= wanted)
+        row = next((row for row in history.rows if row["rate"] <= wanted), None)
+        if row is None:
+            print(f"the search ended before a rate of {wanted:g}: no network is written for it")
+            continue
         keys = ("step", "rate", "flops", "flops_rate", "parameters", "val_loss", "val_accuracy")
         rows.append({"wanted": wanted, **{key: row[key] for key in keys}})
     return rows
 
 
-def draw(folder: RunFolder, history: History, target_rate: float, label: str = "FLOPs") -> None:
+def draw(folder: RunFolder, history: History, target_rate: float | None, label: str = "FLOPs") -> None:
     """widths.png and search_curve.png of a finished search."""
     results = folder.read_json("search.json")
     widths = results["widths"]
@@ -122,6 +143,11 @@ def print_summary(results: dict) -> None:
     print(f"{results['method']}: {results['steps']} steps, {counts}; seconds: {seconds}")
     if proof := results.get("masked_and_pruned"):  # searches before there was a proof lack it
         print(sentence(proof))
+    if drop := results.get("drop"):
+        print(
+            f"max_drop {drop['allowed']:g}: {drop['given']:.4f} as given -> {drop['after']:.4f} on "
+            f"D_val, not fine-tuned; the search was ended by {drop['ended_by']}"
+        )
     if results["front"]:
         print(front_table(results))
 
