@@ -318,8 +318,8 @@ def check(
 
     Raises:
         UserError: no group that can be pruned, a layer to exclude that isn't there, a target that
-            can't be reached, a training set that is too small for D_subset and D_val, a bank that can't hold its classes, or a method
-            that can't aim at the budget.
+            can't be reached, a training set that is too small for D_subset and D_val, a bank that
+            can't hold its classes, or a method that can't aim at the budget.
     """
     measured = isinstance(options.budget, Latency)
     if measured and options.method.one_shot:

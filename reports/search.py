@@ -89,7 +89,9 @@ def front(history: History, rates: tuple[float, ...]) -> list[dict]:
     return rows
 
 
-def draw(folder: RunFolder, history: History, target_rate: float | None, label: str = "FLOPs") -> None:
+def draw(
+    folder: RunFolder, history: History, target_rate: float | None, label: str = "FLOPs"
+) -> None:
     """widths.png and search_curve.png of a finished search."""
     results = folder.read_json("search.json")
     widths = results["widths"]

@@ -1,8 +1,8 @@
 """How much worse than the given network a network of a search may get (docs/control.md).
 
-What is compared is one figure on D_val, by batch statistics as the search computes everything: top-1
-of a classifier; of other tasks the first of the user's metrics of which Keras knows whether larger
-is better; else the loss.
+What is compared is one figure on D_val, by batch statistics as the search computes everything:
+top-1 of a classifier; of other tasks the first of the user's metrics of which Keras knows whether
+larger is better; else the loss.
 """
 
 from dataclasses import dataclass
