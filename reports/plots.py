@@ -216,8 +216,8 @@ def heat_map(
 ) -> None:
     """Draws one row per name and one column per number; colours are logarithmic.
 
-    What is below a thousandth of the largest value, and below zero, has the palest colour. Beside
-    the rows stand bars.
+    The palest colour is that of the least tenth of the values above zero, and of all below; colours
+    span six decades at most. Beside the rows stand bars.
 
     Args:
         names, beside: one per row, from the top. columns: rising, evenly spaced.
@@ -236,15 +236,16 @@ def heat_map(
     figure = Figure(figsize=(9.5, 0.19 * rows + 2.2), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes, bars = figure.subplots(1, 2, sharey=True, gridspec_kw={"width_ratios": (5, 1)})
-    largest = max((float(one) for row in values for one in row if one == one), default=0.0)
-    largest = largest if largest > 0 else 1.0
-    shown = [[max(float(one), largest / 1e3) for one in row] for row in values]
+    positive = sorted(float(one) for row in values for one in row if one > 0) or [1e-3, 1.0]
+    largest = positive[-1]
+    least = max(min(positive[len(positive) // 10], largest / 10), largest / 1e6)
+    shown = [[max(float(one), least) for one in row] for row in values]
     colours = colormaps["cividis_r"].with_extremes(bad="#BBBBBB")
     image = axes.imshow(
         shown,
         aspect="auto",
         cmap=colours,
-        norm=LogNorm(largest / 1e3, largest),
+        norm=LogNorm(least, largest),
         interpolation="none",
     )
     axes.set_xticks(range(len(columns)), [f"{one:g}" for one in columns])

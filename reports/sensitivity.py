@@ -26,7 +26,7 @@ def text(result: dict[str, Any]) -> str:
     shares = [f"-{100 * share:.0f} %" for share in result["shares"]]
     rows = [("group", "width", "layers", *shares)]
     for number, group in enumerate(result["groups"]):
-        rises = [f"{rise:+.3g}" for rise in group["rise"]]
+        rises = [_signed(rise) for rise in group["rise"]]
         rows.append((str(number), str(group["width"]), group_name(group), *rises))
     right = (0, 1, *range(3, 3 + len(shares)))
     whole = ", ".join(f"{name} {value:.4f}" for name, value in result["whole"].items())
@@ -43,6 +43,11 @@ def text(result: dict[str, Any]) -> str:
     )
 
 
+def _signed(rise: float) -> str:
+    shown = f"{rise:+.4f}" if abs(rise) < 1000 else f"{rise:+.3g}"
+    return "0.0000" if shown in ("+0.0000", "-0.0000") else shown
+
+
 def _extremes(result: dict[str, Any]) -> str:
     """Which groups cost most and least at the share nearest to a half."""
     place = int(np.argmin(np.abs(np.array(result["shares"]) - 0.5)))
@@ -50,7 +55,7 @@ def _extremes(result: dict[str, Any]) -> str:
     share = f"{100 * result['shares'][place]:.0f} %"
 
     def named(groups: list[dict[str, Any]]) -> str:
-        return ", ".join(f"{group_name(one)} ({one['rise'][place]:+.3g})" for one in groups)
+        return ", ".join(f"{group_name(one)} ({_signed(one['rise'][place])})" for one in groups)
 
     return (
         f"without {share} of its filters a group costs least in {named(ranked[:3])}; most in "
@@ -73,7 +78,7 @@ def draw(path: str | os.PathLike, result: dict[str, Any]) -> None:
         [100 * share for share in result["shares"]],
         np.array([group["rise"] for group in groups]),
         beside=[100 * (1 - group["flops"][half]) for group in groups],
-        title=f"{result['network']} ({shown}): what each group costs",
+        title=f"{result['network']} ({shown} on D_val): what each group costs",
         labels=(
             "filters removed from this group alone [%]",
             f"rise of the loss on {result['examples']} examples",
