@@ -141,11 +141,16 @@ def add_data(
     add_dataset(group, dataset)
 
 
-def add_dataset(group: argparse._ActionsContainer, default: str | None = DATASET) -> None:
-    """Flags of the data that `dataloader.load` knows by name."""
-    group.add_argument(
-        "--dataset", default=default, help=f"{', '.join(DATASETS)}; default: {default or DATASET}"
-    )
+def add_dataset(
+    group: argparse._ActionsContainer, default: str | None = DATASET, shown: str | None = None
+) -> None:
+    """Flags of the data that `dataloader.load` knows by name.
+
+    Args:
+        shown: the default in words.
+    """
+    words = f"{', '.join(DATASETS)}; default: {shown or default or DATASET}"
+    group.add_argument("--dataset", default=default, help=words)
     group.add_argument("--data_path", help="folder or archive of the data; default: TFDS")
     group.add_argument("--val_labels", help="ImageNet: labels of a flat folder val")
     group.add_argument(

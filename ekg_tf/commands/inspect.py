@@ -43,13 +43,13 @@ def parser() -> manners.Parser:
     group.add_argument(
         "--sensitivity",
         action="store_true",
-        help="how much the loss rises when each group alone loses 10 to 90 % of its filters",
+        help="how much the loss rises when each group alone loses 10 to 90 %% of its filters",
     )
     group.add_argument(
         "--picture", type=Path, help=f"where its picture goes; default: {PICTURE} in this folder"
     )
     flags.add_named(group, Method, ("score",))
-    flags.add_dataset(parser, None)
+    flags.add_dataset(parser, None, "none")
     flags.add_own_data(parser)
     flags.add_aims(parser)
     flags.add_settings(parser.add_argument_group("D_val"), Sampling)

@@ -36,7 +36,7 @@ class OneShotSearch(GreedySearch):
         place, tried = way.last, 0
         if self.drop is not None:
             place, tried = self._allowed(way)
-            if place == 0:
+            if way.mask(place).all():  # nothing has left up to there
                 return None
         self.gates.set_mask(way.mask(place))
         outputs = self.evaluator.set_current(self.gates.mask())
