@@ -660,11 +660,8 @@ def _given(name: str, value: Any, default: Any, *kinds: type) -> Any:
     return value
 
 
-def _control(
-    exclude: str | Sequence[str], min_width: int, min_share: float, max_drop: float | None
-) -> Control:
-    # `Control` takes one pattern as a plain text
-    return Control(exclude, min_width, min_share, max_drop)  # type: ignore[arg-type]
+def _control(exclude: Any, min_width: int, min_share: float, max_drop: float | None) -> Control:
+    return Control(exclude, min_width, min_share, max_drop)
 
 
 def _search(

@@ -58,8 +58,9 @@ class Search(Loop):
         if self._too_bad(outputs):
             value = figure_of(self.task, self.val, outputs).value
             raise UserError(
-                f"the network that the search begins with, adapted to D_subset, is worse than "
-                f"max_drop allows before anything is removed: {value:.4f}; {self.drop}"
+                "the network that the search begins with, adapted to D_subset or trained as a "
+                f"supernet, is worse than max_drop allows before anything is removed: {value:.4f}; "
+                f"{self.drop}"
             )
         seconds = {"start": time.perf_counter() - begin}
         more = {} if self.drop is None else {"given": self.drop.given}
