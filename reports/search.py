@@ -7,6 +7,7 @@ from ..nets.proof import sentence
 from ..options.budgets import LABELS
 from ..options.search import SearchOptions
 from ..pruning.history import History
+from ..pruning.methods.by_name import smallest_mask
 from ..utils.runfolder import RunFolder
 from . import plots
 from .tables import before_after, table
@@ -53,23 +54,26 @@ def summary(
         "budget": options.budget.name,
         "rate": last["rate"],
         "front": front(history, options.budget.keep),
-        "drop": _drop(history, options),
+        "drop": _drop(graph, history, options),
         "teachers": teachers,
         "seconds": seconds,
     }
 
 
-def _drop(history: History, options: SearchOptions) -> dict | None:
+def _drop(graph: ChannelGraph, history: History, options: SearchOptions) -> dict | None:
     """What became of --max_drop: the figure of the network as given and in the end."""
     if options.control.max_drop is None:
         return None
     first, last = history.rows[0], history.rows[-1]
-    by_budget = last["rate"] <= options.budget.goal
+    ended_by = options.budget.name if last["rate"] <= options.budget.goal else "max_drop"
+    if last["flops"] <= graph.flops(smallest_mask(graph, options)):
+        ended_by = "nothing left to remove"
     return {
         "allowed": options.control.max_drop,
-        "given": first["given"],
+        "figure": first["drop"]["name"],
+        "given": first["drop"]["given"],
         "after": last["watched"],
-        "ended_by": options.budget.name if by_budget else "max_drop",
+        "ended_by": ended_by,
     }
 
 
@@ -147,8 +151,9 @@ def print_summary(results: dict) -> None:
         print(sentence(proof))
     if drop := results.get("drop"):
         print(
-            f"max_drop {drop['allowed']:g}: {drop['given']:.4f} as given -> {drop['after']:.4f} on "
-            f"D_val, not fine-tuned; the search was ended by {drop['ended_by']}"
+            f"max_drop {drop['allowed']:g}: {drop['figure']} {drop['given']:.4f} as given -> "
+            f"{drop['after']:.4f} on D_val, not fine-tuned; what ended the search: "
+            f"{drop['ended_by']}"
         )
     if results["front"]:
         print(front_table(results))

@@ -151,7 +151,7 @@ def test_a_search_ends_before_too_much_is_lost(tmp_path, graph, val, method):
         running = started(graph, val, folder, method, drop=drop, rate=None)
         running.run()
         rows = running.history.rows
-        assert len(rows) > 1 and rows[0]["given"] == 87.5 and rows[-1]["rate"] < 0.99
+        assert len(rows) > 1 and Drop(**rows[0]["drop"]) == drop and rows[-1]["rate"] < 0.99
         assert all(row["watched"] == row["val_accuracy"] >= drop.limit for row in rows)
         mask = running.history.mask(graph, len(rows) - 1)
         again = started(graph, val, folder, method, drop=drop, rate=None)
@@ -384,7 +384,7 @@ def test_a_run_keeps_to_its_limits_up_to_the_file(trained, digits, tmp_path, cap
     rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert all(row["val_accuracy"] >= 0.9 * drop["given"] for row in rows)
     assert drop["after"] == rows[-1]["watched"] and drop["ended_by"] == "max_drop"
-    assert f"{drop['given']:.4f} as given -> {drop['after']:.4f} on D_val" in printed
+    assert f"top-1 % {drop['given']:.4f} as given -> {drop['after']:.4f} on D_val" in printed
     again = ekg.prune(trained, *digits, folder, **settings)
     assert again.after == result.after
     for change, words in (

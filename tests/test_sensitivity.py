@@ -6,11 +6,13 @@ import keras
 import numpy as np
 import pytest
 from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.pages import control
 from ekg_tf.pruning.sensitivity import SHARES, sensitivities
 from ekg_tf.reports import sensitivity as report
 from ekg_tf.training.evaluation import make_forward
 from ekg_tf.training.task import classification
 from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.jsonl import read_json
 from ekg_tf.utils.keras_files import save_keras
 
 import ekg_tf as ekg
@@ -151,3 +153,18 @@ def test_names_and_numbers_of_any_length_fit():
     text = report.text(result)
     assert max(map(len, text.splitlines())) < 200 and "0.0000" in text and "+1.23e+04" in text
     assert report.group_name(group).endswith("x (+1)") and len(report.group_name(group)) == 39
+
+
+def test_the_page_is_printed_from_its_figures(tmp_path):
+    page = control.PAGE.read_text(encoding="utf-8")
+    parts = {
+        "sensitivity": control.of_sensitivity(read_json(control.SENSITIVITY)),
+        "runs": control.of_runs(read_json(control.RUNS)),
+    }
+    for name, text in parts.items():
+        block = page.split(control.BEGIN.format(name))[1].split(control.END.format(name))[0]
+        assert block.strip() == text and "| --- |" in text
+    assert control.PICTURE.read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(UserError, match="holds no figures of ekg-tf inspect --sensitivity"):
+        control.collect("sensitivity", tmp_path / "other.json")

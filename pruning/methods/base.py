@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ class Search(Loop):
                 f"{self.drop}"
             )
         seconds = {"start": time.perf_counter() - begin}
-        more = {} if self.drop is None else {"given": self.drop.given}
+        more = {} if self.drop is None else {"drop": asdict(self.drop)}
         self._record(outputs, seconds, images=len(self.val), **more)
 
     def _too_bad(self, outputs: Any) -> bool:
