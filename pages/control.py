@@ -57,7 +57,10 @@ def of_sensitivity(result: dict[str, Any]) -> str:
         [
             f"`{sensitivity.group_name(group)}`",
             str(group["width"]),
-            *(f"{group['rise'][result['shares'].index(share)]:.4f}" for share in (0.2, 0.5, 0.8)),
+            *(
+                sensitivity.signed(group["rise"][result["shares"].index(share)])
+                for share in (0.2, 0.5, 0.8)
+            ),
             f"{100 * (1 - group['flops'][place]):.1f} %",
         ]
         for group in [*ranked[:5], *ranked[-3:]]

@@ -26,7 +26,7 @@ def text(result: dict[str, Any]) -> str:
     shares = [f"-{100 * share:.0f} %" for share in result["shares"]]
     rows = [("group", "width", "layers", *shares)]
     for number, group in enumerate(result["groups"]):
-        rises = [_signed(rise) for rise in group["rise"]]
+        rises = [signed(rise) for rise in group["rise"]]
         rows.append((str(number), str(group["width"]), group_name(group), *rises))
     right = (0, 1, *range(3, 3 + len(shares)))
     whole = ", ".join(f"{name} {value:.4f}" for name, value in result["whole"].items())
@@ -43,7 +43,8 @@ def text(result: dict[str, Any]) -> str:
     )
 
 
-def _signed(rise: float) -> str:
+def signed(rise: float) -> str:
+    """A rise of the loss in words, with its sign."""
     shown = f"{rise:+.4f}" if abs(rise) < 1000 else f"{rise:+.3g}"
     return "0.0000" if shown in ("+0.0000", "-0.0000") else shown
 
@@ -55,7 +56,7 @@ def _extremes(result: dict[str, Any]) -> str:
     share = f"{100 * result['shares'][place]:.0f} %"
 
     def named(groups: list[dict[str, Any]]) -> str:
-        return ", ".join(f"{group_name(one)} ({_signed(one['rise'][place])})" for one in groups)
+        return ", ".join(f"{group_name(one)} ({signed(one['rise'][place])})" for one in groups)
 
     return (
         f"without {share} of its filters a group costs least in {named(ranked[:3])}; most in "

@@ -188,7 +188,7 @@ def next_on_the_way_is_worse(running, mask):
 
 @pytest.mark.parametrize("method", ["ekg", "uniform"])
 def test_what_comes_first_ends_the_search(tmp_path, graph, val, method):
-    for name, rate, most in (("rate", 0.9, 0.9), ("drop", 0.05, 0.15)):
+    for name, rate, most in (("rate", 0.9, 0.9), ("drop", 0.02, 0.5)):
         with RunFolder.open(tmp_path / name, {}) as folder:
             running = started(graph, val, folder, method, drop=limit(most), rate=rate)
             running.run()
