@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.trained_param:
         raise UserError("--trained_param is missing: the search needs a trained network")
-    budget, method = flags.made(Flops, args), flags.made(EKG, args)
+    budget, method = SearchOptions(flags.made(Flops, args)).budget, flags.made(EKG, args)
     device = flags.device_of(args)
     data = inputs.data_of(args)
     sampling = recipes.sampling(flags.made(Sampling, args), data)

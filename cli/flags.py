@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from ..options import recipes
 from ..options.bank import KINDS, NO_BANK, Bank
 from ..options.budgets import BUDGETS, Budget
+from ..options.control import Control
 from ..options.data import Data, Sampling
 from ..options.fields import Options, Setting, settings_of
 from ..options.finetuning import (
@@ -69,6 +70,13 @@ def add_settings(group: argparse._ActionsContainer, *kinds: type[Options]) -> No
         if one.spaced:
             more = {"type": typed(_element(one)), "nargs": "+"}
         group.add_argument(f"--{flag}", help=f"{one.help}; {_default(one)}", **more)
+
+
+def add_named(group: argparse._ActionsContainer, kind: type[Options], names: Iterable[str]) -> None:
+    """Flags of some settings of a group of options, by the names of their fields."""
+    own = {one.name: one.flag for one in settings_of(kind)}
+    without = {flag for name, flag in own.items() if name not in names}
+    add_some(group, without, kind)
 
 
 def _element(one: Setting) -> Setting:
@@ -133,11 +141,16 @@ def add_data(
     add_dataset(group, dataset)
 
 
-def add_dataset(group: argparse._ActionsContainer, default: str | None = DATASET) -> None:
-    """Flags of the data that `dataloader.load` knows by name."""
-    group.add_argument(
-        "--dataset", default=default, help=f"{', '.join(DATASETS)}; default: {default or DATASET}"
-    )
+def add_dataset(
+    group: argparse._ActionsContainer, default: str | None = DATASET, shown: str | None = None
+) -> None:
+    """Flags of the data that `dataloader.load` knows by name.
+
+    Args:
+        shown: the default in words.
+    """
+    words = f"{', '.join(DATASETS)}; default: {shown or default or DATASET}"
+    group.add_argument("--dataset", default=default, help=words)
     group.add_argument("--data_path", help="folder or archive of the data; default: TFDS")
     group.add_argument("--val_labels", help="ImageNet: labels of a flat folder val")
     group.add_argument(
@@ -281,6 +294,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     plain = [kind for kind in METHODS.values() if not kind.supernet]
     add_settings(group, *plain)
     add_settings(group, Sampling)
+    add_settings(parser.add_argument_group("limits"), Control)
     add_bank(parser)
     group = parser.add_argument_group("supernet (--method swp and autoslim)")
     seen = {one.flag for kind in plain for one in settings_of(kind)}
@@ -391,7 +405,8 @@ def search_of(args: argparse.Namespace) -> SearchOptions:
     Raises:
         UserError: as `budget_of` and `method_of`.
     """
-    return SearchOptions(budget_of(args), method_of(args), made(Sampling, args))
+    parts = budget_of(args), method_of(args), made(Sampling, args), made(Control, args)
+    return SearchOptions(*parts)
 
 
 def finetuning_of(args: argparse.Namespace) -> FineTuning:

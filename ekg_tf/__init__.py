@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ekg_tf.api import (
         Report,
         Result,
+        Sensitivity,
         export,
         inspect,
         prune,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         run_finetuning,
         run_search,
         search_with,
+        sensitivity,
     )
     from ekg_tf.options.bank import Bank
     from ekg_tf.options.budgets import Flops, Latency, Parameters
@@ -43,7 +45,8 @@ if TYPE_CHECKING:
     from ekg_tf.utils.errors import UserError
 
 _PLACES = {
-    "api": "Report Result export inspect prune register run_finetuning run_search search_with",
+    "api": "Report Result Sensitivity export inspect prune register run_finetuning run_search "
+    "search_with sensitivity",
     "options.bank": "Bank",
     "options.budgets": "Flops Latency Parameters",
     "options.data": "Data Sampling",
@@ -72,6 +75,7 @@ __all__ = [
     "Report",
     "Result",
     "Sampling",
+    "Sensitivity",
     "Single",
     "Training",
     "Uniform",
@@ -84,6 +88,7 @@ __all__ = [
     "run_finetuning",
     "run_search",
     "search_with",
+    "sensitivity",
 ]
 
 

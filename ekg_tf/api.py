@@ -33,10 +33,11 @@ from ekg_tf.nets.zoo.load import check_own
 from ekg_tf.options import recipes
 from ekg_tf.options.bank import NO_BANK, Bank
 from ekg_tf.options.budgets import Budget, Flops
+from ekg_tf.options.control import Control
 from ekg_tf.options.data import Data, Sampling
 from ekg_tf.options.finetuning import FINETUNINGS, Contrastive, Ensemble, FineTuning
 from ekg_tf.options.kinds import FORMATS
-from ekg_tf.options.methods import EKG, FFP, METHODS, Method
+from ekg_tf.options.methods import EKG, FFP, METHODS, SCORES, Method
 from ekg_tf.options.scored import Scored
 from ekg_tf.options.search import SearchOptions
 from ekg_tf.options.training import Training
@@ -48,7 +49,11 @@ from ekg_tf.phases.rehearsal import rehearse, rehearse_network
 from ekg_tf.phases.scoring import run_scored
 from ekg_tf.phases.searching import check
 from ekg_tf.phases.searching import run_search as _searched
+from ekg_tf.phases.sensitivity import run_sensitivity
+from ekg_tf.pruning.methods.scored import check as check_scored
+from ekg_tf.pruning.sensitivity import SHARES
 from ekg_tf.reports import inspection
+from ekg_tf.reports import sensitivity as sensitivity_report
 from ekg_tf.reports.finetuning import report, tested
 from ekg_tf.reports.search import print_summary
 from ekg_tf.training.task import Knowledge
@@ -114,19 +119,27 @@ class Result:
     folder: Path
 
 
-def inspect(model: keras.Model) -> Report:
+def inspect(
+    model: keras.Model,
+    *,
+    exclude: str | Sequence[str] = (),
+    min_width: int = 1,
+    min_share: float = 0.0,
+) -> Report:
     """What can be pruned in a network, and how far.
 
     Args:
         model: functional or Sequential; it isn't changed.
+        exclude, min_width, min_share: as of `prune`.
 
     Raises:
-        UserError: the network's graph can't be read.
+        UserError: the network's graph can't be read, or it lacks a layer to exclude.
 
     Example:
         >>> print(ekg.inspect(model))  # doctest: +SKIP
     """
-    figures = inspection.inspection(ChannelGraph(flatten(model).model))
+    control = _control(exclude, min_width, min_share, None)
+    figures = inspection.inspection(ChannelGraph(flatten(model).model), control)
     return Report(
         groups=figures["groups"],
         flops=figures["flops"],
@@ -137,6 +150,91 @@ def inspect(model: keras.Model) -> Report:
     )
 
 
+@dataclass(frozen=True)
+class Sensitivity:
+    """How much each group of a network costs; `print` shows the rise of the loss as a table.
+
+    Attributes:
+        shares: of a group's filters that were removed, float [shares].
+        groups: {"layers", "width", "removed": filters [shares], "flops": share of the network's
+            that remains [shares], "rise": of the loss [shares], "figures": [shares]} of every
+            group, in the order of the network.
+        whole: figures of the whole network on the same examples: "loss", and "top1" in percent or
+            the user's metrics.
+        figures: all of it as plain data.
+    """
+
+    shares: tuple[float, ...]
+    groups: list[dict[str, Any]]
+    whole: dict[str, float]
+    figures: dict[str, Any]
+
+    def __str__(self) -> str:
+        return sensitivity_report.text(self.figures)
+
+    def draw(self, path: PathLike) -> None:
+        """Writes the heat map, groups against shares, as a PNG.
+
+        Raises:
+            UserError: the file can't be written.
+        """
+        sensitivity_report.draw(path, self.figures)
+
+
+@unreadable_named()
+def sensitivity(
+    model: keras.Model,
+    data: Split,
+    *,
+    shares: Sequence[float] = SHARES,
+    score: str = "taylor",
+    preprocessing: Data | None = None,
+    sampling: Sampling | None = None,
+    loss: Any = None,
+    metrics: Any = None,
+    loss_weights: Any = None,
+    class_weight: Mapping[int, float] | None = None,
+    compile: bool | None = None,
+) -> Sensitivity:
+    """How much the loss rises when each group of filters alone loses a share of them.
+
+    The weakest filters go first. The network runs on D_val by the statistics of the batch, as in a
+    search, and isn't fine-tuned (docs/control.md).
+
+    Args:
+        model: as of `prune`.
+        data: as `train` of `prune`; D_val is drawn from it.
+        shares: of a group's filters, strictly between 0 and 1, rising.
+        score: how filters are ranked: "taylor", "l1", "fpgm" or "random".
+        preprocessing: normalisation, as `data` of `prune`.
+        sampling: how many examples D_val has, and their batches.
+        loss, metrics, loss_weights, class_weight, compile: as of `prune`.
+
+    Raises:
+        UserError: as `prune`.
+
+    Example:
+        >>> print(ekg.sensitivity(model, (x_train, y_train)))  # doctest: +SKIP
+    """
+    shares = tuple(float(one) for one in shares)
+    if not shares or list(shares) != sorted(set(shares)) or not 0 < shares[0] <= shares[-1] < 1:
+        raise UserError(f"shares={shares}: give rising numbers strictly between 0 and 1")
+    if score not in SCORES:
+        raise UserError(f"score={score!r} is none of {', '.join(SCORES)}")
+    if has_graph(model):
+        check_own(model, model.name)
+    work = work_on(
+        model,
+        _reader(data, data, preprocessing, "sensitivity"),
+        aims=Aims(loss, metrics, loss_weights).compiled,
+        class_weight=class_weight,
+    )
+    wanted = _given("sampling", sampling, Sampling(), Sampling)
+    device = devices.make(tf.distribute.get_strategy(), compile)
+    found = run_sensitivity(work, recipes.sampling(wanted, work.data), device, shares, score=score)
+    return Sensitivity(shares, found["groups"], found["whole"], found)
+
+
 @unreadable_named()
 def prune(
     model: keras.Model,
@@ -144,8 +242,12 @@ def prune(
     test: Split,
     folder: PathLike | None,
     *,
-    budget: float | Budget = 0.5,
+    budget: float | Budget | None = None,
     method: Method | None = None,
+    exclude: str | Sequence[str] = (),
+    min_width: int = 1,
+    min_share: float = 0.0,
+    max_drop: float | None = None,
     finetune: FineTuning | None = None,
     bank: Bank | Literal["auto"] | None = AUTO,
     training: Training | None = None,
@@ -179,8 +281,16 @@ def prune(
             gives an example. Filters are chosen on a part of train; test is for the figures that
             are printed.
         folder: of the run; None: a temporary one, which can't be resumed.
-        budget: the share of the FLOPs that may remain, or `Flops`, `Parameters`, `Latency`.
+        budget: the share of the FLOPs that may remain, or `Flops`, `Parameters`, `Latency`; by
+            default 0.5, with `max_drop` none.
         method: `EKG` (default), `FFP`, `SWP`, `AutoSlim`, `Uniform` or `GlobalThreshold`.
+        exclude: names of layers, or shell patterns, that keep all their filters: a layer's whole
+            group of channels does (docs/control.md).
+        min_width, min_share: filters, and share of its filters, that a group keeps at least.
+        max_drop: the share of the given network's metric on D_val that may be lost before the
+            fine-tuning: with 0.01 the search ends before it is more than 1 % worse, or at the
+            budget, whichever comes first. Top-1 of a classifier, else the first metric of which
+            Keras knows whether larger is better, else the loss.
         finetune: `Ensemble` (default), `Single`, `Contrastive`, `Hinton` or `Plain`.
         bank: the memory bank; "auto": where the fine-tuning replays it; None: none.
         training: length, rate and batches of the fine-tuning.
@@ -214,7 +324,8 @@ def prune(
             work where it can be known.
     """
     finetune = _given("finetune", finetune, Ensemble(), *FINETUNINGS)
-    search = _search(budget, method, sampling)
+    control = _control(exclude, min_width, min_share, max_drop)
+    search = _search(budget, method, sampling, control)
     of_training = _training(training, optimizer, seed)
     both = _bank(bank, search.method, finetune)
     aims = Aims(loss, metrics, loss_weights, class_weight, knowledge)
@@ -244,8 +355,12 @@ def run_search(
     test: Split,
     folder: PathLike | None,
     *,
-    budget: float | Budget = 0.5,
+    budget: float | Budget | None = None,
     method: Method | None = None,
+    exclude: str | Sequence[str] = (),
+    min_width: int = 1,
+    min_share: float = 0.0,
+    max_drop: float | None = None,
     bank: Bank | None = None,
     data: Data | None = None,
     sampling: Sampling | None = None,
@@ -272,7 +387,8 @@ def run_search(
     Raises:
         UserError: as `prune`.
     """
-    search = _search(budget, method, sampling)
+    control = _control(exclude, min_width, min_share, max_drop)
+    search = _search(budget, method, sampling, control)
     if bank is not None:
         bank = _given("bank", bank, None, Bank)
     aims = Aims(loss, metrics, loss_weights, class_weight, knowledge)
@@ -369,7 +485,11 @@ def search_with(
     score: Callable[[keras.Model], float],
     folder: PathLike | None = None,
     *,
-    budget: float | Budget = 0.5,
+    budget: float | Budget | None = None,
+    exclude: str | Sequence[str] = (),
+    min_width: int = 1,
+    min_share: float = 0.0,
+    max_drop: float | None = None,
     step: float = 0.2,
     proposals: int = 8,
     examples: Any = None,
@@ -390,7 +510,11 @@ def search_with(
             larger is better. It may train the network that it gets. Batch norms keep the moving
             statistics of the whole network.
         folder: of the run; None: a temporary one. A killed call is taken up by the same call.
-        budget: the share of the FLOPs that may remain, or `Flops`, `Parameters`, `Latency`.
+        budget: the share of the FLOPs that may remain, or `Flops`, `Parameters`, `Latency`; by
+            default 0.5, with `max_drop` none.
+        exclude, min_width, min_share: as of `prune`.
+        max_drop: the share of the given network's score that may be lost: the search ends before
+            more is, or at the budget.
         step: share of a group's filters that it offers at a time.
         proposals: networks that are scored in a step, at most.
         examples: a few inputs, float32 [n, ...], as the network takes them (several as a tuple); by
@@ -407,16 +531,19 @@ def search_with(
     Example:
         >>> small = ekg.search_with(detector, mean_average_precision).model  # doctest: +SKIP
     """
+    control = _control(exclude, min_width, min_share, max_drop)
     wanted = budget if isinstance(budget, Budget) else Flops(budget)
-    options = Scored(wanted, step=step, proposals=proposals)
+    options = Scored(wanted, control, step=step, proposals=proposals)
     if has_graph(model):
         check_own(model, model.name)
     given = Given.read(model, examples, plain=True)
     inputs = _some_inputs(given) if examples is None else examples
+    check_scored(ChannelGraph(given.core), options)
     graph = rehearse_network(given, inputs)[0]
     device = devices.make(tf.distribute.get_strategy(), compile)
     keras.utils.set_random_seed(seed)
-    kept = wanted.flags() | {"step": step, "proposals": proposals, "seed": seed}
+    kept = options.budget.flags() | control.flags()
+    kept |= {"step": step, "proposals": proposals, "seed": seed}
     kept |= {"model": digest(model.get_weights()), "score": _words(score)}
     with RunFolder.open(_folder(folder), kept, overwrite=overwrite) as opened:
         pruned = run_scored(opened, given, graph, score, options, inputs, compile=device.compile)
@@ -539,13 +666,21 @@ def _given(name: str, value: Any, default: Any, *kinds: type) -> Any:
     return value
 
 
+def _control(exclude: Any, min_width: int, min_share: float, max_drop: float | None) -> Control:
+    return Control(exclude, min_width, min_share, max_drop)
+
+
 def _search(
-    budget: float | Budget, method: Method | None, sampling: Sampling | None
+    budget: float | Budget | None,
+    method: Method | None,
+    sampling: Sampling | None,
+    control: Control,
 ) -> SearchOptions:
     return SearchOptions(
         budget if isinstance(budget, Budget) else Flops(budget),
         _given("method", method, EKG(), *METHODS.values()),
         _given("sampling", sampling, Sampling(), Sampling),
+        control,
     )
 
 

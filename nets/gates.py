@@ -48,11 +48,12 @@ class Gate:
     Attributes:
         group: what stays; name, layers, start, channels and units are its own.
         order: int32 [channels], rank by importance, 0 = most important; a permutation.
-        width: number of channels kept, 1 .. channels.
+        width: number of channels kept, `least` .. channels.
+        least: fewest channels that a search may leave, 1 .. channels.
     """
 
-    def __init__(self, group: Group):
-        self.group = group
+    def __init__(self, group: Group, least: int = 1):
+        self.group, self.least = group, least
         self.name, self.layers = group.name, group.layers
         self.start, self.channels, self.units = group.start, group.channels, group.units
         self.order = np.arange(group.channels, dtype=np.int32)
@@ -109,10 +110,16 @@ class Gate:
 
 
 class Gates(Sequence):
-    """All gates of a network, open at first, in the order in which the network reaches them."""
+    """All gates of a network, open at first, in the order in which the network reaches them.
 
-    def __init__(self, groups: Iterable[Group]):
-        self._gates = [Gate(group) for group in groups]
+    Args:
+        least: fewest channels that a search may leave of every group; default: 1.
+    """
+
+    def __init__(self, groups: Iterable[Group], least: Sequence[int] | None = None):
+        groups = tuple(groups)
+        least = [1] * len(groups) if least is None else least
+        self._gates = [Gate(*pair) for pair in zip(groups, least, strict=True)]
         self.num_units = sum(gate.channels for gate in self._gates)
 
     def __getitem__(self, index):

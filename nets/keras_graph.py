@@ -184,6 +184,11 @@ def compiled_with(model: keras.Model) -> Compiled:
     )
 
 
+def larger_is_better(metric: keras.metrics.Metric) -> bool | None:
+    """Whether larger values of a metric are better; None where Keras doesn't say."""
+    return {"up": True, "down": False}.get(getattr(metric, "_direction", None))
+
+
 def is_op(operation: keras.Operation) -> bool:
     """Whether this is an operation, such as those of `keras.ops`, not a layer."""
     return not isinstance(operation, keras.Layer)

@@ -16,6 +16,9 @@ RATE = 0.5
 class Budget(Options):
     """A share of the whole network that may remain; `Flops`, `Parameters` or `Latency`.
 
+    A rate of None is RATE, or none at all where something else ends the search
+    (`options.search.SearchOptions`).
+
     Raises:
         UserError: a value out of bounds, or a rate to keep that lies below the search's end.
     """
@@ -23,11 +26,11 @@ class Budget(Options):
     name: ClassVar[str]
     label: ClassVar[str]
 
-    rate: float = share(
-        RATE,
+    rate: float | None = share(
+        None,
         flag="search_target_rate",
         help="share of the budget that remains",
-        shown=f"the smallest of --budgets, or {RATE}",
+        shown=f"the smallest of --budgets, or {RATE}; none with --max_drop",
     )
     keep: tuple[float, ...] = share(
         (),
@@ -44,12 +47,17 @@ class Budget(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.keep and min(self.keep) < self.rate:
+        if self.rate is not None and self.keep and min(self.keep) < self.rate:
             raise UserError(
                 f"the rate {min(self.keep):g} to keep on the way lies below {self.rate:g}, where "
                 "the search ends"
             )
         object.__setattr__(self, "keep", tuple(sorted(set(self.keep), reverse=True)))
+
+    @property
+    def goal(self) -> float:
+        """The rate at which the search ends; 0: at none."""
+        return 0.0 if self.rate is None else self.rate
 
     def flags(self) -> dict[str, Any]:
         """As `Options.flags`, with --budget."""

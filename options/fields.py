@@ -64,7 +64,7 @@ class Setting:
         if not self.many:
             return self._problem_of_one(value)
         if not isinstance(value, tuple):
-            return f"{value!r} is not a list of numbers"
+            return f"{value!r} is not a list of {'texts' if self.kind is str else 'numbers'}"
         for one in value:
             if problem := self._problem_of_one(one):
                 return problem

@@ -56,8 +56,10 @@ def search_phase(
     folder: RunFolder, given: Given, task: Task, data: Dataset, plan: Plan, device: Device
 ) -> None:
     """The search of a plan; prints what it found."""
-    budget = plan.search.budget
-    print(f"search: to {budget.rate:.0%} of the {budget.label}", flush=True)
+    budget, most = plan.search.budget, plan.search.control.max_drop
+    ends = [] if budget.rate is None else [f"to {budget.rate:.0%} of the {budget.label}"]
+    ends += [] if most is None else [f"until {most:.2%} of the metric on D_val are lost"]
+    print(f"search: {' or '.join(ends)}", flush=True)
     run_search(folder, given, task, data, plan.search, device, plan.bank)
     print_summary(folder.read_json("search.json"))
 

@@ -27,6 +27,7 @@ from ..options.bank import Bank
 from ..options.budgets import Latency
 from ..options.methods import SWP
 from ..options.search import SearchOptions
+from ..pruning.engine.current import joined
 from ..pruning.engine.features import width
 from ..pruning.engine.validation import Validation
 from ..pruning.history import History, output_shapes
@@ -34,9 +35,17 @@ from ..pruning.knowledge.bank import MANIFEST, Layout, build_bank, layout
 from ..pruning.knowledge.distill import plain_loss
 from ..pruning.methods.by_name import SEARCHES, smallest_mask
 from ..pruning.space.budgets import check_reachable, make_budget
+from ..pruning.space.limits import (
+    announcement,
+    check_something_is_left,
+    least_widths,
+    smallest_in_words,
+)
 from ..pruning.supernet.training import micro_batches, order_in, seconds_before, train_supernet
+from ..pruning.worth.drop import Drop, drop_from, figure_of
 from ..reports import plots
 from ..reports.search import draw, seconds_of, summary
+from ..training.evaluation import make_forward
 from ..training.latency import latencies, latency_batches
 from ..training.task import Task
 from ..training.trainer import both_modes, recalibrate
@@ -45,7 +54,7 @@ from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.keras_files import load_keras, save_keras
 from ..utils.runfolder import BASELINE, PRUNED, START, RunFolder, front_file, verify
-from ..utils.trees import mapped
+from ..utils.trees import mapped, rows_of
 
 ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
 SAVED_IMAGES = 16  # that a written network is compared on
@@ -160,14 +169,47 @@ def _searched(
     replicas = devices.replicas(device.strategy)
     method = SEARCHES[options.method.name]
     order = order_in(folder) if options.method.supernet else None
+    drop = _drop(given, task, val, history, options, device)
+    for line in [*announcement(graph, options.control), *([str(drop)] if drop else [])]:
+        print(line, flush=True)
     running = method(
-        graph, val, history, options, task, order=order, compile=device.compile, devices=replicas
+        graph,
+        val,
+        history,
+        options,
+        task,
+        drop=drop,
+        order=order,
+        compile=device.compile,
+        devices=replicas,
     )
     running.run(log=partial(folder.scalars, "search"))
     seconds = seconds_of(history)
     if options.method.supernet:
         seconds |= seconds_before(folder)
     return graph, val, history, seconds
+
+
+def _drop(
+    given: Given,
+    task: Task,
+    val: Validation,
+    history: History,
+    options: SearchOptions,
+    device: Device,
+) -> Drop | None:
+    """How much worse than the given network the search's may get on D_val; None: no matter.
+
+    The given network normalises by the statistics of the batch here, as the search does.
+    """
+    most = options.control.max_drop
+    if most is None:
+        return None
+    if history.rows:  # an earlier process has measured it
+        return Drop(**history.rows[0]["drop"])
+    forward = make_forward(given.core, bn="batch", compile=device.compile)
+    outputs = joined([forward(rows_of(val.inputs, rows)) for rows in val.batches()])
+    return drop_from(figure_of(task, val, outputs), most)
 
 
 def _bank(folder, graph, history, data, options: SearchOptions, bank, device: Device) -> dict:
@@ -274,9 +316,9 @@ def check(
     """Refuses at once what would stop the search later; changes nothing.
 
     Raises:
-        UserError: no group that can be pruned, a target that can't be reached, a training set that
-            is too small for D_subset and D_val, a bank that can't hold its classes, or a method
-            that can't aim at the budget.
+        UserError: no group that can be pruned, a layer to exclude that isn't there, a target that
+            can't be reached, a training set that is too small for D_subset and D_val, a bank that
+            can't hold its classes, or a method that can't aim at the budget.
     """
     measured = isinstance(options.budget, Latency)
     if measured and options.method.one_shot:
@@ -299,17 +341,14 @@ def check(
     if bank:
         planned_bank(bank, given.core, data, bank.teachers)
     graph = ChannelGraph(given.core)
-    if not graph.groups:
-        raise UserError(
-            f"{given.model.name} has no group of filters that can be pruned: `inspect` says why"
-        )
+    check_something_is_left(graph, least_widths(graph, options.control))
     budget = make_budget(options.budget, graph)
     smallest = smallest_mask(graph, options)
-    left = f"{options.budget.round_to} filter(s) in each of {len(graph.groups)} groups"
+    left = smallest_in_words(graph, options.control, options.budget.round_to)
     if options.method.supernet:
         left = "the narrowest widths of the supernet"
     # How low a latency can get is known only once it is measured.
-    if not measured:
+    if options.budget.rate is not None and not measured:
         lowest = budget.size(smallest) / budget.full
         check_reachable(options.budget.rate, lowest, left, options.budget.label)
 

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from ..nets.graph import ChannelGraph
 from ..nets.layer_rules import DEPTHWISE, KERNEL_LAYERS, is_depthwise
+from ..options.control import Control
+from ..pruning.space.candidates import lowest_mask
+from ..pruning.space.limits import excluded, least_widths
 from ..utils.columns import aligned
 
 LARGEST_LIST = 4  # layers named per group
+NO_LIMITS = Control()
 
 
-def filters(graph: ChannelGraph) -> tuple[int, int]:
+def filters(graph: ChannelGraph, excluded: Iterable[int] = ()) -> tuple[int, int]:
     """(filters in prunable groups, all filters).
 
     Counted are the output channels of convolutions and dense layers but for depthwise ones, whose
     channels are their input's.
+
+    Args:
+        excluded: numbers of groups that don't count as prunable.
     """
+    free = graph.open_mask()
+    free[-1] = 0
+    for number in excluded:
+        free[graph.groups[number].units] = 0
     prunable = total = 0
     for layer in {id(call.operation): call.operation for call in graph.calls}.values():
         if type(layer) not in KERNEL_LAYERS or type(layer) in DEPTHWISE:
@@ -30,37 +42,52 @@ def filters(graph: ChannelGraph) -> tuple[int, int]:
             total += getattr(layer, "filters", 0)
         else:
             total += len(units)
-            prunable += int(np.count_nonzero(units < graph.num_units))
+            prunable += int(np.count_nonzero(free[units]))
     return prunable, total
 
 
-def inspection(graph: ChannelGraph) -> dict[str, Any]:
+def inspection(graph: ChannelGraph, control: Control = NO_LIMITS) -> dict[str, Any]:
     """All that is known about a network before a search, as plain data.
+
+    Args:
+        control: what is excluded, and what groups must keep.
 
     Returns:
         {"network", "flops", "parameters", "filters", "prunable_filters", "lowest_rate": FLOPs left
-        with one filter per group, "lowest_parameters": likewise, "groups": [{"layers", "width",
-        "prunable", "reason"}]}; layers
-        that aren't prunable are listed one by one.
+        with the least filters in every group, "lowest_parameters": likewise, "groups": [{"layers",
+        "width", "least": filters that must stay, "prunable", "reason"}]}; layers that aren't
+        prunable are listed one by one.
+
+    Raises:
+        UserError: a layer to exclude that isn't there.
     """
-    prunable, total = filters(graph)
+    whole, least = excluded(graph, control.exclude), least_widths(graph, control)
+    prunable, total = filters(graph, whole)
     groups = [
-        {"layers": list(gate.layers), "width": gate.channels, "prunable": True, "reason": None}
-        for gate in graph.groups
+        {
+            "layers": list(group.layers),
+            "width": group.channels,
+            "least": least[number],
+            "prunable": number not in whole,
+            "reason": f"excluded by {', '.join(whole[number])}" if number in whole else None,
+        }
+        for number, group in enumerate(graph.groups)
     ]
+    smallest = lowest_mask(graph, 1, least)
     for name, reason in graph.frozen.items():
         layer = graph.model.get_layer(name)
         width = getattr(layer, "filters", None) or getattr(layer, "units", None)
         width = width or len(graph.units[name][1])
-        groups.append({"layers": [name], "width": width, "prunable": False, "reason": reason})
+        frozen = {"layers": [name], "width": width, "least": width}
+        groups.append(frozen | {"prunable": False, "reason": reason})
     return {
         "network": graph.model.name,
         "flops": graph.flops(),
         "parameters": graph.parameters(),
         "filters": total,
         "prunable_filters": prunable,
-        "lowest_rate": graph.lowest_rate(),
-        "lowest_parameters": graph.parameters(graph.least_mask()) / max(1, graph.parameters()),
+        "lowest_rate": graph.flops(smallest) / max(1, graph.flops()),
+        "lowest_parameters": graph.parameters(smallest) / max(1, graph.parameters()),
         "groups": groups,
     }
 
@@ -73,7 +100,9 @@ def text(result: dict[str, Any]) -> str:
         names = ", ".join(shown)
         if len(group["layers"]) > len(shown):
             names += f" and {len(group['layers']) - len(shown)} more"
-        state = "prunable" if group["prunable"] else f"not prunable: {group['reason']}"
+        state = f"prunable, down to {group['least']}" if group["least"] > 1 else "prunable"
+        if not group["prunable"]:
+            state = f"not prunable: {group['reason']}"
         rows.append((str(number), str(group["width"]), names, state))
     lines = [aligned([("group", "width", "layers", ""), *rows], right=(0, 1), gap="  ")]
     share = 100 * result["prunable_filters"] / max(1, result["filters"])
@@ -84,7 +113,13 @@ def text(result: dict[str, Any]) -> str:
         "(multiply-accumulates) per image",
         f"{result['prunable_filters']:,} of {result['filters']:,} filters ({share:.1f} %) are in "
         f"{count} prunable groups",
-        f"smallest FLOPs rate (one filter per group): {result['lowest_rate']:.4f}, "
+        f"smallest FLOPs rate ({_left(result)} per group): {result['lowest_rate']:.4f}, "
         f"of the parameters {result['lowest_parameters']:.4f}",
     ]
     return "\n".join(lines)
+
+
+def _left(result: dict[str, Any]) -> str:
+    """What is left of a group in the smallest network, in words."""
+    limited = any(group["prunable"] and group["least"] > 1 for group in result["groups"])
+    return "the least filters" if limited else "one filter"

@@ -204,6 +204,64 @@ def accuracies(
     _save(figure, path)
 
 
+def heat_map(
+    path: str | os.PathLike,
+    names: Sequence[str],
+    columns: Sequence[float],
+    values: Any,
+    *,
+    beside: Sequence[float],
+    title: str,
+    labels: tuple[str, str, str],
+) -> None:
+    """Draws one row per name and one column per number; colours are logarithmic.
+
+    The palest colour is that of the least tenth of the values above zero, and of all below; colours
+    span six decades at most. Beside the rows stand bars.
+
+    Args:
+        names, beside: one per row, from the top. columns: rising, evenly spaced.
+        values: float [names, columns]; NaN is grey.
+        labels: of the columns, of the colours, of the bars.
+
+    Raises:
+        UserError: the file can't be written.
+    """
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    rows = len(names)
+    figure = Figure(figsize=(9.5, 0.19 * rows + 2.2), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes, bars = figure.subplots(1, 2, sharey=True, gridspec_kw={"width_ratios": (5, 1)})
+    positive = sorted(float(one) for row in values for one in row if one > 0) or [1e-3, 1.0]
+    largest = positive[-1]
+    least = max(min(positive[len(positive) // 10], largest / 10), largest / 1e6)
+    shown = [[max(float(one), least) for one in row] for row in values]
+    colours = colormaps["cividis_r"].with_extremes(bad="#BBBBBB")
+    image = axes.imshow(
+        shown,
+        aspect="auto",
+        cmap=colours,
+        norm=LogNorm(least, largest),
+        interpolation="none",
+    )
+    axes.set_xticks(range(len(columns)), [f"{one:g}" for one in columns])
+    axes.set_yticks(range(rows), names, fontsize=8)
+    axes.set_xlabel(labels[0])
+    bars.barh(range(rows), beside, 0.8, color=DARK)
+    bars.set_xlabel(labels[2])
+    bars.tick_params(axis="y", left=False)
+    bars.grid(axis="x", color="#DDDDDD", linewidth=0.7)
+    bars.set_axisbelow(True)
+    bars.spines[["top", "right"]].set_visible(False)
+    figure.colorbar(image, ax=[axes, bars], label=labels[1], fraction=0.04, pad=0.02)
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    _save(figure, path)
+
+
 # ---------------------------------------------------------------- shared by the figures
 
 

@@ -7,6 +7,7 @@ from ..nets.proof import sentence
 from ..options.budgets import LABELS
 from ..options.search import SearchOptions
 from ..pruning.history import History
+from ..pruning.methods.by_name import smallest_mask
 from ..utils.runfolder import RunFolder
 from . import plots
 from .tables import before_after, table
@@ -53,22 +54,48 @@ def summary(
         "budget": options.budget.name,
         "rate": last["rate"],
         "front": front(history, options.budget.keep),
+        "drop": _drop(graph, history, options),
         "teachers": teachers,
         "seconds": seconds,
     }
 
 
+def _drop(graph: ChannelGraph, history: History, options: SearchOptions) -> dict | None:
+    """What became of --max_drop: the figure of the network as given and in the end."""
+    if options.control.max_drop is None:
+        return None
+    first, last = history.rows[0], history.rows[-1]
+    ended_by = options.budget.name if last["rate"] <= options.budget.goal else "max_drop"
+    if last["flops"] <= graph.flops(smallest_mask(graph, options)):
+        ended_by = "nothing left to remove"
+    return {
+        "allowed": options.control.max_drop,
+        "figure": first["drop"]["name"],
+        "given": first["drop"]["given"],
+        "after": last["watched"],
+        "ended_by": ended_by,
+    }
+
+
 def front(history: History, rates: tuple[float, ...]) -> list[dict]:
-    """The largest network at or below each rate: figures of its history row, by rising step."""
+    """The largest network at or below each rate: figures of its history row, by rising step.
+
+    A rate that the search, ended by --max_drop, hasn't come to has none.
+    """
     rows = []
     for wanted in sorted(rates, reverse=True):
-        row = next(row for row in history.rows if row["rate"] <= wanted)
+        row = next((row for row in history.rows if row["rate"] <= wanted), None)
+        if row is None:
+            print(f"the search ended before a rate of {wanted:g}: no network is written for it")
+            continue
         keys = ("step", "rate", "flops", "flops_rate", "parameters", "val_loss", "val_accuracy")
         rows.append({"wanted": wanted, **{key: row[key] for key in keys}})
     return rows
 
 
-def draw(folder: RunFolder, history: History, target_rate: float, label: str = "FLOPs") -> None:
+def draw(
+    folder: RunFolder, history: History, target_rate: float | None, label: str = "FLOPs"
+) -> None:
     """widths.png and search_curve.png of a finished search."""
     results = folder.read_json("search.json")
     widths = results["widths"]
@@ -122,6 +149,12 @@ def print_summary(results: dict) -> None:
     print(f"{results['method']}: {results['steps']} steps, {counts}; seconds: {seconds}")
     if proof := results.get("masked_and_pruned"):  # searches before there was a proof lack it
         print(sentence(proof))
+    if drop := results.get("drop"):
+        print(
+            f"max_drop {drop['allowed']:g}: {drop['figure']} {drop['given']:.4f} as given -> "
+            f"{drop['after']:.4f} on D_val, not fine-tuned; what ended the search: "
+            f"{drop['ended_by']}"
+        )
     if results["front"]:
         print(front_table(results))
 

@@ -9,6 +9,7 @@ from ekg_tf.cli import flags, manners
 from ekg_tf.options import recipes
 from ekg_tf.options.bank import Bank
 from ekg_tf.options.budgets import BUDGETS, Flops, Latency
+from ekg_tf.options.control import Control
 from ekg_tf.options.data import Data, Sampling
 from ekg_tf.options.fields import settings_of
 from ekg_tf.options.finetuning import (
@@ -20,6 +21,7 @@ from ekg_tf.options.finetuning import (
     Single,
 )
 from ekg_tf.options.methods import EKG, FFP, METHODS, SWP, AutoSlim, Uniform
+from ekg_tf.options.scored import Scored
 from ekg_tf.options.search import SearchOptions
 from ekg_tf.options.training import Baseline, Training
 from ekg_tf.utils.errors import UserError
@@ -27,7 +29,7 @@ from ekg_tf.utils.errors import UserError
 from ekg_tf import train_cifar
 
 GROUPS = (
-    *(Bank, *BUDGETS.values(), Data, Sampling, *METHODS.values()),
+    *(Bank, *BUDGETS.values(), Control, Data, Sampling, *METHODS.values()),
     *(*FINETUNINGS, Training, Baseline),
 )
 SETTINGS = [
@@ -51,6 +53,8 @@ def other_value(one):
         return next(value for value in one.choices if value != one.default)
     if one.kind is int:
         return max(one.least or 0, 2) + 5
+    if one.kind is str:
+        return ("stem*", "head") if one.many else "something"
     value = 0.75 if one.below == 1 else 1.5
     pair = (value, value + 0.125)
     return (pair[::-1] if one.spaced else pair) if one.many else value
@@ -70,7 +74,7 @@ def wrong_values(one):
 def words(one, value):
     """A value as it is written on the command line."""
     if isinstance(value, tuple):
-        texts = [repr(part) for part in value]
+        texts = [part if isinstance(part, str) else repr(part) for part in value]
         return [f"--{one.flag}", *(texts if one.spaced else [",".join(texts)])]
     return [f"--{one.flag}={('off', 'on')[value] if isinstance(value, bool) else value}"]
 
@@ -198,6 +202,12 @@ def parsed(line):
         ("--method swp --swp_stages auto", SearchOptions(method=SWP())),
         ("--method autoslim --supernet_epoch 3", SearchOptions(method=AutoSlim(epochs=3))),
         ("--val_per_class 5", SearchOptions(sampling=Sampling(val_per_class=5))),
+        ("--exclude stem* head", SearchOptions(control=Control(exclude=("stem*", "head")))),
+        ("--max_drop 0.01", SearchOptions(Flops(), control=Control(max_drop=0.01))),
+        (
+            "--max_drop 0.01 --search_target_rate 0.3 --min_width 8",
+            SearchOptions(Flops(0.3), control=Control(min_width=8, max_drop=0.01)),
+        ),
     ],
 )
 def test_flags_of_a_search(line, expected):
@@ -257,6 +267,18 @@ def test_what_a_method_lacks_is_refused_from_python_too():
         Flops(batch=8)
     with pytest.raises(UserError, match=r"the rate 0\.4 to keep on the way lies below 0\.5"):
         Flops(0.5, keep=(0.4,))
+
+
+def test_a_budget_has_a_rate_unless_something_else_ends_the_search():
+    assert SearchOptions().budget == Flops(0.5) and SearchOptions(Flops(round_to=4)).budget.rate
+    alone = SearchOptions(Latency(), control=Control(max_drop=0.02))
+    assert alone.budget == Latency() and alone.budget.rate is None and alone.budget.goal == 0
+    assert alone.flags()["search_target_rate"] is None and alone.flags()["max_drop"] == 0.02
+    assert Scored(control=Control(max_drop=0.1)).budget == Flops() != Scored().budget == Flops(0.5)
+    with pytest.raises(UserError, match=r"the rate 0\.4 to keep on the way lies below 0\.5"):
+        SearchOptions(Flops(keep=(0.4,)))
+    assert SearchOptions(Flops(keep=(0.4,)), control=Control(max_drop=0.1)).budget.keep == (0.4,)
+    assert Control("stem*") == Control(["stem*"])
 
 
 # ---------------------------------------------------------------- defaults by data set

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from ..nets.given import fresh
+from ..nets.keras_graph import larger_is_better
 from .task import Task
 
 
@@ -51,6 +52,15 @@ class UserMetrics:
         values = self._model.get_metrics_result()
         self._model.reset_metrics()
         return {name: float(value) for name, value in values.items() if name != "loss"}
+
+    def directions(self) -> dict[str, bool | None]:
+        """{name: whether larger is better; None where Keras doesn't know}, once there was a batch,
+        in the order of `result`."""
+        if self._model is None:
+            return {}
+        names = [name for name in self._model.get_metrics_result() if name != "loss"]
+        parts = [one for own in self._model.metrics for one in getattr(own, "metrics", ())]
+        return {name: larger_is_better(one) for name, one in zip(names, parts, strict=True)}
 
     def _passing(self, given: list) -> keras.Model:
         structure, aims = self._task.structure, self._task.aims

@@ -8,8 +8,9 @@ D_val only, and does not always choose the best one.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -26,6 +27,7 @@ from .validation import Validation
 # Rewards closer than this (as a share of them where they are above 1) are told apart only by
 # evaluating to the end.
 TIE = 1e-6
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,24 @@ class ExactEvaluator:
                 self._ratios[one.gate] = (self._ratios.get(one.gate, ratio) + ratio) / 2
         return trials.outcome()
 
+    def each(self, proposals: list[Proposal], use: Callable[[Any], Found]) -> list[Found]:
+        """What a function makes of every proposal, none of which is given up.
+
+        Args:
+            use: outputs on D_val, tree of float32 [n, ...] -> anything; called by several threads.
+        """
+        parts = self.current.segments
+
+        def run(proposal: Proposal) -> Found:
+            place = self.current.place
+            first = self.current.cuts.before(parts.first_segment(proposal.gate))
+            with tf.device(place.device):
+                weights = parts.changed_weights(place.weights, proposal.mask, proposal.gate)
+                outputs = [parts.outputs_from(kept[first], weights, first) for kept in place.cache]
+                return use(joined(outputs))
+
+        return list(self.current.pool.map(run, proposals))
+
     def _work_off(self, trials: Trials, order: np.ndarray, expected: np.ndarray) -> None:
         """Finishes every proposal that may be the best.
 
@@ -249,13 +269,20 @@ class NaiveEvaluator(ExactEvaluator):
         """Evaluates every proposal and takes the first of the largest rewards."""
         rewards, best = [], 0
         for number, proposal in enumerate(proposals):
-            self._mask.assign(proposal.mask)
-            outputs = joined([self._forward(inputs) for inputs in self._inputs])
+            outputs = self._outputs(proposal)
             rewards.append(-float(tf.reduce_mean(reward.all_losses(outputs))))
             if number == 0 or rewards[-1] > rewards[best]:
                 best, kept = number, outputs
         examples = len(proposals) * self.current.rows[-1].stop
         return Outcome(best, rewards[best], np.array(rewards), kept, len(proposals), examples)
+
+    def each(self, proposals: list[Proposal], use: Callable[[Any], Found]) -> list[Found]:
+        """As `ExactEvaluator.each`, one after the other."""
+        return [use(self._outputs(one)) for one in proposals]
+
+    def _outputs(self, proposal: Proposal) -> Any:
+        self._mask.assign(proposal.mask)
+        return joined([self._forward(inputs) for inputs in self._inputs])
 
 
 EVALUATORS = {"exact": ExactEvaluator, "lazy": LazyEvaluator, "naive": NaiveEvaluator}

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ...utils.errors import UserError
 from ...utils.trees import parts_of
 from ..engine.validation import Validation
 from ..history import History
+from ..worth.drop import Drop, figure_of
 from ..worth.rewards import loss_and_accuracy
 from .loop import Loop
 
@@ -28,6 +30,7 @@ class Search(Loop):
         val: D_val.
         history: rows of earlier processes, or none.
         task: what the network is trained for.
+        drop: how much worse than the given network a network may be; None: as the budget asks for.
         order: rank of every unit in its gate at the beginning, int32 [U]; 0 = most important.
         compile: XLA.
         devices: names of the devices that share the work; default: TensorFlow's default device.
@@ -41,17 +44,35 @@ class Search(Loop):
         options: SearchOptions,
         task: Task,
         *,
+        drop: Drop | None = None,
         order: np.ndarray | None = None,
         compile: bool = False,
         devices: Sequence[str] = (),
     ):
-        super().__init__(graph, history, options.budget, order=order, compile=compile)
-        self.val, self.options, self.task = val, options, task
+        super().__init__(
+            graph, history, options.budget, options.control, order=order, compile=compile
+        )
+        self.val, self.options, self.task, self.drop = val, options, task, drop
 
     def _first(self, begin: float) -> None:
         outputs = self._begin(self.gates.mask())
+        if self._too_bad(outputs):
+            value = figure_of(self.task, self.val, outputs).value
+            raise UserError(
+                "the network that the search begins with, adapted to D_subset or trained as a "
+                f"supernet, is worse than max_drop allows before anything is removed: {value:.4f}; "
+                f"{self.drop}"
+            )
         seconds = {"start": time.perf_counter() - begin}
-        self._record(outputs, seconds, images=len(self.val))
+        more = {} if self.drop is None else {"drop": asdict(self.drop)}
+        self._record(outputs, seconds, images=len(self.val), **more)
+
+    def _too_bad(self, outputs: Any) -> bool:
+        """Whether a network with these outputs on D_val, tree of float32 [n, ...], is worse than
+        `drop` allows."""
+        if self.drop is None:
+            return False
+        return self.drop.exceeded(figure_of(self.task, self.val, outputs).value)
 
     def _begin(self, mask: np.ndarray) -> Any:
         """Outputs of theta_0 on D_val, tree of float32 [n, ...]."""
@@ -83,4 +104,6 @@ class Search(Loop):
                 "targets"
             )
         figures = {"val_loss": loss, "val_accuracy": accuracy}
+        if self.drop is not None:
+            more["watched"] = figure_of(self.task, self.val, outputs).value
         return self._append(figures, seconds, outputs, **more)

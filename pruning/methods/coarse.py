@@ -29,29 +29,38 @@ class CoarseToFineSearch(GreedySearch):
     The reward is minus the loss on D_val alone, without a teacher.
     """
 
-    def _step(self) -> dict:
+    def _step(self) -> dict | None:
         begin = time.perf_counter()
         reward = Reward(self.task, self.val)
         scores = self._ranked(reward)
         proposals = self._proposals(scores)
-        distance = self.history.rows[-1]["rate"] - self.options.budget.rate
+        distance = self.history.rows[-1]["rate"] - self.wanted.goal
         coarse = {}
-        if distance > CLOSE:
+        if proposals and distance > CLOSE and not self._finishing():
             saved = FRACTION * distance * self.budget.full
             goal = self.budget.size(self.gates.mask()) - saved
             coarse = self._coarse(proposals, scores, goal)
         parts = {"importance": time.perf_counter() - begin}
-        if coarse:
-            return self._take_coarse(coarse, reward, parts)
+        if coarse and (row := self._take_coarse(coarse, reward, parts)):
+            return row
         cheapest = sorted(proposals, key=lambda one: one.cost)[:FINE]
         return self._take_proposal(cheapest, reward, parts)
 
-    def _take_coarse(self, coarse: dict[str, np.ndarray], reward: Reward, parts: dict) -> dict:
+    def _finishing(self) -> bool:
+        """Whether whole-network candidates have come to lose more than is allowed."""
+        return self.drop is not None and "gate" in self.history.rows[-1]
+
+    def _take_coarse(
+        self, coarse: dict[str, np.ndarray], reward: Reward, parts: dict
+    ) -> dict | None:
+        """Records the best candidate; None where it loses more than is allowed."""
         begin = time.perf_counter()
         names, masks = list(coarse), list(coarse.values())
         outputs = self.evaluator.current.evaluate(masks)
         losses = [float(np.mean(reward.all_losses(one))) for one in outputs]
         best = int(np.argmin(losses))
+        if self._too_bad(outputs[best]):
+            return None
         self.gates.set_mask(masks[best])
         return self._record(
             outputs[best],

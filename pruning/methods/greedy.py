@@ -33,12 +33,12 @@ class GreedySearch(Search):
         options: SearchOptions,
         task: Task,
         *,
-        order: np.ndarray | None = None,
         compile: bool = False,
         devices: Sequence[str] = (),
+        **more: Any,
     ):
         super().__init__(
-            graph, val, history, options, task, order=order, compile=compile, devices=devices
+            graph, val, history, options, task, compile=compile, devices=devices, **more
         )
         self.candidates = self._make_candidates()
         self.evaluator = EVALUATORS[self._setting("evaluator")](
@@ -69,23 +69,32 @@ class GreedySearch(Search):
         ratios = self.history.rows[-1].get("ratios", {})
         self.evaluator.remember({int(gate): ratio for gate, ratio in ratios.items()})
 
-    def _step(self) -> dict:
+    def _step(self) -> dict | None:
         begin = time.perf_counter()
         reward = Reward(self.task, self.val, self.knowledge.outputs)
         proposals = self.candidates.screened(self._proposals(self._ranked(reward)))
         return self._take_proposal(proposals, reward, {"importance": time.perf_counter() - begin})
 
     def _proposals(self, scores: np.ndarray) -> list[Proposal]:
-        """What the gates offer; at least one."""
+        """What the gates offer; at least one where there is a rate to reach."""
         proposals = self.candidates.propose(scores)
-        if not proposals:
+        if not proposals and self.wanted.rate is not None:
             raise self._unreachable()
         return proposals
 
-    def _take_proposal(self, proposals: list[Proposal], reward: Reward, seconds: dict) -> dict:
-        """Evaluates proposals and records the best; `seconds` were spent on this step before."""
+    def _take_proposal(
+        self, proposals: list[Proposal], reward: Reward, seconds: dict
+    ) -> dict | None:
+        """Evaluates proposals and records the best; `seconds` were spent on this step before.
+
+        None where there is none, or where the best one loses more than is allowed.
+        """
+        if not proposals:
+            return None
         begin = time.perf_counter()
         outcome = self.evaluator.best(proposals, reward)
+        if self._too_bad(outcome.outputs):
+            return None
         best = proposals[outcome.best]
         gate = self.gates[best.gate]
         gate.remove(best.channels)

@@ -10,9 +10,12 @@ from tqdm import tqdm
 from ...nets.gates import Gates
 from ...nets.graph import ChannelGraph
 from ...options.budgets import Budget, Latency
+from ...options.control import Control
 from ...utils.errors import UserError
 from ..history import History
 from ..space.budgets import make_budget
+from ..space.limits import least_widths
+from ..worth.drop import Drop
 
 LOGGED = ("score", "val_loss", "rate", "flops_rate", "reward")  # columns that are logged per step
 
@@ -21,27 +24,35 @@ class Loop:
     """The loop of a search on one channel graph; its state is the history on the disk.
 
     A method says how it begins (`_first`), how it takes up its history (`_restored`), what a step
-    is (`_step`) and what is shown of it (`_shown`); a step sets the gates and ends in `_append`.
+    is (`_step`) and what is shown of it (`_shown`); a step sets the gates and ends in `_append`, or
+    leaves everything as it is where its network would be worse than `drop` allows.
 
     Args:
         graph: of theta_0; `gates` hold the current network.
         history: rows of earlier processes, or none.
         wanted: what remains in the end.
+        control: what every group must keep.
         order: rank of every unit in its gate at the beginning, int32 [U]; 0 = most important.
         compile: XLA.
+
+    Attributes:
+        drop: how much worse the network may get; None: as much as the budget asks for.
     """
+
+    drop: Drop | None = None
 
     def __init__(
         self,
         graph: ChannelGraph,
         history: History,
         wanted: Budget,
+        control: Control,
         *,
         order: np.ndarray | None = None,
         compile: bool = False,
     ):
         self.graph, self.history, self.wanted = graph, history, wanted
-        self.gates = Gates(graph.groups)
+        self.gates = Gates(graph.groups, least_widths(graph, control))
         if order is not None:
             self.gates.set_order(order)
         self.full_flops = graph.flops()
@@ -49,13 +60,16 @@ class Loop:
         # A latency is known only once it is measured: no proposal can be clipped to it.
         self.target = 0.0
         if not isinstance(wanted, Latency):
-            self.target = wanted.rate * self.budget.full
+            self.target = wanted.goal * self.budget.full
 
     def run(self, log: Callable[[int, dict], None] = lambda step, values: None) -> None:
-        """Goes on from the last step of the history to the target.
+        """Goes on from the last step of the history to the target, or as far as `drop` allows.
 
         Args:
             log: called with (step, scalars) for every step taken.
+
+        Raises:
+            UserError: not even the first step is allowed, or as the steps.
         """
         if not self.history.rows:
             self._first(time.perf_counter())
@@ -71,10 +85,18 @@ class Loop:
         )
         with bar:
             self._show(bar)
-            while self.history.rows[-1]["rate"] > self.wanted.rate:
+            while not self._at_end():
                 row = self._step()
+                if row is None:
+                    break
                 log(row["step"], {key: row[key] for key in LOGGED if row.get(key) is not None})
                 self._show(bar)
+        if len(self.history.rows) == 1:
+            raise self._nothing_allowed()
+
+    def _at_end(self) -> bool:
+        row = self.history.rows[-1]
+        return row["rate"] <= self.wanted.goal or row.get("last", False)
 
     def _first(self, begin: float) -> None:
         """Appends row 0, the whole network; `begin`: when it was begun, of time.perf_counter."""
@@ -83,8 +105,12 @@ class Loop:
     def _restored(self) -> None:
         """Takes up what the method needs to know of the history."""
 
-    def _step(self) -> dict:
-        """Takes a step: removes filters from the gates and returns the row of `_append`."""
+    def _step(self) -> dict | None:
+        """Takes a step: removes filters from the gates and returns the row of `_append`.
+
+        None: the step would lose more than `drop` allows, or without a rate to reach nothing is
+        left to remove. A row with a true "last" ends the search as well.
+        """
         raise NotImplementedError
 
     def _shown(self, row: dict) -> str:
@@ -93,9 +119,14 @@ class Loop:
 
     def _show(self, bar: tqdm) -> None:
         row = self.history.rows[-1]
-        bar.n = min(100.0, 100 * (1 - row["rate"]) / (1 - self.wanted.rate))
+        bar.n = min(100.0, 100 * (1 - row["rate"]) / (1 - self.wanted.goal))
         left = f"{self.wanted.name} left {100 * row['rate']:.1f} %"
         bar.set_postfix_str(f"{left}, {self._shown(row)}")
+
+    def _nothing_allowed(self) -> UserError:
+        return UserError(
+            f"no step stays within max_drop: {self.drop}; give a larger max_drop, or a smaller step"
+        )
 
     def _unreachable(self) -> UserError:
         rate = self.history.rows[-1]["rate"]

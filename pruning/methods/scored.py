@@ -24,6 +24,13 @@ from ...utils.runfolder import RunFolder
 from ..history import History
 from ..space.budgets import check_reachable, make_budget
 from ..space.candidates import Candidates, Proposal, lowest_mask
+from ..space.limits import (
+    announcement,
+    check_something_is_left,
+    least_widths,
+    smallest_in_words,
+)
+from ..worth.drop import Figure, drop_from
 from ..worth.scores import weight_scores
 from .loop import Loop
 
@@ -53,7 +60,7 @@ class ScoredSearch(Loop):
         *,
         compile: bool = False,
     ):
-        super().__init__(graph, history, options.budget, compile=compile)
+        super().__init__(graph, history, options.budget, options.control, compile=compile)
         self.options, self.finished, self.score = options, finished, score
         self._kernels = graph.kernels()
         self._candidates = Candidates(
@@ -68,16 +75,25 @@ class ScoredSearch(Loop):
         value = self._scored(self.gates.mask(), "the whole network")
         self._append({"score": value}, {"start": time.perf_counter() - begin})
 
+    def _restored(self) -> None:
+        if (most := self.options.control.max_drop) is not None:
+            self.drop = drop_from(Figure("score", self.history.rows[0]["score"], True), most)
+            print(self.drop, flush=True)
+
     def _shown(self, row: dict) -> str:
         return f"score {row['score']:.4f}"
 
-    def _step(self) -> dict:
+    def _step(self) -> dict | None:
         begin = time.perf_counter()
         proposals = self._proposals()
+        if not proposals:
+            return None
         parts = {"importance": time.perf_counter() - begin}
         begin = time.perf_counter()
         values = [self._scored(one.mask, f"a network without {_of(one)}") for one in proposals]
         best = int(np.argmax(values))
+        if self.drop is not None and self.drop.exceeded(values[best]):
+            return None
         chosen = proposals[best]
         gate = self.gates[chosen.gate]
         gate.remove(chosen.channels)
@@ -91,7 +107,7 @@ class ScoredSearch(Loop):
         )
 
     def _proposals(self) -> list[Proposal]:
-        """Those that are scored, of rising cost; at least one."""
+        """Those that are scored, of rising cost; at least one where there is a rate to reach."""
         scores = weight_scores("l1", self._kernels, self.gates.mask(), [])
         for gate in self.gates:
             gate.rank(scores[gate.units])
@@ -99,7 +115,7 @@ class ScoredSearch(Loop):
             # Norms of large and small kernels can't be compared.
             scores[gate.units] /= max(np.sqrt(np.mean(kept**2)), 1e-30)
         proposals = self._candidates.propose(scores)
-        if not proposals:
+        if not proposals and self.wanted.rate is not None:
             raise self._unreachable()
         screened = self._candidates.screened(proposals)
         return sorted(screened, key=lambda one: one.cost)[: self.options.proposals]
@@ -136,6 +152,22 @@ def checked(value: object, what: str) -> float:
     return float(value)
 
 
+def check(graph: ChannelGraph, options: Scored) -> None:
+    """Refuses at once what the search could not do.
+
+    Raises:
+        UserError: nothing to prune, a layer to exclude that isn't there, or a target that can't be
+            reached.
+    """
+    wanted, least = options.budget, least_widths(graph, options.control)
+    check_something_is_left(graph, least)
+    if wanted.rate is not None and not isinstance(wanted, Latency):
+        budget = make_budget(wanted, graph)
+        lowest = budget.size(lowest_mask(graph, wanted.round_to, least)) / budget.full
+        left = smallest_in_words(graph, options.control, wanted.round_to)
+        check_reachable(wanted.rate, lowest, left, wanted.label)
+
+
 def search(
     graph: ChannelGraph,
     finished: Finished,
@@ -159,19 +191,11 @@ def search(
         The search at its end: `gates.mask()` is the chosen network's, `history.rows` tell the way.
 
     Raises:
-        UserError: nothing to prune, a target that can't be reached, or a score that isn't a finite
-            number.
+        UserError: as `check`, or a score that isn't a finite number.
     """
-    if not graph.groups:
-        raise UserError(
-            f"{graph.model.name} has no group of filters that can be pruned: `inspect` says why"
-        )
-    wanted = options.budget
-    if not isinstance(wanted, Latency):
-        budget = make_budget(wanted, graph)
-        lowest = budget.size(lowest_mask(graph, wanted.round_to)) / budget.full
-        left = f"{wanted.round_to} filter(s) in each of {len(graph.groups)} groups"
-        check_reachable(wanted.rate, lowest, left, wanted.label)
+    check(graph, options)
+    for line in announcement(graph, options.control):
+        print(line, flush=True)
     running = ScoredSearch(graph, finished, score, History(folder, ()), options, compile=compile)
     running.run(log)
     return running

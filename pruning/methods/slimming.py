@@ -63,7 +63,7 @@ class SlimmingSearch(GreedySearch):
         grid = WidthGrid(self.gates, self.options.method.width_steps, round_to)
         return GridCandidates(self.gates, self.budget.size, self.target, grid, round_to)
 
-    def _step(self) -> dict:
+    def _step(self) -> dict | None:
         begin = time.perf_counter()
         self.evaluator.set_current(self.gates.mask())
         reward = AccuracyReward(self.task, self.val)

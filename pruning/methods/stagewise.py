@@ -29,6 +29,7 @@ from .combine import combine, pareto
 from .evolution import Archive, evolve
 
 STATE = "search_evolution.npz"
+PRECISION = 1e-3  # of a rate that `drop` ends at
 INTERIM = 8  # networks between the whole one and the target: teachers of the memory bank
 
 
@@ -43,12 +44,12 @@ class StageWiseSearch(Search):
         options: SearchOptions,
         task: Task,
         *,
-        order: np.ndarray | None = None,
         compile: bool = False,
         devices: Sequence[str] = (),
+        **more: Any,
     ):
         super().__init__(
-            graph, val, history, options, task, order=order, compile=compile, devices=devices
+            graph, val, history, options, task, compile=compile, devices=devices, **more
         )
         wanted = options.method
         self.rater = StageRater(
@@ -66,12 +67,16 @@ class StageWiseSearch(Search):
         self._archives = [Archive.empty(len(stage.gates)) for stage in self.stages]
         self._factors: np.ndarray | None = None
         self._seconds = 0.0
-        steps = np.linspace(1, options.budget.rate, INTERIM + 2)[1:-1]
-        self._rates = sorted({*steps, *options.budget.keep, options.budget.rate}, reverse=True)
+        self._end = self._lowest_rate() if self.wanted.rate is None else self.wanted.rate
+        steps = np.linspace(1, self._end, INTERIM + 2)[1:-1]
+        self._rates = sorted({*steps, *options.budget.keep, self._end}, reverse=True)
 
     def _begin(self, mask: np.ndarray) -> Any:
         print(self.rater.plan(), flush=True)
         return self.rater.outputs(mask)
+
+    def _lowest_rate(self) -> float:
+        return self.budget.size(self.grid.mask(np.zeros_like(self.grid.sizes))) / self.budget.full
 
     # ---------------------------------------------------------------- the stages
 
@@ -161,18 +166,25 @@ class StageWiseSearch(Search):
 
     # ---------------------------------------------------------------- their combination
 
-    def _step(self) -> dict:
+    def _step(self) -> dict | None:
         begin = time.perf_counter()
         first = len(self.history.rows) == 1
         before = (0, 0.0) if first else (self.rater.evaluations, self.rater.images)
         now = self.history.rows[-1]["rate"]
-        rate = next(one for one in self._rates if one < now)
+        rate = next((one for one in self._rates if one < now), None)
+        if rate is None:  # as small as it gets, and good enough
+            return None
         widths, loss = self._combined(rate * self.budget.full)
-        if rate == self.options.budget.rate or rate in self.options.budget.keep:
+        if rate == self.wanted.rate or rate in self.wanted.keep:
             widths = self._finished(widths, rate * self.budget.full)
-        mask = self.grid.mask_of_widths(widths)
-        self.gates.set_mask(mask)
-        outputs = self.rater.outputs(mask)
+        outputs, more = self.rater.outputs(self.grid.mask_of_widths(widths)), {}
+        if self._too_bad(outputs):
+            found = self._last_allowed(now, rate)
+            if found is None:
+                return None
+            rate, widths, loss, outputs = found
+            more = {"last": True}
+        self.gates.set_mask(self.grid.mask_of_widths(widths))
         seconds = {"combination": time.perf_counter() - begin}
         if first:
             seconds["evolution"] = self._seconds
@@ -183,7 +195,36 @@ class StageWiseSearch(Search):
             images=round(self.rater.images - before[1]),
             reward=-loss,
             name=f"stages combined at {100 * rate:.1f} %",
+            **more,
         )
+
+    def _last_allowed(
+        self, allowed: float, refused: float
+    ) -> tuple[float, np.ndarray, float, Any] | None:
+        """The combination at the lowest rate between two that isn't worse than `drop` allows.
+
+        Found by bisection, so that the one PRECISION below it is worse.
+
+        Args:
+            allowed, refused: rates of a network that is good enough and of one that isn't.
+
+        Returns:
+            (rate, widths int32 [gates], loss, outputs on D_val), None if there is no other network
+            between them.
+        """
+        known = self.gates.mask().tobytes()
+        found = None
+        while allowed - refused > PRECISION:
+            rate = (allowed + refused) / 2
+            widths, loss = self._combined(rate * self.budget.full)
+            mask = self.grid.mask_of_widths(widths)
+            outputs = self.rater.outputs(mask)
+            if self._too_bad(outputs):
+                refused = rate
+            else:
+                allowed = rate
+                found = None if mask.tobytes() == known else (rate, widths, loss, outputs)
+        return found
 
     def _combined(self, size: float) -> tuple[np.ndarray, float]:
         """Widths of the best combination of at most a size, int32 [gates], and its loss."""

@@ -1,12 +1,13 @@
 """Proposals: what each gate offers and which are worth an evaluation (docs/method.md 1, b to d)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...nets.gates import Gate, Gates
 from ...nets.graph import ChannelGraph
+from .limits import lowest_width
 
 # A proposal may end the search at most this share of the network's size below the target.
 OVERSHOOT = 0.005
@@ -41,9 +42,11 @@ def removable(gate: Gate, count: int, round_to: int) -> list[int]:
         round_to: every width but the original one is a multiple of this; 1 = any width.
 
     Returns:
-        Rising numbers; empty if the gate has nothing to give: `round_to` filters always stay.
+        Rising numbers; empty if the gate has nothing to give: `round_to` filters and the gate's
+        `least` always stay.
     """
     multiples = np.arange(round_to, gate.width, round_to)[::-1]
+    multiples = multiples[multiples >= gate.least]
     if not len(multiples):
         return []
     # width 16, count 3, round_to 8: 8 is the only smaller multiple -> [8]
@@ -52,11 +55,19 @@ def removable(gate: Gate, count: int, round_to: int) -> list[int]:
     return [int(gate.width - width) for width in multiples if width >= lowest]
 
 
-def lowest_mask(graph: ChannelGraph, round_to: int = 1) -> np.ndarray:
-    """The mask, float32 [U + 1], of the smallest network: `round_to` filters in every gate."""
+def lowest_mask(
+    graph: ChannelGraph, round_to: int = 1, least: Sequence[int] | None = None
+) -> np.ndarray:
+    """The mask, float32 [U + 1], of the smallest network.
+
+    Args:
+        round_to: filters that stay in every gate, and that widths are multiples of.
+        least: filters that stay in each gate at least; default: 1.
+    """
     mask = np.zeros(graph.num_units + 1, np.float32)
-    for group in graph.groups:
-        mask[group.start : group.start + min(group.channels, round_to)] = 1
+    least = [1] * len(graph.groups) if least is None else least
+    for group, count in zip(graph.groups, least, strict=True):
+        mask[group.start : group.start + lowest_width(group.channels, count, round_to)] = 1
     mask[-1] = 1
     return mask
 

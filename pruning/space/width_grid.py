@@ -9,11 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from ...nets.gates import Gate, Gates
+from .limits import lowest_width
 
 LEAST_SHARE = 0.2
 
 
-def grid(channels: int, steps: int, round_to: int = 1) -> list[int]:
+def grid(channels: int, steps: int, round_to: int = 1, least: int = 1) -> list[int]:
     """Rising widths of a gate: `steps` shares from 0.2 to 1.0 of its channels, without repetition.
 
     Args:
@@ -21,13 +22,16 @@ def grid(channels: int, steps: int, round_to: int = 1) -> list[int]:
         steps: number of shares, at least 2.
         round_to: every width but the original one is a multiple of this, the nearest to its share;
             a gate of fewer channels keeps its width.
+        least: filters that must stay; smaller widths are raised to what is possible.
 
     Returns:
-        At least one width; the last one is `channels`, the least is at least 1 and `round_to`.
+        At least one width; the last one is `channels`, the least is at least `least` and
+        `round_to`.
     """
     # 16 channels, 5 steps: 3.2, 6.4, 9.6, 12.8, 16 -> 3, 6, 10, 13, 16; by 8 -> 8, 16
     shares = np.linspace(LEAST_SHARE, 1, steps) * channels
-    widths = {max(round_to, int(share / round_to + 0.5) * round_to) for share in shares}
+    lowest = lowest_width(channels, least, round_to)
+    widths = {max(lowest, int(share / round_to + 0.5) * round_to) for share in shares}
     return sorted({width for width in widths if width < channels} | {channels})
 
 
@@ -37,7 +41,7 @@ class WidthGrid:
     A *choice* is a list of grid numbers, one for every gate: 0 is the narrowest width of its grid.
 
     Args:
-        gates: their order is taken as it is now.
+        gates: their order is taken as it is now, and what each must keep.
         steps, round_to: as `grid` takes them.
         frozen: numbers of gates that keep all their channels.
 
@@ -49,7 +53,9 @@ class WidthGrid:
 
     def __init__(self, gates: Gates, steps: int, round_to: int = 1, frozen: Collection[int] = ()):
         self.grids = [
-            [gate.channels] if number in frozen else grid(gate.channels, steps, round_to)
+            [gate.channels]
+            if number in frozen
+            else grid(gate.channels, steps, round_to, gate.least)
             for number, gate in enumerate(gates)
         ]
         self.sizes = np.array([len(one) for one in self.grids], np.int32)

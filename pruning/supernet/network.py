@@ -25,14 +25,17 @@ import tensorflow as tf
 from ...nets.gates import Gates
 from ...nets.graph import ChannelGraph
 from ...nets.keras_graph import draws_random, takes_training
+from ...options.control import Control
 from ...options.methods import SWP, AutoSlim
 from ...training.task import Task
 from ...utils.trees import mapped
 from ..engine.cuts import bound, find_cuts, run_calls, taken
+from ..space.limits import least_widths
 from ..space.stages import Stage, find_stages, frozen_gates
 from ..space.width_grid import WidthGrid
 
 SANDWICH_RANDOM = 2  # random networks per step, as in the paper
+NO_LIMITS = Control()
 
 
 def feature_loss(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
@@ -52,6 +55,7 @@ class Supernet:
         options: the width grid and, for stage-wise training, the stages.
         task: what the network is trained for.
         round_to: of the widths.
+        control: what groups must keep.
         stagewise: cut the network into stages, whose border gates stay whole; else one stage.
 
     Attributes:
@@ -68,6 +72,7 @@ class Supernet:
         task: Task,
         *,
         round_to: int = 1,
+        control: Control = NO_LIMITS,
         stagewise: bool = False,
     ):
         self.model, self.graph, self.task = model, ChannelGraph(model), task
@@ -77,7 +82,7 @@ class Supernet:
         count = options.stages if stagewise else 1
         self.stages = find_stages(self.graph, self._bounds, cuts, count)
         frozen = frozen_gates(self.graph, self.stages)
-        gates = Gates(self.graph.groups)
+        gates = Gates(self.graph.groups, least_widths(self.graph, control))
         gates.set_order(order)
         self.grid = WidthGrid(gates, options.width_steps, round_to, frozen)
         # The tensors at the start of every stage, and the outputs.

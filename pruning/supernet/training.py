@@ -67,7 +67,13 @@ def train_supernet(
 
     def forward_of(trained: keras.Model):
         supernet = Supernet(
-            trained, order, wanted, task, round_to=options.budget.round_to, stagewise=stagewise
+            trained,
+            order,
+            wanted,
+            task,
+            round_to=options.budget.round_to,
+            control=options.control,
+            stagewise=stagewise,
         )
         return supernet.make_forward(options.sampling.seed, random_widths)
 
