@@ -9,6 +9,7 @@ from ..options.search import SearchOptions
 from ..pruning.history import History
 from ..utils.runfolder import RunFolder
 from . import plots
+from .outline import of_mask
 from .tables import before_after, table
 
 
@@ -50,6 +51,7 @@ def summary(
             name: [len(out_units), int(np.count_nonzero(mask[out_units]))]
             for name, (_, out_units) in graph.units.items()
         },
+        "network": of_mask(graph, mask),
         "budget": options.budget.name,
         "rate": last["rate"],
         "front": front(history, options.budget.keep),
