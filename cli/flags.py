@@ -32,6 +32,7 @@ from ..utils import devices
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.runfolder import RunFolder
+from .manners import Arguments
 
 Group = TypeVar("Group", bound=Options)
 ARCH, DATASET = "ResNet-20", "DIGITS"
@@ -476,4 +477,6 @@ def open_folder(args: argparse.Namespace, kept: dict[str, Any], *begun: str) -> 
             f"{args.train_path} holds an unfinished run: leave out --resume off to go on with it, "
             "or give --overwrite to delete it"
         )
+    if isinstance(args, Arguments):
+        folder.note_command(args.command)
     return folder

@@ -10,6 +10,7 @@ from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..options.scored import Scored
 from ..pruning.methods.scored import Score, search
+from ..reports import written
 from ..reports.outline import of_mask
 from ..reports.tables import before_after
 from ..utils.keras_files import load_keras
@@ -62,4 +63,5 @@ def run_scored(
         print(before_after(rows))
         more = {"steps": len(running.history.rows) - 1, "network": of_mask(graph, mask)}
         folder.write_json("result.json", sides | more)
+        written.write(folder)
     return load_keras(folder.file(PRUNED), compile=False)

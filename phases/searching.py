@@ -35,7 +35,7 @@ from ..pruning.knowledge.distill import plain_loss
 from ..pruning.methods.by_name import SEARCHES, smallest_mask
 from ..pruning.space.budgets import check_reachable, make_budget
 from ..pruning.supernet.training import micro_batches, order_in, seconds_before, train_supernet
-from ..reports import plots
+from ..reports import plots, written
 from ..reports.search import draw, seconds_of, summary
 from ..training.latency import latencies, latency_batches
 from ..training.task import Task
@@ -111,6 +111,7 @@ def run_search(
         _test_front(folder, given, task, results["front"], data, device)
         folder.write_json("search.json", results | {"test": test})
         folder.seal("search.json")
+        written.write(folder)
     return load_keras(folder.file(PRUNED), compile=False)
 
 
