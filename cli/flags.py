@@ -178,7 +178,7 @@ def add_custom(parser: argparse.ArgumentParser) -> None:
 
 def add_own(parser: argparse.ArgumentParser) -> None:
     """Flags, after add_data: a network and data of the user's own."""
-    parser.add_argument("--model", help="trained .keras network of your own")
+    parser.add_argument("--model", help="trained .keras network of your own, or hf://USER/NAME")
     add_custom(parser)
     add_aims(parser)
     add_own_data(parser)

@@ -95,10 +95,7 @@ def drawn(nodes: Sequence[Row], key: str, title: str) -> Drawing:
         for number, node in enumerate(nodes)
         for source in node["from"]
     ]
-    captions = [
-        (0.0, middles[level] - tallest[level] / 2 - 20, text)
-        for level, text in _captions(nodes, levels).items()
-    ]
+    captions = _captions(nodes, levels, places, tallest)
     return Drawing(key, title, x, y + GAP / 2, boxes, joins, edges, captions, labels)
 
 
@@ -117,13 +114,18 @@ def _edge(
     return [begin, (begin[0], top), (end[0], top), end]
 
 
-def _captions(nodes: Sequence[Row], levels: Sequence[int]) -> dict[int, str]:
-    """{row: its resolution}."""
-    found: dict[int, str] = {}
-    for node, level in zip(nodes, levels, strict=True):
-        if math.prod(node["size"]) != 1:
-            found.setdefault(level, size_text(node))
-    return found
+def _captions(
+    nodes: Sequence[Row],
+    levels: Sequence[int],
+    places: Sequence[tuple[float, float]],
+    tallest: Sequence[float],
+) -> list[tuple[float, float, str]]:
+    """The resolution of every row, above the first of its boxes."""
+    found: dict[int, tuple[float, float, str]] = {}
+    for node, level, (x, middle) in zip(nodes, levels, places, strict=True):
+        if math.prod(node["size"]) != 1 and level not in found:
+            found[level] = (x - BOX / 2, middle - tallest[level] / 2 - 11, size_text(node))
+    return list(found.values())
 
 
 def size_text(node: Row) -> str:

@@ -87,17 +87,35 @@ _TOP5 = Figure("top-5 accuracy", "%", ("test", "top5"), True)
 
 def classes_of(run: Run) -> int | None:
     """How many classes a classifier's last layer tells apart; None: not known."""
+    if run.result is not None and "classes" in run.result:
+        return int(run.result["classes"])
     return int(run.network[-1]["channels"][0]) if run.network else None
 
 
-def latency_of(run: Run, batch: str = "1") -> Latency | None:
-    """Of both networks with TensorFlow, where it was measured."""
-    if run.sides is None:
+def latencies_of(run: Run) -> list[Latency]:
+    """Of both networks, the most telling first: where they will run, then with TensorFlow."""
+    if run.result is None or run.sides is None:
+        return []
+    found = []
+    deployed = run.result.get("deployed", {})
+    if "latency_ms" in deployed:
+        times, batch = deployed["latency_ms"], int(deployed["batch"])
+        ratio, where = _range(deployed.get("ratio")), str(deployed["runtime"])
+        found.append(Latency(times["before"], times["after"], batch, ratio, where))
+    before, after = run.sides
+    for batch, time in after.get("latency_ms", {}).items():
+        whole = number(before.get("latency_ms", {}).get(batch))
+        if whole is not None:
+            ratio = _range(run.result.get("latency_ratio", {}).get(batch))
+            found.append(Latency(whole, time, int(batch), ratio, "TensorFlow"))
+    return found
+
+
+def _range(values: Any) -> tuple[float, float] | None:
+    if values is None:
         return None
-    before, after = (number(side.get("latency_ms", {}).get(batch)) for side in run.sides)
-    if before is None or after is None:
-        return None
-    return Latency(before, after, int(batch), where="TensorFlow")
+    low, high = values
+    return float(low), float(high)
 
 
 def verdict_of(run: Run, *, advice: bool = True) -> str:
@@ -119,7 +137,7 @@ def verdict_of(run: Run, *, advice: bool = True) -> str:
         flops=(before.get("flops", 0), after["flops"]),
         parameters=(before.get("parameters", 0), after["parameters"]),
         metric=metric,
-        latency=latency_of(run),
+        latency=next(iter(latencies_of(run)), None),
         finetuned=tuned,
         written=run.pruned if advice else None,
         following=following if advice else None,
@@ -162,9 +180,12 @@ def table_of(run: Run) -> list[Cells]:
         values = [_with_error(value, error, spec) for value, error in sides]
         title = f"{one.title} {one.unit}".strip()
         cells.append((title, *values, _ratio(metric.before, metric.after)))
-    for batch in after.get("latency_ms", {}):
-        times = (number(side.get("latency_ms", {}).get(batch)) for side in (before, after))
-        cells.append(_cells(f"latency, ms per example, batch {batch}", *times, ".3f"))
+    for one in latencies_of(run):
+        title = f"latency, ms per example, {one.where}, batch {one.batch}"
+        ratio = _ratio(one.before, one.after)
+        if one.ratio:
+            ratio += f" ({one.ratio[0]:.2f} to {one.ratio[1]:.2f})"
+        cells.append((title, f"{one.before:.3f}", f"{one.after:.3f}", ratio))
     return cells
 
 
@@ -204,6 +225,7 @@ def brief(run: Run) -> list[tuple[str, str]]:
             _with_error(value, error, spec) for value, error in zip(values, errors, strict=True)
         )
         tiles.append((f"{told[0].title}, test", f"{text} {told[0].unit}".strip()))
-    if time := latency_of(run):
-        tiles.append(("latency, batch 1", f"{time.before:.2f} → {time.after:.2f} ms"))
+    for time in latencies_of(run)[:1]:
+        title = f"latency, {time.where}, batch {time.batch}"
+        tiles.append((title, f"{time.before:.2f} → {time.after:.2f} ms"))
     return tiles

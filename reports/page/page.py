@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -205,13 +206,13 @@ def _networks(runs: Sequence[Run]) -> list[Part]:
 def _layers(nodes: Sequence[Row]) -> Element:
     """Every layer with a bar and its numbers."""
     items: list[Element] = []
-    blocks = drawing.blocks_of(nodes)
-    size, block = None, -1
-    for node, of_block in zip(nodes, blocks, strict=True):
+    blocks, levels = drawing.blocks_of(nodes), drawing.levels_of(nodes)
+    row, block = -1, -1
+    for node, of_block, level in zip(nodes, blocks, levels, strict=True):
         if node["joins"]:
             continue
-        if node["size"] != size and len(node["size"]):
-            size = node["size"]
+        if level != row and math.prod(node["size"]) != 1:
+            row = level
             items.append(tag("li", drawing.size_text(node), class_="head"))
             block = of_block
         before, after = node["channels"]
