@@ -8,7 +8,10 @@ has its static pictures alone.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
+import sys
 from functools import cache
 from typing import Any
 
@@ -16,7 +19,6 @@ from . import static
 from .charts import Chart, Drawing, Lines, Map
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name; nothing is read from there
-VERSION = "6"
 Spec = dict[str, Any]
 DASHES = {"solid": [1, 0], "dashed": [5, 3]}
 # Without a key the wheel and a finger scroll the page.
@@ -45,15 +47,32 @@ for (const one of document.querySelectorAll("script[type='application/json']")) 
 """
 
 
+# Its own process, since V8 and TensorFlow in one have been seen to abort.
+_BUNDLE = """
+import sys, vl_convert
+version = [one for one in vl_convert.get_vegalite_versions() if one.startswith("6")][-1]
+text = vl_convert.javascript_bundle(sys.stdin.read(), vl_version=version)
+sys.stdout.buffer.write(text.encode())
+"""
+SECONDS = 300  # that the bundling may take on a busy machine; it takes three on an idle one
+
+
 @cache
 def script() -> str | None:
-    """The whole script of a page; None without the package."""
-    try:
-        import vl_convert
-    except ImportError:
+    """The whole script of a page; None without the package, or where that fails."""
+    if importlib.util.find_spec("vl_convert") is None:
         return None
-    versions = [one for one in vl_convert.get_vegalite_versions() if one.startswith(VERSION)]
-    bundle: str = vl_convert.javascript_bundle(START, vl_version=versions[-1])
+    command = [sys.executable, "-c", _BUNDLE]
+    try:
+        result = subprocess.run(command, input=START.encode(), capture_output=True, timeout=SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"report.html gets still pictures: vl-convert-python failed ({error})")
+        return None
+    if result.returncode or not result.stdout:
+        lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
+        print(f"report.html gets still pictures: vl-convert-python failed ({lines[-1]})")
+        return None
+    bundle = result.stdout.decode()
     return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 

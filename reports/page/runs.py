@@ -12,6 +12,7 @@ from ...utils.errors import UserError
 from ...utils.files import read_bytes
 from ...utils.jsonl import read_json
 from ...utils.runfolder import COMMANDS
+from .markup import clean
 
 Row = dict[str, Any]
 # What may differ between runs that differ only in their random seed.
@@ -99,8 +100,8 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         raise UserError(f"{folder} holds no run: give a run folder")
     pruned = [one for one in ("pruned.keras", "search_pruned.keras") if (folder / one).is_file()]
     run = Run(
-        name or folder.resolve().name or str(folder),
-        str(folder),
+        clean(name or folder.resolve().name or folder),
+        clean(folder),
         _object(folder, "args.json"),
         _object(folder, "versions.json"),
         [str(one) for one in _object(folder, COMMANDS, {"commands": []})["commands"]],
@@ -125,7 +126,16 @@ def _object(folder: Path, name: str, default: Any = _NEEDED) -> Any:
     found = read_json(folder / name)
     if not isinstance(found, dict):
         raise UserError(f"{folder / name} is damaged: no object")
-    return found
+    return cleaned(found)
+
+
+def cleaned(value: Any) -> Any:
+    """A JSON value whose texts, keys among them, a page can hold."""
+    if isinstance(value, dict):
+        return {clean(key): cleaned(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [cleaned(one) for one in value]
+    return clean(value) if isinstance(value, str) else value
 
 
 def rows(path: Path) -> list[Row]:
@@ -145,7 +155,7 @@ def rows(path: Path) -> list[Row]:
         except ValueError:
             row = None
         if isinstance(row, dict):
-            found.append(row)
+            found.append(cleaned(row))
         elif number < len(lines):
             raise UserError(f"{path} is damaged in line {number}")
     return found
