@@ -40,14 +40,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.reports import page
 
     text = page.text_of(args.folder)
-    _print_figures(args.folder)
     if out is None:
-        with RunFolder.again(args.folder[0]) as folder:
-            out = folder.file(REPORT)
-            atomic_write(out, lambda path: path.write_text(text, encoding="utf-8"))
+        out = _into(args.folder[0], text)
     else:
-        atomic_write(out, lambda path: path.write_text(text, encoding="utf-8"))
+        _write(out, text)
+    _print_figures(args.folder)
     print(f"the report is {out}")
+
+
+def _into(path: Path, text: str) -> Path:
+    """Writes the page into its folder, which then knows the file as its own."""
+    try:
+        with RunFolder.again(path) as folder:
+            out = folder.file(REPORT)
+            _write(out, text)
+    except UserError as error:
+        raise UserError(f"{error}; or write the report elsewhere with --out FILE") from None
+    return out
+
+
+def _write(out: Path, text: str) -> None:
+    atomic_write(out, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _check_out(out: Path) -> None:
