@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ..dataloader import Dataset, own
 from ..nets.given import Given
-from ..nets.graph import ChannelGraph
 from ..training.task import Task
 from ..training.trainer import METRICS
 from ..utils.devices import Device
@@ -13,7 +12,6 @@ from ..utils.jsonl import read_json
 from ..utils.runfolder import RunFolder, front_file
 from . import plots
 from .networks import describe, peak_memory_mb, print_report
-from .outline import of_pair
 from .written import write
 
 LOSS_MARGIN = 0.02
@@ -62,8 +60,7 @@ def report(
         untuned: of `tested`, to say when the fine-tuning has done harm.
     """
     memory = {"peak_memory_mb": peak_memory_mb()}
-    network = {"network": of_pair(ChannelGraph(before.core), ChannelGraph(after.core))}
-    results = describe(before, after, task, data, device) | more | memory | network
+    results = describe(before, after, task, data, device) | more | memory
     folder.write_json("result.json", results)
     print_report(results)
     write(folder)
