@@ -33,6 +33,7 @@ from ..utils import devices
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.runfolder import RunFolder
+from .manners import Arguments
 
 Group = TypeVar("Group", bound=Options)
 ARCH, DATASET = "ResNet-20", "DIGITS"
@@ -190,7 +191,7 @@ def add_custom(parser: argparse.ArgumentParser) -> None:
 
 def add_own(parser: argparse.ArgumentParser) -> None:
     """Flags, after add_data: a network and data of the user's own."""
-    parser.add_argument("--model", help="trained .keras network of your own")
+    parser.add_argument("--model", help="trained .keras network of your own, or hf://USER/NAME")
     add_custom(parser)
     add_aims(parser)
     add_own_data(parser)
@@ -491,4 +492,6 @@ def open_folder(args: argparse.Namespace, kept: dict[str, Any], *begun: str) -> 
             f"{args.train_path} holds an unfinished run: leave out --resume off to go on with it, "
             "or give --overwrite to delete it"
         )
+    if isinstance(args, Arguments):
+        folder.note_command(args.command)
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -13,12 +14,29 @@ USAGE_EXIT = 2
 INTERRUPT_EXIT = 130
 
 
+class Arguments(argparse.Namespace):
+    """Parsed flags, and beside them (not in `vars`) the command as it was typed."""
+
+    __slots__ = ("command",)
+    command: str
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that refuses abbreviated flags and reports a mistake in one line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: None = None
+    ) -> Arguments:
+        """As argparse's, with the command among the `Arguments`."""
+        words = sys.argv[1:] if args is None else list(args)
+        found = super().parse_args(words, Arguments())
+        python = ["python"] if self.prog.endswith(".py") else []
+        found.command = shlex.join([*python, *self.prog.split(), *words])
+        return found
 
     def error(self, message: str) -> NoReturn:
         """Prints `error: message` to stderr and exits with code 2."""

@@ -10,6 +10,8 @@ from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..options.scored import Scored
 from ..pruning.methods.scored import Score, search
+from ..reports import written
+from ..reports.outline import of_mask
 from ..reports.tables import before_after
 from ..utils.keras_files import load_keras
 from ..utils.runfolder import PRUNED, RunFolder
@@ -59,5 +61,7 @@ def run_scored(
             )
         ]
         print(before_after(rows))
-        folder.write_json("result.json", sides | {"steps": len(running.history.rows) - 1})
+        more = {"steps": len(running.history.rows) - 1, "network": of_mask(graph, mask)}
+        folder.write_json("result.json", sides | more)
+        written.write(folder)
     return load_keras(folder.file(PRUNED), compile=False)

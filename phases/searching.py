@@ -43,7 +43,7 @@ from ..pruning.space.limits import (
 )
 from ..pruning.supernet.training import micro_batches, order_in, seconds_before, train_supernet
 from ..pruning.worth.drop import Drop, drop_from, figure_of
-from ..reports import plots
+from ..reports import plots, written
 from ..reports.search import draw, seconds_of, summary
 from ..training.evaluation import make_forward
 from ..training.latency import latencies, latency_batches
@@ -120,6 +120,7 @@ def run_search(
         _test_front(folder, given, task, results["front"], data, device)
         folder.write_json("search.json", results | {"test": test})
         folder.seal("search.json")
+        written.write(folder)
     return load_keras(folder.file(PRUNED), compile=False)
 
 

@@ -12,6 +12,7 @@ from ..utils.jsonl import read_json
 from ..utils.runfolder import RunFolder, front_file
 from . import plots
 from .networks import describe, peak_memory_mb, print_report
+from .written import write
 
 LOSS_MARGIN = 0.02
 
@@ -62,6 +63,7 @@ def report(
     results = describe(before, after, task, data, device) | more | memory
     folder.write_json("result.json", results)
     print_report(results)
+    write(folder)
     tuned = results["after"]["test"]
     if untuned and _worse(tuned, untuned):
         own_data = data.name == own.NAME and data.moves

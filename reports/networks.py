@@ -11,6 +11,7 @@ from ..training.latency import latencies, latency_batches
 from ..training.task import Task
 from ..training.trainer import both_modes
 from ..utils.devices import Device
+from .outline import of_pair
 from .tables import before_after
 
 
@@ -33,7 +34,8 @@ def describe(
     Returns:
         {"before": {...}, "after": {...}}: parameters, flops (multiply-accumulates per example),
         latency in ms per example by batch size, and on the test split the figures of
-        `training.evaluation.evaluate` in both batch-norm modes.
+        `training.evaluation.evaluate` in both batch-norm modes. "network": `reports.outline` of
+        both, where there are both.
     """
     models = {"after": after} if before is None else {"before": before, "after": after}
     given = [one.model for one in models.values()]
@@ -42,11 +44,14 @@ def describe(
         batch: latencies(given, batch, compile=device.compile, shapes=shapes)
         for batch in latency_batches(data)
     }
+    graphs = {name: ChannelGraph(given.core) for name, given in models.items()}
     results: dict = {"before": None}
+    if before is not None:
+        results["network"] = of_pair(graphs["before"], graphs["after"])
     for number, (name, given) in enumerate(models.items()):
         results[name] = {
             "parameters": given.model.count_params(),
-            "flops": ChannelGraph(given.core).flops(),
+            "flops": graphs[name].flops(),
             "latency_ms": {str(batch): times[batch][number] for batch in times},
         }
         if accuracy or name == "after":

@@ -10,6 +10,7 @@ from ..pruning.history import History
 from ..pruning.methods.by_name import smallest_mask
 from ..utils.runfolder import RunFolder
 from . import plots
+from .outline import of_mask
 from .tables import before_after, table
 
 
@@ -51,6 +52,7 @@ def summary(
             name: [len(out_units), int(np.count_nonzero(mask[out_units]))]
             for name, (_, out_units) in graph.units.items()
         },
+        "network": of_mask(graph, mask),
         "budget": options.budget.name,
         "rate": last["rate"],
         "front": front(history, options.budget.keep),

@@ -32,6 +32,22 @@ def _seeds() -> None:
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture
+def real_pictures() -> None:
+    """For tests of report.html's own pictures, see `_quick_reports`."""
+
+
+@pytest.fixture(autouse=True)
+def _quick_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process write their report.html without drawing, which takes seconds a time."""
+    if "real_pictures" in request.fixturenames:
+        return
+    from ekg_tf.reports.page import interactive, static
+
+    monkeypatch.setattr(static, "picture", lambda chart: "data:,")
+    monkeypatch.setattr(interactive, "script", lambda: None)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data beside the repository; tests that need it are skipped without."""

@@ -86,7 +86,7 @@ def test_help_of_every_command_needs_no_tensorflow(word):
         (["test"], "--trained_param (or --model) is missing"),
         (["export", "a.keras", "--format", "tflite"], "choose from savedmodel, litert, onnx"),
         (["inspect"], "the following arguments are required: network"),
-        (["report", "nowhere"], "nowhere holds no finished search or fine-tuning"),
+        (["report", "nowhere"], "nowhere holds no run: give a run folder"),
         (["report"], "the following arguments are required: folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

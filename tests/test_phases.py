@@ -78,7 +78,7 @@ def test_overwrite_starts_anew_and_resume_off_refuses_a_rest(finished, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         main(folder, "--overwrite", "--baseline_epoch", "1")
     left = {path.name for path in folder.iterdir()}
-    of_the_run = {"args.json", "versions.json", "files.json"}
+    of_the_run = {"args.json", "versions.json", "files.json", "commands.json"}
     of_the_run |= {"baseline.keras", "baseline_state.npz"}
     assert left == of_the_run | {"metrics.jsonl", "tensorboard", "mine.txt", ".lock"}
     assert len(rows(folder / "metrics.jsonl")) == 1

@@ -10,6 +10,8 @@ from typing import Any
 from .errors import UserError
 from .files import atomic_write
 
+HUB = "hf://"  # of Keras: a network on the Hugging Face hub
+
 
 def save_keras(path: str | os.PathLike, model: Any) -> None:
     """Writes architecture and weights as a .keras file, atomically.
@@ -22,7 +24,7 @@ def save_keras(path: str | os.PathLike, model: Any) -> None:
 
 
 def load_keras(path: str | os.PathLike, *, compile: bool = True) -> Any:
-    """The Keras model of a .keras file, in safe mode (no code from the file is run).
+    """The Keras model of a .keras file or hf://USER/NAME, in safe mode (no code from it is run).
 
     Layers of our own must have been imported (registered) before. With `compile` it is compiled as
     it was saved.
@@ -30,6 +32,8 @@ def load_keras(path: str | os.PathLike, *, compile: bool = True) -> Any:
     """
     import keras
 
+    if is_on_hub(path):
+        return _from_hub(str(path), compile)
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist")
     try:
@@ -48,3 +52,30 @@ def load_keras(path: str | os.PathLike, *, compile: bool = True) -> Any:
         f"{path} can be loaded, but not what it was compiled with ({lines[0]}): save it again with "
         "a loss, metrics and an optimizer of Keras's, or uncompiled"
     )
+
+
+def is_on_hub(path: str | os.PathLike) -> bool:
+    """Whether a path is Keras's way to name a network on the Hugging Face hub."""
+    return str(path).startswith(HUB)
+
+
+def _from_hub(path: str, compile: bool) -> Any:
+    """What keras.Model.save("hf://USER/NAME") has written there.
+
+    Raises:
+        UserError: huggingface_hub isn't installed, there is no network or no such model.
+    """
+    import keras
+
+    try:
+        return keras.models.load_model(path, compile=compile, safe_mode=True)
+    except ImportError:
+        problem = "it needs the package huggingface_hub: pip install huggingface_hub"
+    except Exception as error:  # huggingface_hub, httpx and keras each raise their own
+        problem = (str(error).strip().splitlines() or [type(error).__name__])[0].removeprefix(
+            "Got: "
+        )
+    raise UserError(
+        f"{path} can't be read from the Hugging Face hub ({problem}); a file on this machine comes "
+        "as .keras"
+    ) from None

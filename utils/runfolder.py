@@ -27,8 +27,11 @@ _SUFFIXES = (".json", ".npy", ".keras", "_*.npy", "_*.npz", "_*.f32", "_*.keras"
 BASELINE = "baseline.keras"  # the network as given or trained, before everything
 START = "search_start.keras"  # theta_0, with which the search begins
 SUPERNET_ORDER = "supernet_order.npz"  # the channels' order, with which a supernet begins
+CARD = "README.md"  # the model card, which its user may change
+COMMANDS = "commands.json"  # by which the run was made
 EXPORTED = "pruned.keras"  # the result
 PRUNED = "search_pruned.keras"  # theta*, before its fine-tuning
+REPORT = "report.html"
 
 
 def front_file(rate: float) -> str:
@@ -48,7 +51,10 @@ class RunFolder:
         "args.json",
         "versions.json",
         MANIFEST,
+        COMMANDS,
         "result.json",
+        REPORT,
+        CARD,
         *(phase + suffix for phase in _PHASES for suffix in _SUFFIXES),
         "history.jsonl",
         "metrics.jsonl",
@@ -104,6 +110,26 @@ class RunFolder:
             raise
         return folder
 
+    @classmethod
+    def again(cls, path: Path) -> RunFolder:
+        """Takes up a folder that holds a run, to add to what was written of it.
+
+        Raises:
+            UserError: no run in it, or as `open`.
+        """
+        if not (path / "args.json").is_file():
+            raise UserError(f"{path} holds no run: give a run folder")
+        lock = Lock(path)
+        folder = cls(path, lock, False)
+        try:
+            if not folder._is_ours():
+                raise UserError(f"{path} holds no run: give a run folder")
+            folder._files = read_manifest(path)
+        except BaseException:
+            lock.close(forget=True)
+            raise
+        return folder
+
     def _claim(self, args: dict[str, Any], overwrite: bool, ignore: set[str]) -> None:
         arguments = json.loads(jsonl.dumps(args))
         if not self._is_ours():
@@ -146,7 +172,8 @@ class RunFolder:
                 f"{self.path} is not empty and holds no run of ours: give another folder, "
                 "or set overwrite, which leaves the other files alone"
             )
-        in_the_way = [str(p.relative_to(self.path)) for p in self._known() if p in entries]
+        known = [path for path in self._known() if path in entries and path.name != CARD]
+        in_the_way = [str(path.relative_to(self.path)) for path in known]
         if in_the_way:
             raise UserError(
                 f"{self.path} holds no run, but files with the names of ours "
@@ -171,7 +198,9 @@ class RunFolder:
     def _delete_written(self) -> None:
         for name in sorted(self._files):
             path = self.path / name
-            if name not in _MARKS and not self._behind_link(name) and path.is_file():
+            if name in _MARKS or self._behind_link(name) or not path.is_file():
+                continue
+            if name != CARD or self.may_write(CARD):
                 path.unlink()
         phases = {(self.path / name).parent for name in self._files if "/" in name}
         for folder in sorted(phases | {phase.parent for phase in phases}, reverse=True):
@@ -219,6 +248,20 @@ class RunFolder:
         """
         self._note(self._checked(name))
         return self.path / name
+
+    def may_write(self, name: str) -> bool:
+        """Whether a file isn't there, or is as the run has sealed it: ours, and not changed."""
+        path = self.path / self._checked(name)
+        if not path.exists() and not path.is_symlink():
+            return True
+        known = self._files.get(name)
+        return known is not None and path.is_file() and checksum(path) == known
+
+    def note_command(self, command: str) -> None:
+        """Adds the command by which the run is made to commands.json, unless it was the last."""
+        commands = self.read_json(COMMANDS).get("commands", []) if self.has(COMMANDS) else []
+        if commands[-1:] != [command]:
+            self.write_json(COMMANDS, {"commands": [*commands, command]})
 
     def _checked(self, name: str) -> str:
         if not _is_known(name):

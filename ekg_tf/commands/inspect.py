@@ -32,7 +32,9 @@ OF_SENSITIVITY = (
 def parser() -> manners.Parser:
     """The flags of the command."""
     parser = manners.Parser(prog="ekg-tf inspect", description="What can be pruned in a network.")
-    parser.add_argument("network", help=".keras file, or applications:NAME of keras.applications")
+    parser.add_argument(
+        "network", help=".keras file, hf://USER/NAME, or applications:NAME of keras.applications"
+    )
     parser.add_argument(
         "--search_target_rate", type=flags.fraction, help="FLOPs that shall remain, as a share"
     )

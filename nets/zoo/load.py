@@ -5,7 +5,7 @@ import os
 import keras
 
 from ...utils.errors import UserError
-from ...utils.keras_files import load_keras
+from ...utils.keras_files import is_on_hub, load_keras
 from ..keras_graph import calls_of
 from ..rebuild import resized
 from .applications import PREFIX, application
@@ -54,12 +54,12 @@ def load_network(
 
 
 def load_own(path: str | os.PathLike) -> keras.Model:
-    """Reads a functional network of the user's own.
+    """Reads a functional network of the user's own: a .keras file, or hf://USER/NAME.
 
     Raises:
         UserError: missing or corrupt file, another suffix, or not functional.
     """
-    if os.path.splitext(path)[1] != ".keras":
+    if not is_on_hub(path) and os.path.splitext(path)[1] != ".keras":
         raise UserError(f"{path}: a network of your own comes as .keras: save it by model.save()")
     model = load_keras(path)
     check_own(model, str(path))
