@@ -23,6 +23,7 @@ from ..nets.proof import TIMES, TOLERANCE, agreement, agrees, difference, senten
 from ..op_utils import check_finite, make_train_step
 from ..pruning.engine.segments import Segments
 from ..pruning.knowledge.distill import plain_loss
+from ..training.diagnosis import first_cause
 from ..training.task import Task
 from ..utils.devices import Device
 from ..utils.errors import UserError
@@ -150,7 +151,8 @@ def _train_a_step(pruned: keras.Model, task: Task, data: Dataset) -> None:
     batches = train_batches(
         data, few, len(few), seed=0, epoch=0, views=1, augment=False, jitter=False
     )
-    check_finite(steps(iter(batches), tf.constant(1))["loss"], 1)
+    loss = steps(iter(batches), tf.constant(1))["loss"]
+    check_finite(loss, 1, lambda place: first_cause(batches, place, (), 0))
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from ..pruning.space.budgets import check_reachable, make_budget
 from ..pruning.supernet.training import micro_batches, order_in, seconds_before, train_supernet
 from ..reports import plots
 from ..reports.search import draw, seconds_of, summary
+from ..training.diagnosis import first_cause
 from ..training.latency import latencies, latency_batches
 from ..training.task import Task
 from ..training.trainer import both_modes, recalibrate
@@ -347,7 +348,8 @@ def _adapted(
     )
     count = len(subset) // batch
     distributed = iter(device.strategy.experimental_distribute_dataset(batches))
-    check_finite(steps(distributed, tf.constant(count))["loss"], 1)
+    losses = np.asarray(steps(distributed, tf.constant(count))["loss"])
+    check_finite(losses, 1, lambda place: first_cause(batches, place, losses[:place], 0))
     save_keras(path, start)
     folder.seal(START)
     return load_keras(path, compile=False)

@@ -7,7 +7,6 @@ ekg-tf inspect applications:ResNet50 --json resnet50.json
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ekg_tf.cli import flags, manners
 from ekg_tf.utils import devices
@@ -19,12 +18,14 @@ APPLICATIONS = "applications:"
 def parser() -> manners.Parser:
     """The flags of the command."""
     parser = manners.Parser(prog="ekg-tf inspect", description="What can be pruned in a network.")
-    parser.add_argument("network", help=".keras file, or applications:NAME of keras.applications")
+    parser.add_argument(
+        "network", type=flags.path, help=".keras file, or applications:NAME of keras.applications"
+    )
     parser.add_argument(
         "--search_target_rate", type=flags.fraction, help="FLOPs that shall remain, as a share"
     )
     flags.add_custom(parser)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=flags.path, help="also write the figures to this file")
     return parser
 
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ekg_tf.cli import inputs
     from ekg_tf.nets.flatten import flatten
+    from ekg_tf.nets.given import check_weights
     from ekg_tf.nets.graph import ChannelGraph
     from ekg_tf.nets.zoo.applications import fresh_application
     from ekg_tf.pruning.space.budgets import check_reachable
@@ -49,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = fresh_application(args.network.removeprefix(APPLICATIONS))
     else:
         model = load_keras(args.network)
+    check_weights(model)
     graph = ChannelGraph(flatten(model).model)
     result = inspection(graph)
     print(text(result))

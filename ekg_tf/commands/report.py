@@ -6,18 +6,18 @@ ekg-tf report run1 run2
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from ekg_tf.cli import manners
+from ekg_tf.cli import flags, manners
 from ekg_tf.utils import devices
 from ekg_tf.utils.errors import UserError
-from ekg_tf.utils.jsonl import read_json
+from ekg_tf.utils.jsonl import believed
+from ekg_tf.utils.runfolder import read_file
 
 
 def parser() -> manners.Parser:
     """The flags of the command."""
     parser = manners.Parser(prog="ekg-tf report", description="The figures of runs.")
-    parser.add_argument("folder", nargs="+", type=Path, help="run folder")
+    parser.add_argument("folder", nargs="+", type=flags.as_path, help="run folder")
     return parser
 
 
@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     for folder in args.folder:
         print(f"{folder}:")
-        if (folder / "search.json").exists():
-            print_summary(read_json(folder / "search.json"))
-        if (folder / "result.json").exists():
-            print_report(read_json(folder / "result.json"))
+        for name, show in (("search.json", print_summary), ("result.json", print_report)):
+            if (folder / name).exists():
+                figures = read_file(folder, name)
+                with believed(folder / name):
+                    show(figures)
