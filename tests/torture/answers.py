@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import signal
 import sys
@@ -72,6 +73,21 @@ def answer(case: Case, base: Base, folder: Path) -> Answer:
             os.environ["HOME"] = home
     seconds = time.perf_counter() - start
     return Answer(code, lines, seconds, _peak() - before, (folder / "run").exists())
+
+
+def problem(case: Case, found: Answer) -> str | None:
+    """What is wrong with an answer."""
+    if not case.line:
+        return None if (found.code, found.lines) == (0, "") else "it is fine and was refused"
+    if found.code != 2:
+        return f"exit code {found.code}"
+    if not re.fullmatch(r"error: [^\n]+\n", found.lines):
+        return "not one line"
+    if not re.search(case.line, found.lines):
+        return f"the line lacks {case.line!r}"
+    if found.left:
+        return "a folder is left"
+    return f"{found.seconds:.0f} seconds" if found.seconds > PATIENCE / 2 else None
 
 
 def _peak() -> float:

@@ -1,0 +1,136 @@
+"""JSON and images that hypothesis makes up: read, or refused by a UserError, nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+from ekg_tf.cli import inputs
+from ekg_tf.cli.manners import Parser
+from ekg_tf.dataloader import own
+from ekg_tf.finetune import parser
+from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.runfolder import RunFolder, read_manifest
+from PIL import Image
+
+from ekg_tf.commands import report
+from tests.torture.base import SHAPE, pixels
+from tests.torture.record import note
+
+hypothesis = pytest.importorskip("hypothesis")
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytestmark = pytest.mark.slow
+
+EXAMPLES = 300
+KEYS = "dataset data data_path flops parameters before after front test search steps val_loss files"
+KEYS = [*KEYS.split(), "format", "wanted", "seconds", "teachers", "top1", "batch_top1", "widths"]
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=4), inner, max_size=5)
+    ),
+    max_leaves=12,
+)
+QUIETLY = settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None
+)
+
+
+def answered(read, *arguments) -> None:
+    """A call that ends, or raises a UserError of one line."""
+    try:
+        read(*arguments)
+    except UserError as error:
+        assert str(error).strip()
+
+
+@QUIETLY
+@given(name=st.sampled_from(["search.json", "result.json"]), value=VALUES)
+def test_any_json_as_figures(name, value):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, name).write_text(json.dumps(value))
+        answered(report.main, [folder])
+
+
+@QUIETLY
+@given(value=VALUES)
+def test_any_json_as_arguments(value):
+    assert issubclass(type(parser()), Parser)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "args.json").write_text(json.dumps(value))
+        args = parser().parse_args(["--train_path", folder])
+        args.dataset = args.loss = args.metrics = None
+        answered(inputs.inherit_data, args, Path(folder))
+
+
+@QUIETLY
+@given(name=st.sampled_from(["files.json", "args.json", "versions.json"]), value=VALUES)
+def test_any_json_as_a_mark_of_a_run(name, value):
+    with tempfile.TemporaryDirectory() as folder:
+        RunFolder.open(folder, {"seed": 0}).close()
+        Path(folder, name).write_text(json.dumps(value))
+        answered(read_manifest, Path(folder))
+        answered(lambda: RunFolder.open(folder, {"seed": 0}).close())
+        answered(lambda: RunFolder.open(folder, {"seed": 0}, overwrite=True).close())
+
+
+@QUIETLY
+@given(data=st.binary(max_size=400))
+def test_any_bytes_as_json(data):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "search.json").write_bytes(data)
+        answered(report.main, [folder])
+
+
+FORMATS = {"png": "PNG", "jpg": "JPEG", "gif": "GIF", "bmp": "BMP", "webp": "WEBP"}
+
+
+def encoded(suffix: str) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(pixels(0)).save(data, FORMATS[suffix])
+    return data.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes of two images in both splits."""
+    folder = tmp_path_factory.mktemp("images")
+    for split in ("train", "test"):
+        for label in "ab":
+            place = folder / split / label
+            place.mkdir(parents=True)
+            for number in range(2):
+                Image.fromarray(pixels(number)).save(place / f"{number}.png")
+    return folder
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@given(
+    suffix=st.sampled_from(sorted(FORMATS)),
+    changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6),
+    cut=st.floats(0, 1),
+)
+def test_any_change_of_an_image(folder, suffix, changes, cut):
+    data = bytearray(encoded(suffix))
+    for place, value in changes:
+        data[place % len(data)] = value
+    data = data[: max(1, int(len(data) * (1 - cut / 2)))] if cut > 0.5 else data
+    path = folder / "test" / "a" / f"changed.{suffix}"
+    path.write_bytes(bytes(data))
+    try:
+        answered(own.load, str(folder), SHAPE)
+    finally:
+        path.unlink()
+
+
+def test_fuzzed(request):
+    """What the others tried, for the result file."""
+    figures = {"json": 4 * EXAMPLES, "images": 60, "formats": sorted(FORMATS), "wrong": 0}
+    note(request.config, "fuzz", "hypothesis", figures)
