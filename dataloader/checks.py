@@ -112,7 +112,7 @@ def checked_targets(
         array = array[..., 0]
     size = None if output.shape is None else output.shape[:-1]
     if size is not None and not fits(array.shape[1:], size):
-        raise UserError(_misshapen(array.shape[1:], size, origin, fit, "gives"))
+        raise TargetError(_misshapen(array.shape[1:], size, origin, fit, "gives"))
     return array.astype(np.int32, copy=False)
 
 
@@ -191,7 +191,7 @@ def _plain(array: np.ndarray, output: Output, origin: str, fit: Fit) -> np.ndarr
         if shape[-1:] == (1,) and fits(array.shape[1:], shape[:-1]):
             array = array[..., None]  # numbers [n] for a unit that gives [n, 1]
         else:
-            raise UserError(_misshapen(array.shape[1:], shape, origin, fit, "gives"))
+            raise TargetError(_misshapen(array.shape[1:], shape, origin, fit, "gives"))
     if array.dtype.kind not in "biuf":
         raise UserError(f"{origin} has {array.dtype} targets: numbers are expected")
     if array.dtype.kind == "f":

@@ -62,7 +62,7 @@ class Masks:
         try:
             with Image.open(path) as image:
                 mode, pixels = image.mode, np.asarray(image)
-        except OSError as error:
+        except Exception as error:  # PIL's readers of damaged files raise almost anything
             raise UserError(f"{path} cannot be decoded: remove or replace it") from error
         if mode not in INDEXED:
             if pixels.ndim != 3 or (pixels[..., :1] != pixels[..., :3]).any():

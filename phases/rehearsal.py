@@ -26,7 +26,7 @@ from ..pruning.knowledge.distill import plain_loss
 from ..training.diagnosis import first_cause
 from ..training.task import Task
 from ..utils.devices import Device
-from ..utils.errors import UserError
+from ..utils.errors import USERS, UserError
 from ..utils.keras_files import load_keras, save_keras
 from ..utils.trees import mapped, parts_of, tree_of
 
@@ -162,7 +162,7 @@ def _step(given: Given, what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # Keras, TensorFlow and the user's own layers raise anything
+    except USERS as error:  # Keras, TensorFlow and the user's own layers raise anything
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         why = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
         raise UserError(f"{given.model.name} can't be pruned: {what} fails ({why})") from error

@@ -40,7 +40,8 @@ def read_json(path: Path, *needed: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(found, dict):
-        kind = "null" if found is None else f"a {type(found).__name__}"
+        kinds = {type(None): "null", list: "a list", str: "a text", bool: "true or false"}
+        kind = kinds.get(type(found), "a number")
         raise UserError(f"{path} is damaged: it holds {kind} instead of an object")
     check_keys(found, needed, str(path))
     return found

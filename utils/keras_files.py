@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from .errors import UserError
 from .files import atomic_write, is_file
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"  # in a .keras file
+LONGEST = 300  # characters of Keras's own words, which may hold a whole configuration
+DEEPEST = 64  # groups of a weights file inside one another
+_COUNTING = threading.RLock()  # for one file at a time is counted
 
 
 def save_keras(path: str | os.PathLike, model: Any) -> None:
@@ -52,7 +56,7 @@ def load_keras(path: str | os.PathLike, *, compile: bool = True) -> Any:
         raise
     except Exception as error:  # zipfile, h5py, json and keras each raise their own
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        problem = f"{path} is not a network that can be loaded: {lines[0]}"
+        problem = f"{path} is not a network that can be loaded: {lines[0][:LONGEST]}"
     try:
         with _counted(path):
             keras.models.load_model(path, compile=False, safe_mode=True)
@@ -99,9 +103,6 @@ def check_weights_file(path: str | os.PathLike, file: BinaryIO | None = None) ->
         raise UserError(f"{path} is damaged or no weights file: {error}") from error
 
 
-DEEPEST = 64  # groups of a weights file inside one another
-
-
 def _check_sizes(path: Path) -> None:
     """Reads the directory of a .keras file, and the shapes in its weights, not the arrays."""
     limits.check_zip(path)
@@ -121,7 +122,12 @@ def _counted(path: Path) -> Iterator[None]:
     they ask for them: a configuration of a few bytes names any number of units."""
     import keras
 
-    add, taken = keras.Layer.add_weight, 0
+    with _COUNTING:
+        yield from _with_counter(keras.Layer, path)
+
+
+def _with_counter(layers: Any, path: Path) -> Iterator[None]:
+    add, taken = layers.add_weight, 0
     problems: list[UserError] = []
 
     def counted(layer: Any, shape: Any = None, *args: Any, **options: Any) -> Any:
@@ -135,12 +141,12 @@ def _counted(path: Path) -> Iterator[None]:
             raise
         return add(layer, shape, *args, **options)
 
-    keras.Layer.add_weight = counted
     try:
+        layers.add_weight = counted
         yield
     except Exception:
         if problems:
             raise problems[0] from None
         raise
     finally:
-        keras.Layer.add_weight = add
+        layers.add_weight = add

@@ -22,7 +22,8 @@ from ekg_tf.__main__ import main
 from tests.torture.bad_inputs import Case
 from tests.torture.base import Base
 
-PATIENCE = 120  # seconds, after which a case counts as hanging
+PATIENCE = 120  # seconds, after which a refusal counts as hanging
+LENGTH = 900  # seconds that a run which is fine may take
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def answer(case: Case, base: Base, folder: Path) -> Answer:
     code: int | None = 0
     lines = ""
     try:
-        with tempfile.TemporaryFile() as errors, _patience():
+        seconds = PATIENCE if case.line else LENGTH
+        with tempfile.TemporaryFile() as errors, _patience(seconds):
             with _stderr_to(errors.fileno()):
                 try:
                     if callable(words):
@@ -95,12 +97,12 @@ def _peak() -> float:
 
 
 @contextlib.contextmanager
-def _patience() -> Iterator[None]:
+def _patience(most: int) -> Iterator[None]:
     def stop(*_: object) -> None:
-        raise Hanging(f"after {PATIENCE} s")
+        raise Hanging(f"after {most} s")
 
     old = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(PATIENCE)
+    signal.alarm(most)
     try:
         yield
     finally:

@@ -142,7 +142,7 @@ def python_sampling_seed(base: Base, folder: Path) -> Run:
 # ---------------------------------------------------------------- arrays
 
 LABELS = {
-    "huge": (np.arange(24) * 10**9, "outside|kind|expected"),
+    "huge": (np.arange(24) * 10**9, "label 23000000000 of example 23 is no class"),
     "wrapped_uint32": (np.array([-1] * 24).astype(np.uint32), "label"),
     "wrapped_uint64": (np.array([-1] * 24).astype(np.uint64), "label"),
     "negative": (np.full(24, -1), "label -1"),
@@ -348,7 +348,7 @@ for _name, _fail in {"raises": lambda: [][0], "exits": _leave, "none": lambda: N
     case("train split of prune", name=f"pydataset_{_name}")(_batches)
 
 
-@case("exit")
+@case("SystemExit")
 def stream_that_exits(base: Base, folder: Path) -> Run:
     def examples():
         yield pixels(0), 0
@@ -386,11 +386,11 @@ for _name, _source in OWN.items():
     case(f"own_{_name}", name=f"function_{_name}", quick=_name == "exits")(_own)
 
 
-@case("own_loss")
-def function_loss_exits(base: Base, folder: Path) -> Run:
-    (folder / "own_loss.py").write_text("import sys\ndef loss(y, p):\n    sys.exit(4)\n")
-    sys.path.insert(0, str(folder))
-    return base.prune(folder, "--loss", "own_loss:loss")
+@case("exit")
+def loss_that_exits(base: Base, folder: Path) -> Run:
+    numbers = (arrays()[0], np.zeros((24, CLASSES), np.float32))
+    test = numbers[0][:8], numbers[1][:8]
+    return pruned(folder, numbers, test, loss=lambda target, output: sys.exit(4))
 
 
 # ---------------------------------------------------------------- files of images
@@ -752,7 +752,7 @@ _spoilt_network("negative_variance", "bn0", 3, -1.0, "bn0/moving_variance.*negat
 _spoilt_network("nan_variance", "bn1", 3, np.nan, "bn1/moving_variance.*NaN")
 
 
-@case(r"fc/kernel:0.*NaN", quick=True)
+@case(r"fc/kernel.*NaN", quick=True)
 def pkl_nan(base: Base, folder: Path) -> Run:
     from ekg_tf.nets.zoo.builders import build
     from ekg_tf.nets.zoo.pkl_weights import save_pkl, to_pkl
@@ -764,7 +764,7 @@ def pkl_nan(base: Base, folder: Path) -> Run:
     return [*map(str, words), "--gpu_id", "cpu"]
 
 
-@case(r"conv.kernel:0.*size|conv.kernel:0")
+@case(r"conv/kernel:0 .*holds no number")
 def pkl_empty_kernel(base: Base, folder: Path) -> Run:
     from ekg_tf.nets.zoo.builders import build
     from ekg_tf.nets.zoo.pkl_weights import save_pkl, to_pkl
@@ -931,12 +931,12 @@ def npz_bomb(base: Base, folder: Path) -> Run:
 
 @case("")
 def float64_network(base: Base, folder: Path) -> Run:
-    return pruned(folder, model=network("float64"))
+    return pruned(folder, model=network(dtype="float64"))
 
 
 @case("")
 def float64_file(base: Base, folder: Path) -> Run:
-    save_keras(folder / "wide.keras", network("float64"))
+    save_keras(folder / "wide.keras", network(dtype="float64"))
     return base.prune(folder, model=folder / "wide.keras")
 
 
@@ -969,12 +969,12 @@ def integer_tokens(base: Base, folder: Path) -> Run:
     return pruned(folder, train, test, model=model)
 
 
-@case("inspect|network")
+@case("the model is a str")
 def inspect_no_network(base: Base, folder: Path) -> Run:
     return lambda: ekg.inspect("small.keras")
 
 
-@case("network|model")
+@case("the model is a str")
 def prune_no_network(base: Base, folder: Path) -> Run:
     return pruned(folder, model="small.keras")
 

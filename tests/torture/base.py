@@ -27,15 +27,20 @@ SPLITS = {"train": 12, "test": 4}  # images of every class
 SEARCH = "--method uniform --search_target_rate 0.7 --bank none --do_log off --gpu_id cpu".split()
 
 
-def network(dtype: str = "float32", **of_input) -> keras.Model:
-    """Two convolutions with batch norms, and a classifier."""
-    image = keras.Input(SHAPE, **of_input)
-    x = image
-    for number, filters in enumerate((4, 6)):
-        x = L.Conv2D(filters, 3, padding="same", name=f"conv{number}", dtype=dtype)(x)
+def network(
+    shape: tuple[int, ...] = SHAPE,
+    classes: int = CLASSES,
+    *,
+    filters: tuple[int, ...] = (4, 6),
+    dtype: str = "float32",
+) -> keras.Model:
+    """Convolutions with batch norms, and a classifier."""
+    x = image = keras.Input(shape)
+    for number, width in enumerate(filters):
+        x = L.Conv2D(width, 3, padding="same", name=f"conv{number}", dtype=dtype)(x)
         x = L.ReLU(dtype=dtype)(L.BatchNormalization(name=f"bn{number}", dtype=dtype)(x))
     x = L.GlobalAveragePooling2D(dtype=dtype)(x)
-    return keras.Model(image, L.Dense(CLASSES, name="fc", dtype=dtype)(x), name="small")
+    return keras.Model(image, L.Dense(classes, name="fc", dtype=dtype)(x), name="small")
 
 
 def pixels(seed: int, side: int = SIDE) -> np.ndarray:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ekg_tf.nets.zoo.builders import build
 from ekg_tf.options.fields import settings_of
 from ekg_tf.options.methods import METHODS
 from ekg_tf.utils.keras_files import save_keras
 
 from tests.helpers.runs import read, untimed
+from tests.torture.base import network
 from tests.torture.killer import KILLED, At, Ended, run
 from tests.torture.record import note
 from tests.torture.results import weights
@@ -29,7 +29,8 @@ from tests.torture.results import weights
 SETTINGS = "--gpu_id cpu --do_log off --val_per_class 8 --subset_per_class 16".split()
 SETTINGS += ["--search_target_rate", "0.6", "--num_teacher", "2"]
 # Of those methods that have them.
-OF_METHODS = {"supernet_epoch": 2, "swp_population": 6, "swp_generations": 3, "width_steps": 5}
+OF_METHODS = {"supernet_epoch": 2, "swp_population": 6, "swp_generations": 3, "width_steps": 4}
+OF_METHODS |= {"swp_stages": 2}
 TUNING = "--train_epoch 2".split()
 
 pytestmark = pytest.mark.slow
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.slow
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The network that every run begins with."""
     path = tmp_path_factory.mktemp("start") / "start.keras"
-    save_keras(path, build("ResNet-20", 10, (8, 8, 1)))
+    save_keras(path, network((8, 8, 1), 10, filters=(6, 8, 8)))
     return path
 
 
@@ -47,7 +48,7 @@ def words(kind: str, folder: Path, start: Path) -> list[str]:
     """A search by a method, or a whole `prune`."""
     method = "ekg" if kind == "prune" else kind
     argv = ["prune" if kind == "prune" else "search", "--train_path", str(folder), *SETTINGS]
-    argv += ["--trained_param", str(start), "--arch", "ResNet-20", "--method", method]
+    argv += ["--model", str(start), "--dataset", "DIGITS", "--method", method]
     flags = {one.flag for one in settings_of(METHODS[method])}
     argv += [f"--{flag}={value}" for flag, value in OF_METHODS.items() if flag in flags]
     return argv + (TUNING if kind == "prune" else [])
