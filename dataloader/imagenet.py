@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 import tensorflow as tf
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, without_place
 from ..utils.files import printable
 from .augment import random_view
 from .dataset import Dataset, Tree, rows_at
@@ -221,7 +221,7 @@ def _problem(split: FileSplit, index: int) -> str:
         image = tf.io.decode_image(split.read(tf.constant(index)), expand_animations=False)
         image = tf.image.resize(image, [8, 8])
     except tf.errors.OpError as error:
-        reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message.splitlines()[0])
+        reason = without_place(error.message.splitlines()[0])
         return f"{name} cannot be decoded ({reason}): remove or replace it"
     try:
         split.check(index)

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..utils.errors import USERS, UserError, words_of
+from ..utils.errors import USERS, UserError, without_place, words_of
 from .dataset import Split
 from .elements import Parser, check_repeats, hashes, leaves_of
 from .fit import Fit
@@ -101,8 +101,8 @@ def _cause(error: BaseException) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     own = [line for line in lines if re.match(r"[A-Za-z_.]*(Error|Exception|SystemExit)\b", line)]
     if not own:
-        return words_of(error) if not lines else re.sub(r"\{\{.*?\}\} *", "", lines[0])
-    return re.sub(r"\{\{.*?\}\} *", "", own[-1])
+        return without_place(lines[0]) if lines else words_of(error)
+    return without_place(own[-1])
 
 
 def of_dataset(dataset: tf.data.Dataset, fit: Fit, origin: str) -> tuple[Pass, bool, int | None]:

@@ -1,5 +1,9 @@
 """The error of everything that is wrong with what the user gave."""
 
+from __future__ import annotations
+
+import re
+
 USERS = (Exception, SystemExit)  # what code of the user's may raise; sys.exit ends no run of ours
 
 
@@ -13,3 +17,8 @@ def words_of(error: BaseException) -> str:
     ended = isinstance(error, SystemExit)
     name = "it called sys.exit" if ended else type(error).__name__
     return f"{name}: {lines[-1]}" if lines else name
+
+
+def without_place(message: str) -> str:
+    """A line of TensorFlow's without the node that it is about."""
+    return re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", message)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import jsonl, provenance
-from .errors import UserError
+from .errors import UserError, without_place
 from .files import TEMPORARY
 from .jsonl import Row
 from .locks import LOCK, Lock
@@ -299,7 +299,7 @@ class RunFolder:
                     tf.summary.write(name, tf.constant(float(value)), step=step, metadata=metadata)
             self._writers[phase].flush()
         except (OSError, tf.errors.OpError) as error:
-            why = str(getattr(error, "message", error)).splitlines()[0]
+            why = without_place(str(getattr(error, "message", error)).splitlines()[0])
             raise UserError(
                 f"cannot write TensorBoard's events in {folder} ({why}): make room and run the "
                 "same command again, or leave them out (do_log)"
