@@ -41,7 +41,8 @@ KINDS = {
     "inputs": (
         "Bad inputs",
         {
-            "cases": "cases",
+            "cases in the table": "listed",
+            "tried": "cases",
             "refused by one line": "refused",
             "fine and read": "fine",
             "answered otherwise": "wrong",

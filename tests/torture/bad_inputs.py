@@ -1021,7 +1021,7 @@ def name_too_long(base: Base, folder: Path) -> Run:
     return words
 
 
-@case("null|path|cannot")
+@case("does not exist")
 def name_with_null(base: Base, folder: Path) -> Run:
     return ["inspect", "a\0b.keras"]
 

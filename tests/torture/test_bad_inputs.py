@@ -24,6 +24,7 @@ def answers(request):
     yield found
     refused = [one for name, one in found.items() if CASES[name].line]
     figures = {
+        "listed": len(CASES),
         "cases": len(found),
         "refused": len(refused),
         "fine": len(found) - len(refused),

@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = 300
+EXAMPLES, IMAGES = 100, 30
+PLACE = "/dev/shm" if Path("/dev/shm").is_dir() else None  # runs sync what they write
 KEYS = "dataset data data_path flops parameters before after front test search steps val_loss files"
 KEYS = [*KEYS.split(), "format", "wanted", "seconds", "teachers", "top1", "batch_top1", "widths"]
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
@@ -38,9 +39,8 @@ VALUES = st.recursive(
     ),
     max_leaves=12,
 )
-QUIETLY = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None
-)
+CALMLY = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
+QUIETLY = settings(max_examples=EXAMPLES, **CALMLY)
 
 
 def answered(read, *arguments) -> None:
@@ -54,7 +54,7 @@ def answered(read, *arguments) -> None:
 @QUIETLY
 @given(name=st.sampled_from(["search.json", "result.json"]), value=VALUES)
 def test_any_json_as_figures(name, value):
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=PLACE) as folder:
         Path(folder, name).write_text(json.dumps(value))
         answered(report.main, [folder])
 
@@ -63,7 +63,7 @@ def test_any_json_as_figures(name, value):
 @given(value=VALUES)
 def test_any_json_as_arguments(value):
     assert issubclass(type(parser()), Parser)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=PLACE) as folder:
         Path(folder, "args.json").write_text(json.dumps(value))
         args = parser().parse_args(["--train_path", folder])
         args.dataset = args.loss = args.metrics = None
@@ -73,7 +73,7 @@ def test_any_json_as_arguments(value):
 @QUIETLY
 @given(name=st.sampled_from(["files.json", "args.json", "versions.json"]), value=VALUES)
 def test_any_json_as_a_mark_of_a_run(name, value):
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=PLACE) as folder:
         RunFolder.open(folder, {"seed": 0}).close()
         Path(folder, name).write_text(json.dumps(value))
         answered(read_manifest, Path(folder))
@@ -84,7 +84,7 @@ def test_any_json_as_a_mark_of_a_run(name, value):
 @QUIETLY
 @given(data=st.binary(max_size=400))
 def test_any_bytes_as_json(data):
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=PLACE) as folder:
         Path(folder, "search.json").write_bytes(data)
         answered(report.main, [folder])
 
@@ -111,7 +111,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(
+    max_examples=IMAGES, deadline=None, suppress_health_check=list(HealthCheck), database=None
+)
 @given(
     suffix=st.sampled_from(sorted(FORMATS)),
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6),
@@ -132,5 +134,5 @@ def test_any_change_of_an_image(folder, suffix, changes, cut):
 
 def test_fuzzed(request):
     """What the others tried, for the result file."""
-    figures = {"json": 4 * EXAMPLES, "images": 60, "formats": sorted(FORMATS), "wrong": 0}
+    figures = {"json": 4 * EXAMPLES, "images": IMAGES, "formats": sorted(FORMATS), "wrong": 0}
     note(request.config, "fuzz", "hypothesis", figures)

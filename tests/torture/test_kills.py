@@ -30,7 +30,7 @@ SETTINGS = "--gpu_id cpu --do_log off --val_per_class 8 --subset_per_class 16".s
 SETTINGS += ["--search_target_rate", "0.6", "--num_teacher", "2"]
 # Of those methods that have them.
 OF_METHODS = {"supernet_epoch": 2, "swp_population": 6, "swp_generations": 3, "width_steps": 4}
-OF_METHODS |= {"swp_stages": 2}
+OF_METHODS |= {"swp_stages": 2, "search_step": 0.5}
 TUNING = "--train_epoch 2".split()
 
 pytestmark = pytest.mark.slow
