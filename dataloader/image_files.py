@@ -164,7 +164,8 @@ def reader(folder: Path, names: Sequence[str], odd: np.ndarray) -> Callable[[tf.
     return read
 
 
-def _as_png(path: bytes) -> bytes:
+def _as_png(path: bytes | np.ndarray) -> bytes:
+    path = bytes(np.asarray(path).item())  # outside of a graph it comes as an array
     data = io.BytesIO()
     with Image.open(os.fsdecode(path)) as image:
         grey = image.mode in ("1", "L", "LA")

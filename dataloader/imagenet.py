@@ -220,8 +220,8 @@ def _problem(split: FileSplit, index: int) -> str:
     try:
         image = tf.io.decode_image(split.read(tf.constant(index)), expand_animations=False)
         image = tf.image.resize(image, [8, 8])
-    except tf.errors.OpError as error:
-        reason = without_place(error.message.splitlines()[0])
+    except Exception as error:  # TensorFlow's decoders, and PIL, which raises almost anything
+        reason = without_place(str(getattr(error, "message", error)).splitlines()[0])
         return f"{name} cannot be decoded ({reason}): remove or replace it"
     try:
         split.check(index)

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
+from ekg_tf.dataloader.folders import in_memory
 from ekg_tf.dataloader.image_files import Listing, opened, reader
 from ekg_tf.dataloader.photos import files
 from ekg_tf.utils import limits
@@ -77,13 +78,24 @@ def test_what_is_no_image_is_left_out_with_a_count(smooth, tmp_path, capsys):
 
 def test_the_last_of_many_is_named_before_any_work(smooth, tmp_path):
     for number in range(20):
-        smooth.save(tmp_path / f"{number}.jpg")
+        smooth.resize((64, 64)).save(tmp_path / f"{number}.jpg")
     path = tmp_path / "19.jpg"
     path.write_bytes(path.read_bytes()[:-60])
     names = [f"{number}.jpg" for number in range(20)]
     with pytest.raises(UserError, match=r"19\.jpg cannot be decoded .*truncated"):
         opened(tmp_path, names)
     assert not opened(tmp_path, names, decode=False).any()
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.gif", "a.png", "a.jpg"])
+def test_one_that_only_its_pixels_betray_is_named_when_it_is_read(smooth, name, tmp_path):
+    """As in a split that is read into memory, of which only the headers are looked at before."""
+    smooth.resize((64, 64)).save(tmp_path / name)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) * 9 // 10])
+    with pytest.raises(UserError, match=rf"{tmp_path}/{name} cannot be decoded \(.*\): remove"):
+        odd = opened(tmp_path, [name], decode=False)  # of a WebP it is seen here
+        in_memory(files(tmp_path, [name], np.zeros(1, np.int32), (SIDE, SIDE, 3), odd))
 
 
 def test_an_image_may_be_as_large_as_is_said(smooth, tmp_path, monkeypatch):
