@@ -53,7 +53,7 @@ def answered(read, *arguments) -> None:
 
 @QUIETLY
 @given(name=st.sampled_from(["search.json", "result.json"]), value=VALUES)
-def test_any_json_as_figures(name, value):
+def any_json_as_figures(name, value):
     with tempfile.TemporaryDirectory(dir=PLACE) as folder:
         Path(folder, name).write_text(json.dumps(value))
         answered(report.main, [folder])
@@ -61,7 +61,7 @@ def test_any_json_as_figures(name, value):
 
 @QUIETLY
 @given(value=VALUES)
-def test_any_json_as_arguments(value):
+def any_json_as_arguments(value):
     assert issubclass(type(parser()), Parser)
     with tempfile.TemporaryDirectory(dir=PLACE) as folder:
         Path(folder, "args.json").write_text(json.dumps(value))
@@ -72,7 +72,7 @@ def test_any_json_as_arguments(value):
 
 @QUIETLY
 @given(name=st.sampled_from(["files.json", "args.json", "versions.json"]), value=VALUES)
-def test_any_json_as_a_mark_of_a_run(name, value):
+def any_json_as_a_mark_of_a_run(name, value):
     with tempfile.TemporaryDirectory(dir=PLACE) as folder:
         RunFolder.open(folder, {"seed": 0}).close()
         Path(folder, name).write_text(json.dumps(value))
@@ -83,7 +83,7 @@ def test_any_json_as_a_mark_of_a_run(name, value):
 
 @QUIETLY
 @given(data=st.binary(max_size=400))
-def test_any_bytes_as_json(data):
+def any_bytes_as_json(data):
     with tempfile.TemporaryDirectory(dir=PLACE) as folder:
         Path(folder, "search.json").write_bytes(data)
         answered(report.main, [folder])
@@ -119,7 +119,7 @@ def folder(tmp_path_factory):
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6),
     cut=st.floats(0, 1),
 )
-def test_any_change_of_an_image(folder, suffix, changes, cut):
+def any_change_of_an_image(folder, suffix, changes, cut):
     data = bytearray(encoded(suffix))
     for place, value in changes:
         data[place % len(data)] = value
@@ -132,7 +132,20 @@ def test_any_change_of_an_image(folder, suffix, changes, cut):
         path.unlink()
 
 
-def test_fuzzed(request):
-    """What the others tried, for the result file."""
-    figures = {"json": 4 * EXAMPLES, "images": IMAGES, "formats": sorted(FORMATS), "wrong": 0}
-    note(request.config, "fuzz", "hypothesis", figures)
+@pytest.mark.parametrize(
+    ("fuzz", "tried"),
+    [
+        (any_json_as_figures, EXAMPLES),
+        (any_json_as_arguments, EXAMPLES),
+        (any_json_as_a_mark_of_a_run, EXAMPLES),
+        (any_bytes_as_json, EXAMPLES),
+    ],
+)
+def test_json(fuzz, tried, request):
+    fuzz()
+    note(request.config, "fuzz", fuzz.__name__.replace("_", " "), {"tried": tried, "wrong": 0})
+
+
+def test_images(folder, request):
+    any_change_of_an_image(folder)
+    note(request.config, "fuzz", "any change of an image", {"tried": IMAGES, "wrong": 0})
