@@ -10,6 +10,11 @@ read after every epoch for the curves; it chooses nothing, the network of the la
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, so that Ctrl-C is answered in one line from here on
+    from ekg_tf.cli.manners import run_module
+
+    run_module("ekg_tf.finetune")  # under its own name: __main__'s classes would be others
+
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +29,10 @@ def parser() -> manners.Parser:
     """The flags of the fine-tuning."""
     parser = manners.Parser(description="Fine-tunes the network that a search has pruned.")
     flags.add_run(parser)
-    parser.add_argument("--search_path", help="folder of the search; default: --train_path")
-    parser.add_argument("--data_path", help="default: that of the search")
+    parser.add_argument(
+        "--search_path", type=flags.path, help="folder of the search; default: --train_path"
+    )
+    parser.add_argument("--data_path", type=flags.path, help="default: that of the search")
     parser.add_argument("--data", help="your own data; default: that of the search")
     flags.add_custom(parser)
     flags.add_augmentation(parser)
@@ -86,9 +93,3 @@ def main(argv: Sequence[str] | None = None) -> None:
             more, untuned = folder.read_json("finetune.json"), tested(search_path, args.rate)
             after = given.read_again(model)
             report(folder, given, after, task, data, device, more, untuned)
-
-
-if __name__ == "__main__":
-    from ekg_tf.finetune import main  # under its own name: __main__'s classes would be others
-
-    manners.run(main)

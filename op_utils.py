@@ -36,17 +36,21 @@ class NonFiniteLoss(UserError):
     """The training loss became NaN or infinite."""
 
 
-def check_finite(values: tf.Tensor | np.ndarray, first_step: int) -> None:
+def check_finite(
+    values: tf.Tensor | np.ndarray, first_step: int, cause: Callable[[int], str]
+) -> None:
     """Raises NonFiniteLoss if a loss is NaN or infinite.
 
-    `values` float [steps]: losses of consecutive steps; `first_step`: the number of the first.
+    Args:
+        values: float [steps], losses of consecutive steps. first_step: the number of the first.
+        cause: (place in `values` of the first bad one) -> what was NaN first, in words.
     """
     values = np.asarray(values)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
+        place = int(bad[0])
         raise NonFiniteLoss(
-            f"the training loss became {values[bad[0]]} at step {first_step + bad[0]}: try a lower "
-            "learning rate, float32 instead of mixed precision, or check the images for NaN"
+            f"the training loss became {values[place]} at step {first_step + place}: {cause(place)}"
         )
 
 

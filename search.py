@@ -10,6 +10,11 @@ is only read for the figures printed at the end and chooses nothing.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, so that Ctrl-C is answered in one line from here on
+    from ekg_tf.cli.manners import run_module
+
+    run_module("ekg_tf.search")  # under its own name: __main__'s classes would be others
+
 from collections.abc import Sequence
 
 from ekg_tf.cli import flags, manners
@@ -60,9 +65,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             run_search(folder, *phase, options, device, bank)
             print_summary(folder.read_json("search.json"))
-
-
-if __name__ == "__main__":
-    from ekg_tf.search import main  # under its own name: __main__'s classes would be others
-
-    manners.run(main)

@@ -10,6 +10,11 @@ program that is about the test split.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, so that Ctrl-C is answered in one line from here on
+    from ekg_tf.cli.manners import run_module
+
+    run_module("ekg_tf.test")  # under its own name: __main__'s classes would be others
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +31,7 @@ def parser() -> manners.Parser:
     flags.add_data(parser)
     flags.add_own(parser)
     flags.add_device(parser)
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--json", type=flags.path, help="also write the figures to this file")
     return parser
 
 
@@ -61,9 +66,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_report(results)
     if args.json:
         write_json(args.json, results)
-
-
-if __name__ == "__main__":
-    from ekg_tf.test import main  # under its own name: __main__'s classes would be others
-
-    manners.run(main)

@@ -12,6 +12,11 @@ has been measured, on which hardware, is in docs/results.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, so that Ctrl-C is answered in one line from here on
+    from ekg_tf.cli.manners import run_module
+
+    run_module("ekg_tf.train_cifar")  # under its own name: __main__'s classes would be others
+
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -105,9 +110,3 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
             pipeline.search_phase(folder, *phase, plan, device)
             if args.until == "test":
                 pipeline.finetune_phase(folder, *phase, plan, device)
-
-
-if __name__ == "__main__":
-    from ekg_tf.train_cifar import main  # under its own name: __main__'s classes would be others
-
-    manners.run(main)

@@ -14,6 +14,11 @@ baseline 100 epochs at 0.1, x0.1 after 30, 60 and 90 %; fine-tuning 50 epochs at
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, so that Ctrl-C is answered in one line from here on
+    from ekg_tf.cli.manners import run_module
+
+    run_module("ekg_tf.train_imagenet")  # under its own name: __main__'s classes would be others
+
 from collections.abc import Sequence
 
 from ekg_tf.cli import manners
@@ -34,9 +39,3 @@ def parser() -> manners.Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     train_cifar.run(parser(), argv)
-
-
-if __name__ == "__main__":
-    from ekg_tf.train_imagenet import main  # under its own name: __main__'s classes would be others
-
-    manners.run(main)

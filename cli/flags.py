@@ -7,7 +7,9 @@ the parsed arguments.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ..options import recipes
@@ -15,7 +17,7 @@ from ..options.bank import KINDS, NO_BANK, Bank
 from ..options.budgets import BUDGETS, Budget
 from ..options.control import Control
 from ..options.data import Data, Sampling
-from ..options.fields import Options, Setting, settings_of
+from ..options.fields import SEEDS, Options, Setting, settings_of
 from ..options.finetuning import (
     FINETUNE_METHODS,
     FINETUNINGS,
@@ -108,7 +110,7 @@ def made(kind: type[Group], args: argparse.Namespace) -> Group:
     for one in settings_of(kind):
         value = getattr(args, one.flag, None) if one.flag else None
         if value is not None:
-            values[one.name] = tuple(value) if one.many else value
+            values[one.name] = value
     return kind(**values)
 
 
@@ -138,7 +140,7 @@ def add_data(
         default=arch,
         help=f"{', '.join(ARCHITECTURES)}; default: {arch or ARCH}",
     )
-    group.add_argument("--trained_param", help="trained network: " + ", ".join(WEIGHTS))
+    group.add_argument("--trained_param", type=path, help="trained network: " + ", ".join(WEIGHTS))
     add_dataset(group, dataset)
 
 
@@ -152,8 +154,10 @@ def add_dataset(
     """
     words = f"{', '.join(DATASETS)}; default: {shown or default or DATASET}"
     group.add_argument("--dataset", default=default, help=words)
-    group.add_argument("--data_path", help="folder or archive of the data; default: TFDS")
-    group.add_argument("--val_labels", help="ImageNet: labels of a flat folder val")
+    group.add_argument(
+        "--data_path", type=path, help="folder or archive of the data; default: TFDS"
+    )
+    group.add_argument("--val_labels", type=path, help="ImageNet: labels of a flat folder val")
     group.add_argument(
         "--hold_out",
         type=typed(_SHARE),
@@ -164,7 +168,17 @@ def add_dataset(
 _SHARE = Setting("share", float, False, False, None, "", None, above=0, below=1)
 _COUNT = Setting("count", int, False, False, None, "", None, least=1)
 _ON_OFF = Setting("switch", bool, False, False, None, "", None)
-_SEED = Setting("seed", int, False, False, None, "", None, least=0)
+_SEED = Setting("seed", int, False, False, None, "", None, least=0, below=SEEDS)
+
+
+def path(text: str) -> str:
+    """argparse type: a path, "~" in front being one's home."""
+    return os.path.expanduser(text)
+
+
+def as_path(text: str) -> Path:
+    """argparse type: as `path`."""
+    return Path(path(text))
 
 
 def count(text: str) -> int:
@@ -191,7 +205,9 @@ def add_custom(parser: argparse.ArgumentParser) -> None:
 
 def add_own(parser: argparse.ArgumentParser) -> None:
     """Flags, after add_data: a network and data of the user's own."""
-    parser.add_argument("--model", help="trained .keras network of your own, or hf://USER/NAME")
+    parser.add_argument(
+        "--model", type=path, help="trained .keras network of your own, or hf://USER/NAME"
+    )
     add_custom(parser)
     add_aims(parser)
     add_own_data(parser)
@@ -255,7 +271,9 @@ def add_val_batch_size(group: argparse._ActionsContainer) -> None:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run folder")
-    group.add_argument("--train_path", required=True, help="folder that the run writes to")
+    group.add_argument(
+        "--train_path", type=path, required=True, help="folder that the run writes to"
+    )
     group.add_argument(
         "--resume",
         type=typed(_ON_OFF),

@@ -20,6 +20,7 @@ from ..utils.jsonl import read_json
 from .flags import AIMS, ARCH, DATASET, NAMED_DATA, OWN_DATA, made
 
 ARGS = "args.json"
+TEXTS = (*AIMS, "dataset", "data_path", "val_labels", "data")  # of its entries
 
 
 def import_custom(modules: Sequence[str]) -> None:
@@ -51,10 +52,19 @@ def inherit_data(args: argparse.Namespace, folder: Path) -> None:
     names = list(AIMS)
     if getattr(args, "dataset", None) is None:
         names += OWN_DATA if args.data else (*NAMED_DATA, *OWN_DATA)
+        if not args.data and "dataset" not in used:
+            raise UserError(
+                f"{folder / ARGS} doesn't say which data the run was made with, as after a run of "
+                "the Python functions: give --data"
+            )
     for name in names:
-        if getattr(args, name, None) is None:
-            _refuse_code(used.get(name), name, folder)
-            setattr(args, name, used.get(name))
+        value = used.get(name)
+        if getattr(args, name, None) is None and value is not None:
+            words = value if isinstance(value, list) and name in AIMS else [value]
+            if name in TEXTS and not all(isinstance(word, str) for word in words):
+                raise UserError(f"{folder / ARGS} is damaged: its {name} is {value!r}")
+            _refuse_code(value, name, folder)
+            setattr(args, name, value)
 
 
 def _refuse_code(value: Any, name: str, folder: Path) -> None:

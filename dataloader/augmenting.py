@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..utils.errors import UserError
+from ..utils.errors import USERS, UserError, words_of
 
 FUNCTION_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 LOOPS = ("While", "StatelessWhile")
@@ -68,10 +68,8 @@ class Augment:
             runs = [next(self.views(first, 1, 0, 0).as_numpy_iterator()) for _ in range(2)]
         except UserError:
             raise
-        except Exception as error:  # the user's code may raise anything
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            why = f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
-            raise UserError(f"augment= fails on the first batch ({why})") from error
+        except USERS as error:
+            raise UserError(f"augment= fails on the first batch ({words_of(error)})") from error
         for one, other in zip(*map(tf.nest.flatten, runs), strict=True):
             if not np.isfinite(one).all():
                 raise UserError("augment= gives NaN or infinite values")

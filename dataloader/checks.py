@@ -14,6 +14,11 @@ from ..utils.errors import UserError
 from .dataset import blocks
 from .fit import Fit, Output, Shape
 
+
+class TargetError(UserError):
+    """Targets that don't fit what the network is taken to give."""
+
+
 LARGEST_WHOLE = 2**24  # above it float32 leaves whole numbers out
 SUM = 1e-3  # how far probabilities may add up to something else than 1
 
@@ -62,7 +67,7 @@ def form_of(array: np.ndarray, output: Output, origin: str, fit: Fit) -> str:
     if output.kind != CLASSES:
         return "plain"
     rank = len(output.shape) if output.shape else 1
-    whole = array.dtype.kind in "iu" or (array.dtype.kind == "f" and all(blocks(array, _whole)))
+    whole = array.dtype.kind in "iuf" and all(blocks(array, _whole))
     if array.ndim == rank + 1 and array.shape[-1] == 1 and whole and output.classes != 1:
         return "labels1"  # as keras.datasets gives them
     if array.ndim == rank + 1 and array.dtype.kind in "biuf":
@@ -73,8 +78,9 @@ def form_of(array: np.ndarray, output: Output, origin: str, fit: Fit) -> str:
             return "soft"
     if array.ndim == rank and whole:
         return "labels"
+    _in_range(array, origin)
     per = "[n]" if rank == 1 else f"[n, {', '.join(map(str, output.shape[:-1]))}]"
-    raise UserError(
+    raise TargetError(
         f"{origin} has {array.dtype} {fit.words[1]}s of shape {array.shape}: integers {per}, or "
         "rows of zeros with a single one, are expected"
     )
@@ -106,7 +112,7 @@ def checked_targets(
         array = array[..., 0]
     size = None if output.shape is None else output.shape[:-1]
     if size is not None and not fits(array.shape[1:], size):
-        raise UserError(_misshapen(array.shape[1:], size, origin, fit, "gives"))
+        raise TargetError(_misshapen(array.shape[1:], size, origin, fit, "gives"))
     return array.astype(np.int32, copy=False)
 
 
@@ -121,7 +127,7 @@ def checked_labels(array: np.ndarray, output: Output, origin: str) -> None:
         hint = "number the classes from 0"
         if classes and least >= 0:
             hint = f"the network tells {classes} classes apart, numbered from 0"
-        raise UserError(f"{origin}: label {wrong} of example {place} is outside {limit}: {hint}")
+        raise TargetError(f"{origin}: label {wrong} of example {place} is outside {limit}: {hint}")
 
 
 def checked_weights(array: np.ndarray, target: np.ndarray, origin: str) -> np.ndarray:
@@ -160,7 +166,23 @@ def _probabilities(rows: np.ndarray) -> bool:
 
 
 def _whole(rows: np.ndarray) -> bool:
-    return bool((rows == np.floor(rows)).all() and np.abs(rows).max(initial=0) < 2**31)
+    """Whether they are whole numbers that int32 holds."""
+    if rows.dtype.kind in "iu" and rows.dtype.itemsize < 4:
+        return True
+    small = rows.max(initial=0) < 2**31 and rows.min(initial=0) >= -(2**31)
+    return bool(small and (rows.dtype.kind in "iu" or (rows == np.floor(rows)).all()))
+
+
+def _in_range(array: np.ndarray, origin: str) -> None:
+    """Refuses whole numbers that no class has, such as -1 in an unsigned type."""
+    if array.dtype.kind not in "iu" or all(blocks(array, _whole)):
+        return
+    wrong = max(blocks(array, np.max))
+    place = next(k for k in range(len(array)) if (array[k] == wrong).any())
+    raise TargetError(
+        f"{origin}: label {wrong} of example {place} is no class, perhaps a negative number in an "
+        "unsigned type: number the classes from 0"
+    )
 
 
 def _plain(array: np.ndarray, output: Output, origin: str, fit: Fit) -> np.ndarray:
@@ -169,7 +191,7 @@ def _plain(array: np.ndarray, output: Output, origin: str, fit: Fit) -> np.ndarr
         if shape[-1:] == (1,) and fits(array.shape[1:], shape[:-1]):
             array = array[..., None]  # numbers [n] for a unit that gives [n, 1]
         else:
-            raise UserError(_misshapen(array.shape[1:], shape, origin, fit, "gives"))
+            raise TargetError(_misshapen(array.shape[1:], shape, origin, fit, "gives"))
     if array.dtype.kind not in "biuf":
         raise UserError(f"{origin} has {array.dtype} targets: numbers are expected")
     if array.dtype.kind == "f":

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..utils import limits
 from ..utils.arrays import restricted_load
 from ..utils.errors import UserError
 from ..utils.files import read_bytes
@@ -86,7 +87,10 @@ def read_archive(name: str, archive: Path) -> tuple[Split, Split]:
     blobs = {}
     try:
         with tarfile.open(archive) as members:
+            taken = 0
             for member in members:
+                taken += member.size
+                limits.check(taken, archive)
                 if member.isfile() and Path(member.name).name in wanted:
                     blobs[Path(member.name).name] = members.extractfile(member).read()
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
@@ -140,7 +144,7 @@ def _parse_pickle(blob: bytes, layout: Layout, where: str) -> tuple[np.ndarray, 
         # Written by Python 2: its strings come out as bytes.
         content = restricted_load(io.BytesIO(blob), encoding="bytes")
         pixels = np.asarray(content[b"data"])
-        labels = np.asarray(content[layout.label_key], np.int64)
+        labels = np.asarray(content[layout.label_key])
     except UserError as error:
         raise UserError(f"{where}: {error}; download it again") from error
     except (KeyError, TypeError, ValueError) as error:
@@ -151,5 +155,10 @@ def _parse_pickle(blob: bytes, layout: Layout, where: str) -> tuple[np.ndarray, 
         raise UserError(
             f"{where}: data is {pixels.dtype} {list(pixels.shape)} instead of uint8 "
             f"[n, {PIXEL_BYTES}]: download it again"
+        )
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise UserError(
+            f"{where}: labels are {labels.dtype} {list(labels.shape)} instead of whole numbers "
+            "[n]: download it again"
         )
     return pixels, labels

@@ -7,23 +7,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from ..options.data import Data
 from ..options.kinds import CLASSES, NUMBERS
 from ..utils.errors import UserError
 from .dataset import Split, make_split
 from .fit import Fit, Output
-from .image_folder import undecodable
+from .image_files import SUFFIXES, Listing, opened
 from .imagenet import unreadable_named
+from .indexed import in_threads, threads
 from .photos import Masks, Photos, files
 from .store import Memory
 
 TEST_FOLDERS = ("test", "val")
 CHANNELS = (1, 3)  # grey or RGB
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 BATCH = 64
 LAYOUT = "data is a folder {train,test}/<class>/* (or val), or module:function"
 
@@ -91,7 +89,7 @@ def _image_shape(path: Path, fit: Fit) -> tuple[int, int, int]:
 def _by_class(
     path: Path, folders: tuple[Path, Path], shape: tuple[int, int, int], memory: Memory
 ) -> Splits:
-    train_names, test_names = (_class_folders(folder) for folder in folders)
+    train_names, test_names = (class_folders(folder) for folder in folders)
     for folder, found in zip(folders, (train_names, test_names), strict=True):
         if not found:
             raise UserError(f"{folder} has no class folders: {LAYOUT}")
@@ -104,7 +102,8 @@ def _by_class(
     return train, test, tuple(train_names)
 
 
-def _class_folders(folder: Path) -> list[str]:
+def class_folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, without hidden ones, in alphabetical order."""
     return sorted(
         entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."
     )
@@ -113,39 +112,40 @@ def _class_folders(folder: Path) -> list[str]:
 def _read_split(
     folder: Path, shape: tuple[int, int, int], names: list[str], memory: Memory
 ) -> Split | Photos:
-    try:
-        batches = keras.utils.image_dataset_from_directory(
-            folder,
-            labels="inferred",
-            label_mode="int",
-            class_names=names,
-            color_mode="grayscale" if shape[-1] == 1 else "rgb",
-            image_size=shape[:2],
-            batch_size=256,
-            shuffle=False,
-            verbose=False,
-        )
-    except ValueError as error:
-        raise UserError(f"{folder} can't be read: {str(error).splitlines()[0]}") from error
-    count = len(batches.file_paths)
-    if not memory.take(count * int(np.prod(shape))):
+    listing = Listing(folder)
+    for label, name in enumerate(names):
+        listing.add(name, label, deep=True)
+    if not listing.names:
+        raise UserError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+    listing.say_skipped()
+    count, labels = len(listing.names), np.array(listing.labels, np.int32)
+    streamed = not memory.take(count * int(np.prod(shape)))
+    odd = opened(folder, listing.names, decode=streamed)
+    split = files(folder, listing.names, labels, shape, odd)
+    if streamed:
         _say_streamed(folder, count)
-        inside = [str(Path(file).relative_to(folder)) for file in batches.file_paths]
-        number = {name: label for label, name in enumerate(names)}
-        labels = np.array([number[Path(name).parts[0]] for name in inside], np.int32)
-        return files(folder, inside, labels, shape)
-    images = np.empty((count, *shape), np.uint8)
-    labels = np.empty(count, np.int32)
-    start = 0
-    try:
-        for batch, batch_labels in batches:
-            end = start + len(batch_labels)
-            images[start:end] = np.clip(np.round(batch.numpy()), 0, 255)
-            labels[start:end] = batch_labels
-            start = end
-    except tf.errors.InvalidArgumentError as error:
-        raise UserError(undecodable(folder)) from error
-    return make_split(images, labels, len(names), str(folder))
+        return split
+    whole = in_memory(split)
+    return make_split(whole.inputs, whole.targets, len(names), str(folder))
+
+
+def in_memory(split: Photos) -> Split:
+    """All images of a split, uint8, and its targets.
+
+    Raises:
+      UserError: one that can't be decoded.
+    """
+    images = np.empty((len(split), *split.shape), np.uint8)
+    targets = np.empty(split.targets.shape, split.targets.dtype)
+    whole = len(split) // BATCH * BATCH
+    order = np.arange(len(split), dtype=np.int32)
+    for part in (order[:whole].reshape(-1, BATCH), order[None, whole:]):
+        if not part.size:
+            continue
+        with unreadable_named():
+            for rows, batch in zip(part, split.batches(part).as_numpy_iterator(), strict=True):
+                images[rows], targets[rows] = batch["inputs"], batch["targets"]
+    return Split(images, targets)
 
 
 def _say_streamed(folder: Path, count: int) -> None:
@@ -190,19 +190,18 @@ def _read_pairs(
         raise UserError(f"{folder / 'images'} holds no images ({', '.join(SUFFIXES)})")
     size = tuple(given or own for given, own in zip(output.shape[:2], shape[:2], strict=True))
     column = Masks([masks[stem] for stem in stems], size, output)
-    split = files(folder, [f"images/{images[stem].name}" for stem in stems], column, shape)
     per_mask = int(np.prod(column.shape[1:])) * column.dtype.itemsize
-    if not memory.take(len(stems) * (int(np.prod(shape)) + per_mask)):
-        _say_streamed(folder, len(stems))
-        return split
-    whole = np.empty((len(stems), *shape), np.uint8)
-    targets = np.empty(column.shape, column.dtype)
-    for start in range(0, len(stems), BATCH):
-        order = np.arange(start, min(start + BATCH, len(stems)), dtype=np.int32)
-        with unreadable_named():
-            batch = next(split.batches(order[None]).as_numpy_iterator())
-        whole[order], targets[order] = batch["inputs"], batch["targets"]
-    return Split(whole, targets)
+    streamed = not memory.take(len(stems) * (int(np.prod(shape)) + per_mask))
+    names = [f"images/{images[stem].name}" for stem in stems]
+    odd = opened(folder, names, decode=streamed)
+    opened(folder, [f"masks/{masks[stem].name}" for stem in stems], decode=False)
+    split = files(folder, names, column, shape, odd)
+    if not streamed:
+        return in_memory(split)
+    for _ in in_threads(column.one, range(len(stems)), threads(None)):
+        pass  # each mask is read once, so that a wrong one is named now
+    _say_streamed(folder, len(stems))
+    return split
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -211,5 +210,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
             f"{folder} is no folder: for segmentation, data is {{train,test}}/images/* and "
             "{train,test}/masks/* of equal names, or module:function"
         )
-    found = sorted(folder.iterdir())
-    return {one.stem: one for one in found if one.suffix.lower() in SUFFIXES}
+    listing = Listing(folder.parent)
+    listing.add(folder.name, 0)
+    listing.say_skipped()
+    return {Path(name).stem: folder.parent / name for name in listing.names}

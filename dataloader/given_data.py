@@ -18,7 +18,7 @@ import tensorflow as tf
 from ..options.data import Data
 from ..options.kinds import CLASSES
 from ..utils.errors import UserError
-from .checks import checked_labels
+from .checks import TargetError, checked_labels
 from .dataset import Split
 from .elements import Parser, check_repeats, hashes, kind_of
 from .fit import Fit
@@ -201,4 +201,9 @@ def _class_names(splits: list[Split], fit: Fit, caller: str) -> tuple[str, ...]:
                 largest = max(largest, int(target.max()))
     if len(fit.outputs) != 1 or fit.outputs[0].kind != CLASSES:
         return ()
+    if fit.outputs[0].classes is None and largest >= len(splits[0]):
+        raise TargetError(
+            f"{caller}: label {largest} with {len(splits[0])} training examples: every class needs "
+            "some; number the classes from 0"
+        )
     return tuple(map(str, range(fit.outputs[0].classes or largest + 1)))

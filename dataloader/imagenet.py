@@ -7,6 +7,7 @@ Training: a random crop of 8 to 100 % of the area and of aspect 3/4 to 4/3, resi
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from functools import cached_property
 import numpy as np
 import tensorflow as tf
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, without_place
+from ..utils.files import printable
 from .augment import random_view
 from .dataset import Dataset, Tree, rows_at
 
@@ -31,12 +33,14 @@ class FileSplit:
     names: of the files, relative to the data's folder; sizes: int64 [n], in bytes, of the files or
     of the records that hold them; targets: int32 [n].
     read: (int32 scalar index) -> the encoded image, a string tensor, inside a tf.data graph.
+    folder: that the names are relative to, for messages.
     """
 
     names: list[str]
     sizes: np.ndarray
     targets: np.ndarray
     read: Callable[[tf.Tensor], tf.Tensor]
+    folder: str = field(default="", kw_only=True)
     weights = None
 
     def __len__(self) -> int:
@@ -48,7 +52,7 @@ class FileSplit:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of the examples' names, sizes in bytes and labels, in order."""
-        digest = hashlib.sha256("\n".join(self.names).encode())
+        digest = hashlib.sha256(os.fsencode("\n".join(self.names)))
         for array in (self.sizes, self.targets):
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
@@ -212,12 +216,12 @@ def decoded(split: FileSplit, order: np.ndarray, make: Callable, like: Tree) -> 
 
 def _problem(split: FileSplit, index: int) -> str:
     """What is wrong with an image that could not be read, in one line."""
-    name = split.names[index]
+    name = printable(os.path.join(split.folder, split.names[index]))
     try:
         image = tf.io.decode_image(split.read(tf.constant(index)), expand_animations=False)
         image = tf.image.resize(image, [8, 8])
-    except tf.errors.OpError as error:
-        reason = error.message.splitlines()[0]
+    except Exception as error:  # TensorFlow's decoders, and PIL, which raises almost anything
+        reason = without_place(str(getattr(error, "message", error)).splitlines()[0])
         return f"{name} cannot be decoded ({reason}): remove or replace it"
     try:
         split.check(index)

@@ -11,22 +11,21 @@ import os
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from ..utils.errors import UserError
 from ..utils.files import read_bytes
+from .image_files import SUFFIXES, Listing, opened, reader
 from .imagenet import FileSplit
 
-SUFFIXES = (".jpeg", ".jpg", ".png")
 HOLD_OUT_SEED = 0
 
-Files = list[tuple[str, int, int]]  # name relative to the folder, size in bytes, label
+Files = list[tuple[str, int]]  # name relative to the folder, label
 
 
 def read(
     folder: Path, *, val_labels: Path | None = None, hold_out: float | None = None
 ) -> tuple[FileSplit, FileSplit, tuple[str, ...]]:
-    """Lists the images of a folder, reading none.
+    """Lists the images of a folder and opens each once; none is kept.
 
     Args:
       val_labels: labels of a flat val/, see `_labelled`.
@@ -36,8 +35,8 @@ def read(
       (train, test, class names); examples are ordered by class, then by file name.
 
     Raises:
-      UserError: no such layout, empty classes, classes of train and val that differ, a label file
-        that does not fit, or an option for another layout.
+      UserError: an image that can't be read, no such layout, empty classes, classes of train and
+        val that differ, a label file that does not fit, or an option for another layout.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist or is no folder: {_accepted()}")
@@ -57,7 +56,7 @@ def read(
     else:
         _check_same(folder, names, found)
         test = _by_class(folder, "val", names)
-    return _split(folder, train), _split(folder, test), names
+    return *_splits(folder, train, test), names
 
 
 def _accepted() -> str:
@@ -83,7 +82,7 @@ def _single(folder: Path, val_labels: Path | None, hold_out: float | None) -> tu
     if not 0 < held_out < len(files):
         raise UserError(f"hold_out {hold_out} of {len(files)} images leaves one part empty")
     parts = [[files[i] for i in np.sort(part)] for part in (order[held_out:], order[:held_out])]
-    return *(_split(folder, part) for part in parts), names
+    return *_splits(folder, *parts), names
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
@@ -99,23 +98,18 @@ def _classes(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _images(folder: Path) -> list[os.DirEntry]:
-    return [e for e in _entries(folder) if e.name.lower().endswith(SUFFIXES)]
-
-
 def _by_class(folder: Path, split: str, names: tuple[str, ...]) -> Files:
-    files = []
+    listing = Listing(folder)
     for label, name in enumerate(names):
         relative = f"{split}/{name}" if split else name
-        images = _images(folder / relative)
-        if not images:
-            raise UserError(f"{folder / relative} holds no .JPEG, .jpg or .png images")
-        files += [(f"{relative}/{image.name}", image.stat().st_size, label) for image in images]
-    return files
+        if not listing.add(relative, label):
+            raise UserError(f"{folder / relative} holds no images ({', '.join(SUFFIXES)})")
+    listing.say_skipped()
+    return list(zip(listing.names, listing.labels, strict=True))
 
 
 def _check_same(folder: Path, train: tuple[str, ...], val: list[str]) -> None:
-    if not val and _images(folder / "val"):
+    if not val and Listing(folder).add("val", 0):
         raise UserError(f"{folder}/val has no folder per class: give its labels by val_labels")
     missing, extra = sorted(set(train) - set(val)), sorted(set(val) - set(train))
     if missing or extra:
@@ -135,7 +129,9 @@ def _labelled(folder: Path, path: Path, names: tuple[str, ...]) -> Files:
     A line of the label file is `<class>` for the images in alphabetical order, or `<file> <class>`
     or `<file> <number>` in any order; numbers count the classes alphabetically from 0.
     """
-    images = {image.name: image.stat().st_size for image in _images(folder / "val")}
+    listing = Listing(folder)
+    listing.add("val", 0)
+    images = [Path(name).name for name in listing.names]
     lines = [line.split() for line in read_bytes(path).decode("utf-8", "replace").splitlines()]
     lines = [line for line in lines if line]
     if len(lines) != len(images):
@@ -158,16 +154,23 @@ def _labelled(folder: Path, path: Path, names: tuple[str, ...]) -> Files:
         label = number.get(line[1], int(line[1]) if line[1].isdigit() else -1)
         if not 0 <= label < len(names):
             raise UserError(f"{path}, line {place}: {line[1]!r} is no class of {folder}/train")
-        files[line[0]] = (f"val/{line[0]}", images[line[0]], label)
-    return sorted(files.values(), key=lambda file: (file[2], file[0]))
+        files[line[0]] = (f"val/{line[0]}", label)
+    listing.say_skipped()
+    return sorted(files.values(), key=lambda file: (file[1], file[0]))
 
 
-def _split(folder: Path, files: Files) -> FileSplit:
-    names, sizes, labels = zip(*files, strict=True)
-    paths = tf.constant([str(folder / name) for name in names])
+def _splits(folder: Path, *parts: Files) -> list[FileSplit]:
+    """The splits, once every image of all of them has been opened."""
+    odd = [opened(folder, [name for name, _ in part]) for part in parts]
+    return [_split(folder, part, one) for part, one in zip(parts, odd, strict=True)]
+
+
+def _split(folder: Path, files: Files, odd: np.ndarray) -> FileSplit:
+    names, labels = zip(*files, strict=True)
     return FileSplit(
         names=list(names),
-        sizes=np.array(sizes, np.int64),
+        sizes=np.array([os.path.getsize(folder / name) for name in names], np.int64),
         targets=np.array(labels, np.int32),
-        read=lambda index: tf.io.read_file(paths[index]),
+        read=reader(folder, names, odd),
+        folder=str(folder),
     )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ..utils.errors import UserError
+from ..utils.errors import USERS, UserError, words_of
 from ..utils.provenance import cpu_count
 from .dataset import Split, Tree, as_example
 from .imagenet import UNREADABLE
@@ -55,10 +55,9 @@ class Reader:
             return self.parse(self.source[int(index)])
         except UserError:
             raise
-        except Exception as error:  # the user's code may raise anything
+        except USERS as error:
             raise UserError(
-                f"{self.origin}: example {int(index)} can't be read "
-                f"({type(error).__name__}: {error})"
+                f"{self.origin}: example {int(index)} can't be read ({words_of(error)})"
             ) from error
 
     def all(self, indices: Sequence[int] | np.ndarray) -> Iterator[list[np.ndarray]]:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from ..options.data import Data
-from ..utils.errors import UserError
+from ..utils.errors import USERS, UserError, words_of
 from .dataset import Split
 from .elements import kind_of
 from .fit import Fit, Shape
@@ -70,7 +70,7 @@ def _called(spec: str):
         raise UserError(f"{spec} asks for arguments: it is called without any") from None
     try:
         return function()
-    except Exception as error:  # the user's code may raise anything
+    except USERS as error:
         raise UserError(f"{spec} failed: {_where(error)}") from error
 
 
@@ -94,10 +94,10 @@ def import_module(name: str, missing: str = "") -> ModuleType:
                 "module is, or give that folder by PYTHONPATH"
             ) from None
         raise UserError(f"{name} can't be imported: {_where(error)}") from error
-    except Exception as error:  # the user's code may raise anything
+    except USERS as error:
         raise UserError(f"{name} can't be imported: {_where(error)}") from error
 
 
-def _where(error: Exception) -> str:
+def _where(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
+    return f"{words_of(error)} ({frame.filename}, line {frame.lineno})"

@@ -19,6 +19,7 @@ from ..options.kinds import CLASSES
 from ..utils.errors import UserError
 from .dataset import Tree, rows_at
 from .fit import Output
+from .image_files import reader
 from .imagenet import FileSplit, decoded
 
 WHITE = 255  # of a mask that is black and white
@@ -61,7 +62,7 @@ class Masks:
         try:
             with Image.open(path) as image:
                 mode, pixels = image.mode, np.asarray(image)
-        except OSError as error:
+        except Exception as error:  # PIL's readers of damaged files raise almost anything
             raise UserError(f"{path} cannot be decoded: remove or replace it") from error
         if mode not in INDEXED:
             if pixels.ndim != 3 or (pixels[..., :1] != pixels[..., :3]).any():
@@ -126,15 +127,19 @@ class Photos(FileSplit):
 
 
 def files(
-    folder: Path, names: Sequence[str], targets: np.ndarray | Masks, shape: tuple[int, int, int]
+    folder: Path,
+    names: Sequence[str],
+    targets: np.ndarray | Masks,
+    shape: tuple[int, int, int],
+    odd: np.ndarray,
 ) -> Photos:
-    """The images of these names in a folder."""
-    paths = tf.constant([str(folder / name) for name in names])
+    """The images of these names in a folder; `odd` as of `image_files.opened`."""
     return Photos(
         names=list(names),
         sizes=np.array([(folder / name).stat().st_size for name in names], np.int64),
         targets=targets,
-        read=lambda index: tf.io.read_file(paths[index]),
+        read=reader(folder, names, odd),
+        folder=str(folder),
         shape=shape,
     )
 

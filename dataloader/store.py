@@ -17,18 +17,11 @@ from typing import Any
 import numpy as np
 
 from ..utils.errors import UserError
+from ..utils.limits import machine_bytes
 
 SHARE = 0.25  # of the machine's memory, where the user says nothing
 SMALL_ROW_BYTES = 64  # labels and the like always stay in memory
 SPARE_BYTES = 2**28  # of the disk that are left free
-
-
-def machine_bytes() -> int:
-    """The machine's memory, or what a container may use of it."""
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else ""
-    return min(there, int(text)) if text.isdigit() else there
 
 
 class Memory:

@@ -5,6 +5,7 @@ Examples are sorted by a hash of their content, so that shuffling does not matte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..utils.errors import UserError
+from ..utils.errors import USERS, UserError, without_place, words_of
 from .dataset import Split
 from .elements import Parser, check_repeats, hashes, leaves_of
 from .fit import Fit
@@ -74,9 +75,34 @@ def _stored(
 
 
 def _chunks(elements: Pass, batched: bool, parser: Parser) -> Iterator[list[np.ndarray]]:
-    for element in elements():
+    for element in _read(elements, parser.origin):
         leaves = parser.raw(element)
         yield leaves if batched else [leaf[None] for leaf in leaves]
+
+
+def _read(elements: Pass, origin: str) -> Iterator[Any]:
+    """A pass over a stream; says of whatever it raises that it is the user's."""
+    stream = iter(elements())
+    while True:
+        try:
+            element = next(stream, stream)
+        except UserError:
+            raise
+        except USERS as error:
+            raise UserError(f"{origin} fails while it is read ({_cause(error)})") from error
+        if element is stream:
+            return
+        yield element
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong in a stream, without TensorFlow's words around it."""
+    text = getattr(error, "message", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    own = [line for line in lines if re.match(r"[A-Za-z_.]*(Error|Exception|SystemExit)\b", line)]
+    if not own:
+        return without_place(lines[0]) if lines else words_of(error)
+    return without_place(own[-1])
 
 
 def of_dataset(dataset: tf.data.Dataset, fit: Fit, origin: str) -> tuple[Pass, bool, int | None]:
@@ -90,7 +116,15 @@ def of_dataset(dataset: tf.data.Dataset, fit: Fit, origin: str) -> tuple[Pass, b
         raise UserError(f"{origin} has elements {spec}: ({', '.join(fit.words)}) is expected")
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise UserError(f"{origin} never ends: leave out its .repeat()")
-    first = leaves_of(spec[0], fit.input_names, origin, "input")[0].shape
+    leaves = leaves_of(spec[0], fit.input_names, origin, "input")
+    leaves += leaves_of(spec[1], fit.output_names, origin, "output")
+    for leaf in leaves:
+        if not isinstance(leaf, tf.TensorSpec):
+            raise UserError(
+                f"{origin} has elements with {type(leaf).__name__.removesuffix('Spec').lower()} in "
+                "place of a tensor: give dense tensors of one size"
+            )
+    first = leaves[0].shape
     rank = len(fit.input_shapes[0] or ())
     if first.rank is None:
         raise UserError(f"{origin} has elements of unknown shape: give them one by set_shape")
@@ -119,9 +153,9 @@ def of_batches(
     def batch(number: int) -> Any:
         try:
             return given[number]
-        except Exception as error:  # the user's code may raise anything
+        except USERS as error:
             raise UserError(
-                f"{origin}: batch {number} can't be read ({type(error).__name__}: {error})"
+                f"{origin}: batch {number} can't be read ({words_of(error)})"
             ) from error
 
     return lambda: in_threads(batch, range(count), workers), True, None

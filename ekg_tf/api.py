@@ -26,7 +26,7 @@ from ekg_tf.deployment import exporting
 from ekg_tf.deployment import formats as deployment
 from ekg_tf.nets import layer_kinds
 from ekg_tf.nets.flatten import flatten
-from ekg_tf.nets.given import Given, compile_like
+from ekg_tf.nets.given import Given, check_weights, compile_like
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.keras_graph import Compiled, has_graph
 from ekg_tf.nets.zoo.load import check_own
@@ -138,6 +138,8 @@ def inspect(
     Example:
         >>> print(ekg.inspect(model))  # doctest: +SKIP
     """
+    _check_model(model)
+    check_weights(model)
     control = _control(exclude, min_width, min_share, None)
     figures = inspection.inspection(ChannelGraph(flatten(model).model), control)
     return Report(
@@ -453,7 +455,7 @@ def run_finetuning(
     Raises:
         UserError: as `prune`; the search isn't finished, or its bank is of other data or missing.
     """
-    source, finetune = Path(searched), _given("finetune", finetune, Ensemble(), *FINETUNINGS)
+    source, finetune = _path(searched), _given("finetune", finetune, Ensemble(), *FINETUNINGS)
     of_training = _training(training, optimizer, seed)
     pruned = source / pruned_file(source, rate)
     model = load_keras(source / BASELINE, compile=loss is None)
@@ -534,6 +536,9 @@ def search_with(
     control = _control(exclude, min_width, min_share, max_drop)
     wanted = budget if isinstance(budget, Budget) else Flops(budget)
     options = Scored(wanted, control, step=step, proposals=proposals)
+    Training(seed=seed)
+    _check_model(model)
+    check_weights(model)
     if has_graph(model):
         check_own(model, model.name)
     given = Given.read(model, examples, plain=True)
@@ -567,7 +572,7 @@ def _some_inputs(given: Given) -> Any:
 def _folder(folder: PathLike | None) -> PathLike:
     """The run folder, or a temporary one."""
     if folder is not None:
-        return folder
+        return _path(folder)
     folder = tempfile.mkdtemp(prefix="ekg_tf_")
     print(f"no folder given: working in {folder}; this run can't be resumed", flush=True)
     return folder
@@ -631,9 +636,9 @@ def export(
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise UserError(f"formats {tuple(formats)}: choose from {', '.join(FORMATS)}")
-    path = Path(network)
+    path = _path(network)
     model = exporting.load_float32(path)
-    folder = path.parent if out is None else Path(out)
+    folder = path.parent if out is None else _path(out)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: make it first")
     reader = _reader(train, test, data, "export")
@@ -645,7 +650,7 @@ def export(
         work.data,
         work.task,
         out=folder,
-        reference=None if reference is None else Path(reference),
+        reference=None if reference is None else _path(reference),
         calibration_images=calibration_images,
     )
 
@@ -668,6 +673,26 @@ def _given(name: str, value: Any, default: Any, *kinds: type) -> Any:
 
 def _control(exclude: Any, min_width: int, min_share: float, max_drop: float | None) -> Control:
     return Control(exclude, min_width, min_share, max_drop)
+
+
+def _path(value: PathLike) -> Path:
+    """A path, "~" in front being one's home.
+
+    Raises:
+        UserError: no path.
+    """
+    try:
+        return Path(value).expanduser()
+    except TypeError:
+        raise UserError(f"{value!r} is no path") from None
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise UserError(
+            f"the model is a {type(model).__name__}: give a keras.Model, which "
+            "keras.models.load_model reads from a file"
+        )
 
 
 def _search(
@@ -775,6 +800,10 @@ class _Run:
         compile: bool | None,
         val_batch_size: int,
     ):
+        Training(seed=seed)  # refuses one that is none
+        if not isinstance(val_batch_size, int) or val_batch_size < 1:
+            raise UserError(f"val_batch_size={val_batch_size!r}: a whole number above 0 is needed")
+        _check_model(model)
         if has_graph(model):
             check_own(model, model.name)
         self._options, self._model = data, model

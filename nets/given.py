@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ..options.kinds import NUMBERS
@@ -45,6 +46,7 @@ from .rebuild import (
 )
 
 L = keras.layers
+VARIANCES = ("moving_variance", "variance")  # of BatchNormalization and Normalization
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,32 @@ def _read(
         norm = isinstance(layer, L.BatchNormalization)
         layer.trainable = not norm or (layer.trainable and layer.name not in fixed)
     return Given(model, core, outputs, flat.closed, flat, fixed, loss)
+
+
+def check_weights(model: keras.Model) -> None:
+    """Refuses weights that no training leaves: NaN, infinite, negative variances, of size zero.
+
+    Raises:
+        UserError: names the first of them.
+    """
+    for variable in model.weights:
+        shape = tuple(variable.shape)
+        if 0 in shape:
+            raise _unfit(model, variable, f"is of shape {shape} and holds no number")
+        array = np.asarray(variable)
+        if array.dtype.kind not in "fV":  # V: bfloat16
+            continue
+        array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            kind = "NaN" if np.isnan(array).any() else "infinite numbers"
+            count = int((~np.isfinite(array)).sum())
+            raise _unfit(model, variable, f"holds {kind} ({count} of {array.size})")
+        if variable.name in VARIANCES and array.min() < 0:
+            raise _unfit(model, variable, f"holds the negative variance {array.min():g}")
+
+
+def _unfit(model: keras.Model, variable: keras.Variable, problem: str) -> UserError:
+    return UserError(f"{model.name}: its weight {variable.path} {problem}: train or save it again")
 
 
 class AsCore:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..utils.errors import UserError
-from .fields import Options, setting
+from .fields import SEEDS, Options, setting
 
 
 @dataclass(frozen=True)
@@ -123,4 +123,10 @@ class Sampling(Options):
         least=1,
         help="examples per batch of D_val and of the bank, whose statistics batch norm uses",
     )
-    seed: int = setting(0, flag="search_seed", help="which examples make up D_subset and D_val")
+    seed: int = setting(
+        0,
+        flag="search_seed",
+        least=0,
+        below=SEEDS,
+        help="which examples make up D_subset and D_val",
+    )

@@ -19,6 +19,7 @@ from typing import Any
 from ..utils.errors import UserError
 
 _KEY = "setting"
+SEEDS = 2**32  # NumPy and Keras take so many
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,14 @@ class Setting:
         if (self.above, self.below) == (0, 1):
             return None if 0 < value < 1 else f"{value:g} is not strictly between 0 and 1"
         if self.least is not None and value < self.least:
-            negative = f"{value:g} is below 0"
-            return negative if self.least == 0 else f"{value:g} is not at least {self.least:g}"
+            negative = f"{_shown(value)} is below 0"
+            return (
+                negative if self.least == 0 else f"{_shown(value)} is not at least {self.least:g}"
+            )
         if self.above is not None and value <= self.above:
             return f"{value:g} is not above {self.above:g}"
         if self.below is not None and value >= self.below:
-            return f"{value:g} is not below {self.below:g}"
+            return f"{_shown(value)} is not below {_shown(self.below)}"
         return None
 
     def parsed(self, text: str) -> Any:
@@ -180,6 +183,10 @@ def _read_hint(hint: Any) -> tuple[type, bool, bool]:
     optional = type(None) in arguments
     kind, many, _ = _read_hint(next(one for one in arguments if one is not type(None)))
     return kind, many, optional
+
+
+def _shown(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def _kind_name(kind: type) -> str:

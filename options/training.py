@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .fields import Options, setting, share
+from .fields import SEEDS, Options, setting, share
 
 SCHEDULES = ("step", "cosine")
 
@@ -39,7 +39,7 @@ class Training(Options):
     mixed_precision: bool = setting(
         False, flag="mixed_precision", help="bfloat16 activations; losses stay float32"
     )
-    seed: int = 0
+    seed: int = setting(0, least=0, below=SEEDS, help="of the order of examples and augmentation")
 
 
 @dataclass(frozen=True)

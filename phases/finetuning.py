@@ -26,7 +26,7 @@ from ..training.task import Task
 from ..training.trainer import METRICS, NO_EXTRAS, Extras, Objective, train
 from ..utils.devices import Device
 from ..utils.errors import UserError
-from ..utils.jsonl import read_json
+from ..utils.jsonl import believed
 from ..utils.keras_files import load_keras
 from ..utils.runfolder import (
     BASELINE,
@@ -35,6 +35,7 @@ from ..utils.runfolder import (
     START,
     RunFolder,
     front_file,
+    read_file,
     verify,
 )
 from .searching import save_finished
@@ -107,13 +108,15 @@ def pruned_file(search_path: Path, rate: float | None) -> str:
     if not (search_path / PRUNED).exists():
         raise UserError(f"{search_path} holds no finished search: run the search on it first")
     name = PRUNED if rate is None else front_file(rate)
+    verify(search_path, "search.json")
+    with believed(search_path / "search.json"):
+        kept = [f"{one['wanted']:g}" for one in read_file(search_path, "search.json")["front"]]
     if not (search_path / name).exists():
-        kept = [f"{one['wanted']:g}" for one in read_json(search_path / "search.json")["front"]]
         raise UserError(
             f"{search_path} has no network at the rate {rate:g}: its search kept "
             f"{' '.join(kept) or 'none'} on the way"
         )
-    verify(search_path, BASELINE, START, name, "search.json")
+    verify(search_path, BASELINE, START, name)
     return name
 
 

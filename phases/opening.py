@@ -15,8 +15,9 @@ import keras
 
 from ..cli import inputs
 from ..dataloader import Dataset, examples_of
+from ..dataloader.checks import TargetError
 from ..dataloader.fit import Fit, Output
-from ..nets.given import Given
+from ..nets.given import Given, check_weights
 from ..nets.keras_graph import Compiled, compiled_with, has_graph
 from ..nets.outputs import kind_of_loss
 from ..training.task import Knowledge, Task, task_of
@@ -60,12 +61,13 @@ def work_on(
     Raises:
         UserError: as `Given.read`, `read` and `task_of`.
     """
+    check_weights(model)
     own = compiled_with(model)
     aims = own if aims is None else _joined(own, aims)
     first = Given.read(model, loss=aims.loss) if has_graph(model) else None
     try:
         data = read(fit_of(first) if first else _unknown_fit(aims.loss))
-    except UserError as error:
+    except TargetError as error:
         if aims.loss is not None:
             raise
         raise UserError(

@@ -23,9 +23,10 @@ from ..nets.proof import TIMES, TOLERANCE, agreement, agrees, difference, senten
 from ..op_utils import check_finite, make_train_step
 from ..pruning.engine.segments import Segments
 from ..pruning.knowledge.distill import plain_loss
+from ..training.diagnosis import first_cause
 from ..training.task import Task
 from ..utils.devices import Device
-from ..utils.errors import UserError
+from ..utils.errors import USERS, UserError
 from ..utils.keras_files import load_keras, save_keras
 from ..utils.trees import mapped, parts_of, tree_of
 
@@ -150,7 +151,8 @@ def _train_a_step(pruned: keras.Model, task: Task, data: Dataset) -> None:
     batches = train_batches(
         data, few, len(few), seed=0, epoch=0, views=1, augment=False, jitter=False
     )
-    check_finite(steps(iter(batches), tf.constant(1))["loss"], 1)
+    loss = steps(iter(batches), tf.constant(1))["loss"]
+    check_finite(loss, 1, lambda place: first_cause(batches, place, (), 0))
 
 
 @contextmanager
@@ -160,7 +162,7 @@ def _step(given: Given, what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # Keras, TensorFlow and the user's own layers raise anything
+    except USERS as error:  # Keras, TensorFlow and the user's own layers raise anything
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         why = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
         raise UserError(f"{given.model.name} can't be pruned: {what} fails ({why})") from error

@@ -45,6 +45,7 @@ from ..pruning.supernet.training import micro_batches, order_in, seconds_before,
 from ..pruning.worth.drop import Drop, drop_from, figure_of
 from ..reports import plots, written
 from ..reports.search import draw, seconds_of, summary
+from ..training.diagnosis import first_cause
 from ..training.evaluation import make_forward
 from ..training.latency import latencies, latency_batches
 from ..training.task import Task
@@ -387,7 +388,8 @@ def _adapted(
     )
     count = len(subset) // batch
     distributed = iter(device.strategy.experimental_distribute_dataset(batches))
-    check_finite(steps(distributed, tf.constant(count))["loss"], 1)
+    losses = np.asarray(steps(distributed, tf.constant(count))["loss"])
+    check_finite(losses, 1, lambda place: first_cause(batches, place, losses[:place], 0))
     save_keras(path, start)
     folder.seal(START)
     return load_keras(path, compile=False)

@@ -95,13 +95,16 @@ class History:
         self.rows.append(row)
 
     def _write(self, outputs: Any) -> None:
-        with open(self._path, "r+b" if self._path.exists() else "w+b") as file:
-            file.seek(len(self.rows) * self._record_bytes)
-            for one in parts_of(outputs):
-                file.write(np.ascontiguousarray(one, "<f4").tobytes())
-            file.truncate()
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(self._path, "r+b" if self._path.exists() else "w+b") as file:
+                file.seek(len(self.rows) * self._record_bytes)
+                for one in parts_of(outputs):
+                    file.write(np.ascontiguousarray(one, "<f4").tobytes())
+                file.truncate()
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
 
     def outputs(self, step: int) -> Any:
         """Outputs of theta_step on D_val, tree of float32 [n, ...]."""

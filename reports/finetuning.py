@@ -8,8 +8,7 @@ from ..nets.given import Given
 from ..training.task import Task
 from ..training.trainer import METRICS
 from ..utils.devices import Device
-from ..utils.jsonl import read_json
-from ..utils.runfolder import RunFolder, front_file
+from ..utils.runfolder import RunFolder, front_file, read_file
 from . import plots
 from .networks import describe, peak_memory_mb, print_report
 from .written import write
@@ -37,7 +36,7 @@ def draw(folder: RunFolder) -> None:
 
 def tested(search_path: Path, rate: float | None = None) -> dict | None:
     """What a search measured on the test split of the network that is fine-tuned, if it did."""
-    results = read_json(search_path / "search.json")
+    results = read_file(search_path, "search.json")
     if rate is None:
         return results.get("test", {}).get("after")
     name = front_file(rate)

@@ -16,6 +16,14 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as utils.devices.import_t
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of tests/torture."""
+    group = parser.getgroup("torture")
+    group.addoption("--kills", type=int, default=4, help="of each method, in the kill storm")
+    group.addoption("--torture_seed", type=int, default=0, help="of the kills' moments")
+    group.addoption("--torture_results", help="JSON file that the figures are added to")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Splits the CPU in two, which must happen before TensorFlow computes anything."""
     import tensorflow as tf

@@ -1,6 +1,8 @@
 """Exit codes, one-line errors, and the types of flags."""
 
 import argparse
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +44,37 @@ def test_interrupt_exits_130_and_says_how_to_resume():
     result = run_script("raise KeyboardInterrupt")
     assert result.returncode == 130
     assert "same command" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_signals_are_answered_by_a_line(name, code):
+    result = run_script(f"import os, signal; os.kill(os.getpid(), signal.{name})")
+    assert result.returncode == code
+    assert re.fullmatch(r"\n\w+ed: run the same command again to resume\n", result.stderr)
+
+
+def test_interrupt_while_a_module_is_imported(tmp_path):
+    """TensorFlow's modules answer it by pages of their own."""
+    source = "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "half.py").write_text(source + "except BaseException:\n    print('went on')\n")
+    result = run_script(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import half")
+    assert result.returncode == 130 and result.stdout == ""
+    assert result.stderr == "\ninterrupted: run the same command again to resume\n"
+
+
+@pytest.mark.parametrize("script", ["search.py", "test.py"])
+def test_scripts_answer_an_interrupt_before_they_import_anything_else(script, tmp_path):
+    (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    command = [sys.executable, str(ROOT / script), "--help"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 130
+    assert result.stderr == "\ninterrupted: run the same command again to resume\n"
+
+
+def test_home_in_a_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert flags.path("~/run") == "/home/me/run" and flags.path("a/~") == "a/~"
 
 
 def test_a_bug_keeps_its_traceback():

@@ -241,9 +241,12 @@ def test_accumulation_refuses_what_does_not_divide():
 
 
 def test_check_finite_names_the_first_bad_step():
-    op_utils.check_finite(tf.constant([1.0, 2.0]), 5)
-    with pytest.raises(op_utils.NonFiniteLoss, match=r"inf at step 7.*a lower learning rate"):
-        op_utils.check_finite(np.array([1.0, 2.0, np.inf, np.nan]), 5)
+    def cause(place: int) -> str:
+        return f"place {place}"
+
+    op_utils.check_finite(tf.constant([1.0, 2.0]), 5, cause)
+    with pytest.raises(op_utils.NonFiniteLoss, match="inf at step 7: place 2"):
+        op_utils.check_finite(np.array([1.0, 2.0, np.inf, np.nan]), 5, cause)
     assert issubclass(op_utils.NonFiniteLoss, UserError)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from ..op_utils import check_finite
 from ..utils.arrays import load_state, save_state
 from ..utils.errors import UserError
+from .diagnosis import first_cause
 
 # Python wakes after so many steps or, if that is earlier, about so many seconds: to show progress
 # and to look for NaN
@@ -89,7 +91,8 @@ def fit(
             row = {"epoch": epoch + 1, "lr": float(optimizer.learning_rate)}
             batches = iter(strategy.experimental_distribute_dataset(epoch_batches(epoch)))
             intervals = _intervals(train_steps, batches, steps_per_epoch)
-            row |= _epoch(intervals, epoch * steps_per_epoch + 1, bar)
+            before = epoch * steps_per_epoch
+            row |= _epoch(intervals, before, bar, partial(epoch_batches, epoch))
             if evaluate is not None:
                 row |= evaluate()
             log(row)
@@ -149,11 +152,25 @@ def _intervals(train_steps: Callable, batches, steps: int) -> Iterator[tuple[Ser
         done, size = done + size, max(1, int(size * INTERVAL_SECONDS / taken))
 
 
-def _epoch(intervals: Iterator[tuple[Series, float]], first_step: int, bar: tqdm) -> dict:
-    """Runs an epoch; its means, seconds and speed."""
+def _check(losses: np.ndarray, steps_before: int, again: Callable[[], tf.data.Dataset]) -> None:
+    """Refuses losses of an epoch, so far, that aren't finite."""
+    check_finite(
+        losses,
+        steps_before + 1,
+        lambda place: first_cause(again(), place, losses[:place], steps_before),
+    )
+
+
+def _epoch(
+    intervals: Iterator[tuple[Series, float]],
+    steps_before: int,
+    bar: tqdm,
+    again: Callable[[], tf.data.Dataset],
+) -> dict:
+    """Runs an epoch; its means, seconds and speed. `again` gives its batches once more."""
     parts, seconds, images = [], [], []
     for series, taken in intervals:
-        check_finite(series["loss"], first_step + sum(len(part["loss"]) for part in parts))
+        _check(np.concatenate([part["loss"] for part in (*parts, series)]), steps_before, again)
         images.append(float(series.pop("examples").sum()))
         seconds.append(taken)
         parts.append(series)

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from . import limits
 from .errors import UserError
 from .files import atomic_write, read_bytes
 
@@ -226,10 +227,30 @@ def save_state(path: str | os.PathLike, state: Arrays) -> None:
 
 
 def load_state(path: str | os.PathLike) -> Arrays:
-    """The arrays of an .npz file by name; raises UserError when it is missing or damaged."""
+    """The arrays of an .npz file by name; raises UserError when it is missing, damaged, or larger
+    in memory than `limits` allows."""
     data = read_bytes(path)
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+        limits.check_zip(path, io.BytesIO(data))
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for entry in archive.infolist():
+                _check_header(archive, entry)
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except UserError:
+        raise
     except Exception as error:  # numpy and zipfile raise many kinds here
         raise UserError(f"{path} is damaged or not an .npz file: {error}") from error
+
+
+def _check_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    """That an array is as long as its header says: NumPy takes memory by the header."""
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        left = entry.file_size - file.tell()
+    if math.prod(shape) * dtype.itemsize != left:
+        raise ValueError(f"{entry.filename} says {shape} of {dtype} and holds {left} bytes")

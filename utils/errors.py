@@ -1,5 +1,24 @@
 """The error of everything that is wrong with what the user gave."""
 
+from __future__ import annotations
+
+import re
+
+USERS = (Exception, SystemExit)  # what code of the user's may raise; sys.exit ends no run of ours
+
 
 class UserError(Exception):
     """A problem with what the user gave; the message says what is wrong and what to do."""
+
+
+def words_of(error: BaseException) -> str:
+    """The type of an error and the line of its message that says most."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    ended = isinstance(error, SystemExit)
+    name = "it called sys.exit" if ended else type(error).__name__
+    return f"{name}: {lines[-1]}" if lines else name
+
+
+def without_place(message: str) -> str:
+    """A line of TensorFlow's without the node that it is about."""
+    return re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", message)

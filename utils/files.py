@@ -93,6 +93,19 @@ def replace_between(page: Path, begin: str, end: str, block: str) -> None:
     atomic_write(page, lambda path: path.write_text(new, encoding="utf-8"))
 
 
+def is_file(path: str | os.PathLike) -> bool:
+    """Whether there is a file, or a link to one; not for names that can't be one."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # a name that is too long, or with a zero byte
+        return False
+
+
+def printable(path: str | os.PathLike) -> str:
+    """A path for messages: bytes of its name that aren't UTF-8 as \\xff."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def size_of(path: str | os.PathLike) -> int:
     """Bytes of a file, or of all files in a folder."""
     path = Path(path)
@@ -109,8 +122,10 @@ def _fsync(path: Path) -> None:
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """The content of a file; raises UserError when it is missing or cannot be read."""
+    """The content of a file; raises UserError when it is missing, no file or cannot be read."""
     try:
+        if not Path(path).is_file() and Path(path).exists():
+            raise UserError(f"{path} is no file")
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,42 @@ def dumps(obj: Any, indent: int | None = None) -> str:
     return json.dumps(_plain(obj), indent=indent, sort_keys=indent is not None, allow_nan=False)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; raises UserError when it is missing or damaged."""
+def read_json(path: Path, *needed: str) -> dict[str, Any]:
+    """The object of a JSON file.
+
+    Args:
+        needed: keys that it has to have.
+
+    Raises:
+        UserError: missing or damaged: no JSON, another value than an object, or one without a key.
+    """
     try:
-        return json.loads(read_bytes(path))
-    except ValueError as error:
+        found = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
+    if not isinstance(found, dict):
+        kinds = {type(None): "null", list: "a list", str: "a text", bool: "true or false"}
+        kind = kinds.get(type(found), "a number")
+        raise UserError(f"{path} is damaged: it holds {kind} instead of an object")
+    check_keys(found, needed, str(path))
+    return found
+
+
+def check_keys(found: dict[str, Any], needed: Iterable[str], place: str) -> None:
+    """Raises UserError, naming the place, for an object without one of the needed keys."""
+    for key in needed:
+        if key not in found:
+            raise UserError(f"{place} is damaged: it lacks {key!r}")
+
+
+@contextmanager
+def believed(path: Path) -> Iterator[None]:
+    """Says that a file is damaged where what it holds can't be used as what it should be."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        kind = "lacks" if isinstance(error, KeyError) else "holds something else than figures:"
+        raise UserError(f"{path} is damaged: it {kind} {error}") from error
 
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:
@@ -49,11 +81,12 @@ def append_row(path: Path, row: Row) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, needed: Iterable[str] = ()) -> list[Row]:
     """The rows of the file, none when it is missing.
 
     A torn last line, left by a process killed while writing, is cut off the file as well.
-    Raises UserError with the line number for a damaged earlier line.
+    Raises UserError with the line number for a damaged earlier line, or one without a key that is
+    needed.
     """
     if not path.exists():
         return []
@@ -63,6 +96,7 @@ def read_rows(path: Path) -> list[Row]:
     for number, line in enumerate(lines, 1):
         row = _parse(line)
         if row is not None:
+            check_keys(row, needed, f"{path}, line {number},")
             rows.append(row)
         elif number < len(lines):
             raise UserError(f"{path} is damaged in line {number}: give another folder")
@@ -80,7 +114,7 @@ def write_rows(path: Path, rows: list[Row]) -> None:
 def _parse(line: bytes) -> Row | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
+import threading
 import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from . import limits
 from .errors import UserError
-from .files import atomic_write
+from .files import atomic_write, is_file
+
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"  # in a .keras file
+LONGEST = 300  # characters of Keras's own words, which may hold a whole configuration
+DEEPEST = 64  # groups of a weights file inside one another
+_COUNTING = threading.RLock()  # for one file at a time is counted
 
 HUB = "hf://"  # of Keras: a network on the Hugging Face hub
 
@@ -28,24 +40,32 @@ def load_keras(path: str | os.PathLike, *, compile: bool = True) -> Any:
 
     Layers of our own must have been imported (registered) before. With `compile` it is compiled as
     it was saved.
-    Raises UserError when the file is missing, damaged, or not a network that this program knows.
+    Raises UserError when the file is missing, damaged, larger in memory than `utils.limits` allows,
+    or not a network that this program knows.
     """
     import keras
 
     if is_on_hub(path):
         return _from_hub(str(path), compile)
-    if not Path(path).is_file():
+    path = Path(path)
+    if not is_file(path):
         raise UserError(f"{path} does not exist")
     try:
-        with warnings.catch_warnings():
+        _check_sizes(path)
+        with warnings.catch_warnings(), _counted(path):
             # A network that is only looked at needs no optimizer's state.
             warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
             return keras.models.load_model(path, compile=compile, safe_mode=True)
+    except UserError:
+        raise
     except Exception as error:  # zipfile, h5py, json and keras each raise their own
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        problem = f"{path} is not a network that can be loaded: {lines[0]}"
+        problem = f"{path} is not a network that can be loaded: {lines[0][:LONGEST]}"
     try:
-        keras.models.load_model(path, compile=False, safe_mode=True)
+        with _counted(path):
+            keras.models.load_model(path, compile=False, safe_mode=True)
+    except UserError:
+        raise
     except Exception:  # so it isn't what it was compiled with
         raise UserError(problem) from None
     raise UserError(
@@ -79,3 +99,85 @@ def _from_hub(path: str, compile: bool) -> Any:
         f"{path} can't be read from the Hugging Face hub ({problem}); a file on this machine comes "
         "as .keras"
     ) from None
+
+
+def check_weights_file(path: str | os.PathLike, file: BinaryIO | None = None) -> None:
+    """Refuses an HDF5 file whose arrays take too much memory, or lie in other files.
+
+    Args:
+        path: of the file, or of the archive that `file` is from.
+
+    Raises:
+        UserError: as said, or no HDF5 file.
+    """
+    import h5py
+
+    def sizes(group: h5py.Group, place: str = "", depth: int = 0) -> Iterator[int]:
+        if depth > DEEPEST:
+            raise UserError(f"{path} holds groups inside groups without end")
+        for name in group:
+            inside = f"{place}/{name}"
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise UserError(f"{path} was refused: {inside} is a link, perhaps out of the file")
+            one = group[name]
+            if isinstance(one, h5py.Group):
+                yield from sizes(one, inside, depth + 1)
+            elif one.is_virtual or one.external:
+                raise UserError(f"{path} was refused: {inside} lies in another file")
+            else:
+                yield math.prod(one.shape or ()) * one.dtype.itemsize
+
+    try:
+        with h5py.File(file or path, "r") as content:
+            limits.check(sum(sizes(content)), path)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged or no weights file: {error}") from error
+
+
+def _check_sizes(path: Path) -> None:
+    """Reads the directory of a .keras file, and the shapes in its weights, not the arrays."""
+    limits.check_zip(path)
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if CONFIG in names:
+            size = archive.getinfo(CONFIG).file_size
+            what = "has a configuration that takes"
+            limits.check(size, path, share=limits.CONFIG, what=what)
+        if WEIGHTS in names:
+            check_weights_file(path, io.BytesIO(archive.read(WEIGHTS)))
+
+
+@contextmanager
+def _counted(path: Path) -> Iterator[None]:
+    """Inside, layers whose weights together take more than a file may unpack to are refused when
+    they ask for them: a configuration of a few bytes names any number of units."""
+    import keras
+
+    with _COUNTING:
+        yield from _with_counter(keras.Layer, path)
+
+
+def _with_counter(layers: Any, path: Path) -> Iterator[None]:
+    add, taken = layers.add_weight, 0
+    problems: list[UserError] = []
+
+    def counted(layer: Any, shape: Any = None, *args: Any, **options: Any) -> Any:
+        nonlocal taken
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape or ())
+        taken += 4 * math.prod(int(size) for size in sizes if size is not None)
+        try:
+            limits.check(taken, path)
+        except UserError as error:  # Keras may wrap it in an error of its own
+            problems.append(error)
+            raise
+        return add(layer, shape, *args, **options)
+
+    try:
+        layers.add_weight = counted
+        yield
+    except Exception:
+        if problems:
+            raise problems[0] from None
+        raise
+    finally:
+        layers.add_weight = add

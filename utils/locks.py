@@ -38,8 +38,10 @@ class Lock:
             self.descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileExistsError:
             raise UserError(f"{folder} is a file: give a folder") from None
-        except OSError as error:
-            raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"cannot write in {folder}: {getattr(error, 'strerror', None) or error}"
+            ) from error
         self._open = True
         try:
             self._take(folder, waiting)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import jsonl, provenance
-from .errors import UserError
+from .errors import UserError, without_place
 from .files import TEMPORARY
 from .jsonl import Row
 from .locks import LOCK, Lock
@@ -23,6 +23,15 @@ _MARKS = ("args.json", "versions.json", MANIFEST)  # by which a folder is known 
 _BLOCK = 1 << 24  # bytes of a file that are digested at a time
 _PHASES = ("baseline", "supernet", "search", "bank", "finetune")
 _SUFFIXES = (".json", ".npy", ".keras", "_*.npy", "_*.npz", "_*.f32", "_*.keras")
+
+# What is read of these files: keys without which they are damaged.
+_NEEDED = {
+    "search.json": ("flops", "parameters", "val_loss", "front"),
+    "result.json": ("before", "after"),
+    "bank.json": ("kind", "shapes", "complete", "dataset_fingerprint"),
+    "metrics.jsonl": ("phase", "epoch", "seconds"),
+    "history.jsonl": ("step", "chain"),
+}
 
 BASELINE = "baseline.keras"  # the network as given or trained, before everything
 START = "search_start.keras"  # theta_0, with which the search begins
@@ -137,12 +146,12 @@ class RunFolder:
         else:
             self._files = read_manifest(self.path)
             if not overwrite:
-                self._compare(self.read_json("args.json"), arguments, ignore)
+                self._compare(self._old_arguments(), arguments, ignore)
             self._delete_temporary()
             if overwrite:
                 self._delete_written()
             else:
-                old = self.read_json("args.json")
+                old = self._old_arguments()
                 if not arguments.keys() <= old.keys():
                     self.write_json("args.json", arguments | old)
                 return
@@ -179,6 +188,12 @@ class RunFolder:
                 f"{self.path} holds no run, but files with the names of ours "
                 f"({', '.join(in_the_way[:3])}): move them or give another folder"
             )
+
+    def _old_arguments(self) -> Row:
+        old = self.read_json("args.json")
+        if not old:
+            raise UserError(f"{self.path / 'args.json'} is damaged: it holds no arguments")
+        return old
 
     def _compare(self, old: Row, new: Row, ignore: set[str]) -> None:
         differing = [
@@ -278,9 +293,9 @@ class RunFolder:
         """Writes a JSON file atomically, keys sorted; NaN and infinities become null."""
         jsonl.write_json(self.file(name), obj)
 
-    def read_json(self, name: str) -> Any:
-        """The content of a JSON file; raises UserError when it is missing or damaged."""
-        return jsonl.read_json(self.path / self._checked(name))
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The object of a JSON file; raises UserError when it is missing or damaged."""
+        return read_file(self.path, self._checked(name))
 
     # ------------------------------------------------------------ rows (JSON lines)
 
@@ -298,7 +313,7 @@ class RunFolder:
         A torn last line, left by a process killed while writing, is cut off the file as well.
         Raises UserError with the line number for a damaged earlier line.
         """
-        return jsonl.read_rows(self.file(name))
+        return jsonl.read_rows(self.file(name), _NEEDED.get(name, ()))
 
     def truncate(self, name: str, keep: int | Callable[[Row], bool]) -> None:
         """Keeps the first `keep` rows, or those for which keep(row) holds, atomically."""
@@ -316,25 +331,38 @@ class RunFolder:
         import tensorflow as tf
 
         folder = self.path / "tensorboard" / phase
-        if phase not in self._writers:
-            before = set(folder.glob("events.out.tfevents.*"))
-            self._writers[phase] = tf.summary.create_file_writer(str(folder))
-            self._writers[phase].init()
-            new = set(folder.glob("events.out.tfevents.*")) - before
-            self._files |= {path.relative_to(self.path).as_posix(): None for path in new}
-            self._save_manifest()
-        # tf.summary.scalar needs the tensorboard package, tf.summary.write does not
-        metadata = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
-        metadata.plugin_data.plugin_name = "scalars"
-        with self._writers[phase].as_default():
-            for name, value in values.items():
-                tf.summary.write(name, tf.constant(float(value)), step=step, metadata=metadata)
-        self._writers[phase].flush()
+        try:
+            if phase not in self._writers:
+                self._open_events(phase, folder)
+            # tf.summary.scalar needs the tensorboard package, tf.summary.write does not
+            metadata = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
+            metadata.plugin_data.plugin_name = "scalars"
+            with self._writers[phase].as_default():
+                for name, value in values.items():
+                    tf.summary.write(name, tf.constant(float(value)), step=step, metadata=metadata)
+            self._writers[phase].flush()
+        except (OSError, tf.errors.OpError) as error:
+            why = without_place(str(getattr(error, "message", error)).splitlines()[0])
+            raise UserError(
+                f"cannot write TensorBoard's events in {folder} ({why}): make room and run the "
+                "same command again, or leave them out (do_log)"
+            ) from error
+
+    def _open_events(self, phase: str, folder: Path) -> None:
+        import tensorflow as tf
+
+        before = set(folder.glob("events.out.tfevents.*"))
+        self._writers[phase] = tf.summary.create_file_writer(str(folder))
+        self._writers[phase].init()
+        new = set(folder.glob("events.out.tfevents.*")) - before
+        self._files |= {path.relative_to(self.path).as_posix(): None for path in new}
+        self._save_manifest()
 
     def close(self) -> None:
         """Closes the event files and gives the folder free; harmless when repeated."""
         for writer in self._writers.values():
-            writer.close()
+            with contextlib.suppress(Exception):  # a full disk, which was said when it was met
+                writer.close()
         self._writers.clear()
         if self._lock is not None:
             self._lock.close()
@@ -357,6 +385,15 @@ def _is_known(name: str) -> bool:
     )
 
 
+def read_file(path: Path, name: str) -> dict[str, Any]:
+    """The object of a JSON file in a run folder, with what is needed of it.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    return jsonl.read_json(path / name, *_NEEDED.get(name, ()))
+
+
 def read_manifest(path: Path) -> dict[str, str | None]:
     """{file: its checksum, once it is sealed} of a run folder.
 
@@ -371,7 +408,7 @@ def read_manifest(path: Path) -> dict[str, str | None]:
             "or give another folder"
         )
     content = jsonl.read_json(file)
-    files = content.get("files") if isinstance(content, dict) else None
+    files = content.get("files")
     if not isinstance(files, dict) or content.get("format") != FORMAT:
         raise UserError(f"{file} is damaged or of another version: give another folder")
     if wrong := [name for name in files if not _is_known(name)]:

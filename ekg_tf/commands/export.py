@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from ekg_tf.cli import flags, manners
 from ekg_tf.options.kinds import FORMATS
@@ -31,18 +30,20 @@ def format_names(text: str) -> list[str]:
 def parser() -> manners.Parser:
     """The flags of the command."""
     parser = manners.Parser(prog="ekg-tf export", description="Exports a network and measures it.")
-    parser.add_argument("network", type=Path, help=".keras file")
+    parser.add_argument("network", type=flags.as_path, help=".keras file")
     parser.add_argument("--format", type=format_names, required=True, help="savedmodel,litert,onnx")
     parser.add_argument("--int8", action="store_true", help="int8 LiteRT and ONNX as well")
-    parser.add_argument("--reference", type=Path, help="the unpruned network, for comparison")
-    parser.add_argument("--out", type=Path, help="folder; default: the network's own")
+    parser.add_argument(
+        "--reference", type=flags.as_path, help="the unpruned network, for comparison"
+    )
+    parser.add_argument("--out", type=flags.as_path, help="folder; default: the network's own")
     parser.add_argument(
         "--calibration_images",
         type=flags.count,
         default=256,
         help="training images that int8 is calibrated on; default: 256",
     )
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--json", type=flags.path, help="also write the figures to this file")
     flags.add_dataset(parser)
     flags.add_own_data(parser)
     flags.add_custom(parser)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from ekg_tf.cli import flags, manners
 from ekg_tf.options.control import Control
@@ -33,14 +32,16 @@ def parser() -> manners.Parser:
     """The flags of the command."""
     parser = manners.Parser(prog="ekg-tf inspect", description="What can be pruned in a network.")
     parser.add_argument(
-        "network", help=".keras file, hf://USER/NAME, or applications:NAME of keras.applications"
+        "network",
+        type=flags.path,
+        help=".keras file, hf://USER/NAME, or applications:NAME of keras.applications",
     )
     parser.add_argument(
         "--search_target_rate", type=flags.fraction, help="FLOPs that shall remain, as a share"
     )
     flags.add_named(parser, Control, LIMITS)
     flags.add_custom(parser)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=flags.path, help="also write the figures to this file")
     group = parser.add_argument_group("sensitivity, on data that this says where to find")
     group.add_argument(
         "--sensitivity",
@@ -48,7 +49,9 @@ def parser() -> manners.Parser:
         help="how much the loss rises when each group alone loses 10 to 90 %% of its filters",
     )
     group.add_argument(
-        "--picture", type=Path, help=f"where its picture goes; default: {PICTURE} in this folder"
+        "--picture",
+        type=flags.as_path,
+        help=f"where its picture goes; default: {PICTURE} in this folder",
     )
     flags.add_named(group, Method, ("score",))
     flags.add_dataset(parser, None, "none")
@@ -70,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.cli import inputs
     from ekg_tf.dataloader import unreadable_named
     from ekg_tf.nets.flatten import flatten
+    from ekg_tf.nets.given import check_weights
     from ekg_tf.nets.graph import ChannelGraph
     from ekg_tf.nets.zoo.applications import fresh_application
     from ekg_tf.phases.opening import work_of
@@ -91,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             model = fresh_application(args.network.removeprefix(APPLICATIONS))
         else:
             model = load_keras(args.network)
+    check_weights(model)
     graph = ChannelGraph(flatten(model).model)
     result = inspection(graph, control)
     print(text(result))

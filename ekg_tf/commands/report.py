@@ -7,14 +7,13 @@ ekg-tf report run1 run2 --out compared.html  # side by side
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from ekg_tf.cli import manners
+from ekg_tf.cli import flags, manners
 from ekg_tf.utils import devices
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.files import atomic_write
-from ekg_tf.utils.jsonl import read_json
-from ekg_tf.utils.runfolder import REPORT, RunFolder
+from ekg_tf.utils.jsonl import believed
+from ekg_tf.utils.runfolder import REPORT, RunFolder, read_file
 
 HEAD = 4096  # bytes in which a page of ours says that it is one
 
@@ -22,10 +21,10 @@ HEAD = 4096  # bytes in which a page of ours says that it is one
 def parser() -> manners.Parser:
     """The flags of the command."""
     parser = manners.Parser(prog="ekg-tf report", description="The figures of runs, and a page.")
-    parser.add_argument("folder", nargs="+", type=Path, help="run folder, finished or not")
+    parser.add_argument("folder", nargs="+", type=flags.as_path, help="run folder, finished or not")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=flags.as_path,
         help=f"the page; default: {REPORT} in the folder, of several in the current one",
     )
     return parser
@@ -88,8 +87,13 @@ def _print_figures(folders: Sequence[Path]) -> None:
 
     for folder in ended:
         print(f"{folder}:")
-        search, result = folder / "search.json", folder / "result.json"
-        if search.exists() and "test" in (figures := read_json(search)):
-            print_summary(figures)
-        if result.exists() and "test" in (figures := read_json(result))["after"]:
-            print_report(figures)
+        for name, side, show in (
+            ("search.json", None, print_summary),
+            ("result.json", "after", print_report),
+        ):
+            if not (folder / name).exists():
+                continue
+            figures = read_file(folder, name)
+            with believed(folder / name):
+                if "test" in (figures[side] if side else figures):
+                    show(figures)

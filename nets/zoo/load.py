@@ -5,7 +5,8 @@ import os
 import keras
 
 from ...utils.errors import UserError
-from ...utils.keras_files import is_on_hub, load_keras
+from ...utils.files import is_file
+from ...utils.keras_files import check_weights_file, is_on_hub, load_keras
 from ..keras_graph import calls_of
 from ..rebuild import resized
 from .applications import PREFIX, application
@@ -112,8 +113,9 @@ def _from_pkl(path, arch: str, num_classes: int, input_shape) -> keras.Model:
 
 def _from_h5(path: str, arch: str, num_classes: int, input_shape) -> keras.Model:
     model = build(arch, num_classes, input_shape)
-    if not os.path.isfile(path):
+    if not is_file(path):
         raise UserError(f"{path} does not exist")
+    check_weights_file(path)
     try:
         model.load_weights(path)
     except Exception as error:  # h5py and keras each raise their own

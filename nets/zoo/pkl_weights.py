@@ -51,6 +51,8 @@ def load_pkl(path: str | os.PathLike) -> Arrays:
     for key, array in arrays.items():
         if array.dtype != np.float32:
             raise UserError(f"{path}: {key} is {array.dtype}, expected float32 weights")
+        if not array.size:
+            raise UserError(f"{path}: {key} is of shape {array.shape} and holds no number")
     return arrays
 
 

@@ -15,10 +15,12 @@ holds the mean over the K teachers of their penultimate features, each of unit l
 """
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -270,6 +272,20 @@ def _write(banks: list, layout: Layout, index: np.ndarray, number: int, outputs:
             bank[index, number] = compressed(values, bank.dtype)
 
 
+def _reserve(path: Path) -> None:
+    """Takes the room of a file that has holes.
+
+    Whoever writes into a mapped hole of a disk that has become full is killed by the system.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def _open_manifest(
     folder: RunFolder, graph: ChannelGraph, history: History, layout: Layout, fingerprint: str
 ) -> dict:
@@ -288,6 +304,7 @@ def _open_manifest(
         )
     for name, (dtype, shape) in layout.arrays.items():
         np.lib.format.open_memmap(folder.file(name), mode="w+", dtype=dtype, shape=shape).flush()
+        _reserve(folder.file(name))
     teachers: list[dict[str, Any]] = [
         {key: history.rows[step][key] for key in ("step", "val_loss", "flops")} for step in steps
     ]

@@ -7,8 +7,7 @@ import numpy as np
 
 from ...options.bank import FULL
 from ...utils.errors import UserError
-from ...utils.jsonl import read_json
-from ...utils.runfolder import RunFolder
+from ...utils.runfolder import RunFolder, read_file
 from .bank import FEATURES, MANIFEST
 
 
@@ -19,7 +18,7 @@ def read_manifest(folder: Path) -> dict:
             f"{folder} has no memory bank, as after a search without one: fine-tune without it "
             "(plain, kd, or the teacher single), or search with a bank in another folder"
         )
-    return read_json(folder / MANIFEST)
+    return read_file(folder, MANIFEST)
 
 
 def open_bank(
