@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from ekg_tf.cli import flags, manners
 from ekg_tf.options.control import Control
@@ -41,7 +42,7 @@ def parser() -> manners.Parser:
     )
     flags.add_named(parser, Control, LIMITS)
     flags.add_custom(parser)
-    parser.add_argument("--json", type=flags.path, help="also write the figures to this file")
+    parser.add_argument("--json", type=flags.as_path, help="also write the figures to this file")
     group = parser.add_argument_group("sensitivity, on data that this says where to find")
     group.add_argument(
         "--sensitivity",

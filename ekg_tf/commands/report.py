@@ -7,6 +7,7 @@ ekg-tf report run1 run2 --out compared.html  # side by side
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ekg_tf.cli import flags, manners
 from ekg_tf.utils import devices
