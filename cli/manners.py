@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from ..utils import cluster
 from ..utils.errors import UserError
 
 USAGE_EXIT = 2
@@ -28,16 +29,23 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
     """Calls main(None) and exits: 0 or main's own code, 2 on UserError, 130 on Ctrl-C.
 
+    Of several machines each ends with 2 when another one has ended before it.
+
     Any other exception is a bug of ours and keeps its traceback.
     """
     try:
         code = main(None)
+        cluster.leave()
     except UserError as error:
         print(f"error: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(USAGE_EXIT)
     except KeyboardInterrupt:
         print("\ninterrupted: run the same command again to resume", file=sys.stderr)
         sys.exit(INTERRUPT_EXIT)
+    except Exception as error:
+        if cluster.lost(error):
+            cluster.end(cluster.LOST)
+        raise
     sys.exit(code or 0)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from ...nets.graph import ChannelGraph
+from ...utils import cluster
 from ...utils.provenance import cpu_count
 from ...utils.trees import mapped, rows_of
 from ..worth.rewards import Reward
@@ -163,6 +164,8 @@ class CurrentNetwork:
     def evaluate(self, masks: list[np.ndarray]) -> list[Any]:
         """Outputs on D_val of whole networks, a tree of float32 [n, ...] each, side by side.
 
+        Several machines share them out; each gets all outputs.
+
         Args:
             masks: unit masks, float32 [U + 1]; the current network stays.
         """
@@ -173,7 +176,9 @@ class CurrentNetwork:
                 weights = self.segments.weights(mask)
                 return joined([self.segments.outputs_from(x, weights) for x in place.inputs])
 
-        return list(self.pool.map(run, masks))
+        return cluster.shared(
+            len(masks), lambda own: list(self.pool.map(run, [masks[number] for number in own]))
+        )
 
     def _set_weights(self, mask: np.ndarray) -> None:
         for place in self.places:
