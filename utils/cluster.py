@@ -55,6 +55,7 @@ class _Membership:
     size: int = 1
     names: tuple[str, ...] = ()
     leaving: bool = False
+    alone: bool = False  # while the chief does what it does for all
     key: int = _FIRST
     guard: threading.Lock = field(default_factory=threading.Lock)
 
@@ -63,8 +64,8 @@ _own = _Membership()
 
 
 def size() -> int:
-    """How many workers there are; 1 without a cluster."""
-    return _own.size
+    """How many workers there are; 1 without a cluster, and in what the chief does for all."""
+    return 1 if _own.alone else _own.size
 
 
 def rank() -> int:
@@ -289,18 +290,18 @@ def _unpacked(content: bytes) -> list[np.ndarray]:
 
 def meet() -> None:
     """Waits for all workers."""
-    if _own.size > 1:
+    if size() > 1:
         _gather(np.zeros(1, np.int64), _LENGTHS)
 
 
 def mine(count: int) -> range:
     """The numbers below `count` that this worker is to do, where work is shared out."""
-    return range(_own.rank, count, _own.size)
+    return range(_own.rank, count, size())
 
 
 def part() -> Part:
     """This worker's part of what is shared out: (its rank, how many workers)."""
-    return _own.rank, _own.size
+    return _own.rank, size()
 
 
 def agreed(tree: Any, owner: int = 0) -> Any:
@@ -310,7 +311,7 @@ def agreed(tree: Any, owner: int = 0) -> Any:
         tree: an array, or a tuple of arrays (`utils.trees`); the other workers' is left aside and
             may be None.
     """
-    if _own.size == 1:
+    if size() == 1:
         return tree
     content = _packed(parts_of(tree)) if _own.rank == owner else b""
     return tree_of(_unpacked(_from(owner, content)))
@@ -318,7 +319,7 @@ def agreed(tree: Any, owner: int = 0) -> Any:
 
 def collected(arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
     """The arrays that every worker gives, in the order of ranks."""
-    if _own.size == 1:
+    if size() == 1:
         return [list(arrays)]
     return [_unpacked(one) for one in _gathered(_packed(arrays))]
 
@@ -335,11 +336,11 @@ def shared(count: int, work: Callable[[list[int]], Sequence[Any]]) -> list[Any]:
         work: takes the numbers that this worker is to do; gives a tree of arrays for each.
     """
     own = list(work(list(mine(count))))
-    if _own.size == 1:
+    if size() == 1:
         return own
     found: list[Any] = [None] * count
     for worker, arrays in enumerate(collected([part for one in own for part in parts_of(one)])):
-        places = range(worker, count, _own.size)
+        places = range(worker, count, size())
         each = len(arrays) // max(1, len(places))
         for order, place in enumerate(places):
             found[place] = tree_of(arrays[order * each : (order + 1) * each])
@@ -349,7 +350,8 @@ def shared(count: int, work: Callable[[list[int]], Sequence[Any]]) -> list[Any]:
 def on_chief(function: Callable[[], Any]) -> Any:
     """The chief calls the function; its result or its UserError reaches every worker.
 
-    Everything that the function did has been done when this returns.
+    Everything that the function did has been done when this returns. The function may come by
+    further calls of this module: for it the chief is alone.
 
     Args:
         function: gives what `jsonl.dumps` takes; every worker gets it as JSON gives it back.
@@ -357,14 +359,17 @@ def on_chief(function: Callable[[], Any]) -> Any:
     Raises:
         UserError: as the function, on every worker.
     """
-    if _own.size == 1:
+    if size() == 1:
         return function()
     answer, failure = None, None
     if is_chief():
+        _own.alone = True
         try:
             answer = function()
         except UserError as error:
             failure = error
+        finally:
+            _own.alone = False
     said = {"answer": answer, "error": None if failure is None else str(failure)}
     told = json.loads(_from(0, dumps(said).encode()))
     if failure is not None:
@@ -380,7 +385,7 @@ def together(check: Callable[[], None]) -> None:
     Raises:
         UserError: the first worker's that has one, with its address.
     """
-    if _own.size == 1:
+    if size() == 1:
         check()
         return
     message = ""
