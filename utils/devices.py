@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import logging
 import os
@@ -122,6 +123,7 @@ def choose(gpu_ids: list[int], *, machines: bool = False) -> tf.distribute.Strat
     return tf.distribute.MirroredStrategy([f"GPU:{number}" for number in range(len(chosen))])
 
 
+@functools.cache  # TensorFlow connects a process with the others once
 def _over_machines() -> tf.distribute.Strategy:
     """The strategy over the visible devices of all machines, which are waited for."""
     import tensorflow as tf
