@@ -37,6 +37,8 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
         code = main(None)
         cluster.leave()
     except UserError as error:
+        if cluster.size() > 1:
+            cluster.end(_one_line(str(error)))  # before the end of another is noticed
         print(f"error: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(USAGE_EXIT)
     except KeyboardInterrupt:

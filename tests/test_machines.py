@@ -7,11 +7,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from ekg_tf.pages import machines as page
 from ekg_tf.utils import cluster, devices
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.jsonl import read_json, read_rows
 
-from tests.helpers.machines import ends, start
+from tests.helpers.machines import ROOT, ends, start
 from tests.helpers.replicas import two_replicas
 
 # ---------------------------------------------------------------- without a cluster
@@ -76,6 +78,20 @@ def test_tensorflows_resolver_reads_slurms_environment(monkeypatch):
     monkeypatch.setenv("SLURMD_NODENAME", "node1")
     with pytest.raises(UserError, match="SLURM runs task 1 on node1, where TensorFlow's resolver"):
         cluster.resolver()
+
+
+def test_the_page_shows_the_model_on_paper():
+    document = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
+    assert page.page() in document
+    of = page.Assumptions()
+    assert page.bank_hours(8, of) == pytest.approx(page.bank_hours(1, of) / 8)
+    assert page.tuning_hours(1, of) / 8 < page.tuning_hours(8, of) < page.tuning_hours(1, of)
+
+
+def test_a_strategy_of_ones_own_over_machines_is_refused():
+    given = object.__new__(tf.distribute.MultiWorkerMirroredStrategy)  # without a cluster
+    with pytest.raises(UserError, match="on several machines use the commands"):
+        devices.make(given)
 
 
 # ---------------------------------------------------------------- two workers

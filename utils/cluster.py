@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -34,7 +34,7 @@ TASKS = ("chief", "worker")  # jobs of a cluster that take part, in the order of
 BEAT_SECONDS = 5.0  # between two signs of life
 SILENCE_SECONDS = 45.0  # without a sign of life after which a worker counts as ended
 GRACE_SECONDS = 3.0  # for the program to say by itself why it ends
-LOST_EXIT = 2
+EXIT = 2
 
 Part = tuple[int, int]
 WHOLE: Part = (0, 1)
@@ -201,12 +201,12 @@ def _listen() -> None:
         time.sleep(BEAT_SECONDS)
 
 
-def end(message: str) -> None:
+def end(message: str) -> NoReturn:
     """Prints an error in one line and ends the process at once, whatever its threads wait for."""
     with _own.guard:  # only one thread gets to print
         sys.stdout.flush()
         print(f"error: {message}", file=sys.stderr, flush=True)
-        os._exit(LOST_EXIT)
+        os._exit(EXIT)
 
 
 # ---------------------------------------------------------------- collectives

@@ -25,6 +25,17 @@ from .segments import LayerWeights, Segments
 from .validation import Validation
 
 CACHE_BYTES = 2 << 30  # of activations on each device
+IN_FLIGHT = 2  # networks on each of several devices
+
+
+def side_by_side(devices: int, *, compile: bool) -> int:
+    """How many networks are evaluated at once: on the CPU one per core, on one GPU one.
+
+    On several devices `IN_FLIGHT` on each: one is computed while Python prepares the next.
+    """
+    if devices > 1:
+        return IN_FLIGHT * devices
+    return 1 if compile else cpu_count()
 
 
 @dataclass
@@ -50,8 +61,7 @@ class CurrentNetwork:
         graph: the channel graph of theta_0.
         data: D_val.
         compile: XLA on masked full-width kernels (GPU).
-        workers: threads that work side by side; default: one per device on GPUs, one per core on
-            the CPU.
+        workers: threads that work side by side; default: as `side_by_side`.
         devices: names of the devices that share the work; default: TensorFlow's default device.
         cache_bytes: memory for activations on each device; those that don't fit are computed again
             for every proposal that needs them.
@@ -85,8 +95,7 @@ class CurrentNetwork:
             with tf.device(device):
                 inputs = [mapped(tf.constant, rows_of(data.inputs, rows)) for rows in self.rows]
             self.places.append(Place(device, inputs))
-        one_each = compile or len(self.places) > 1
-        self.pool = self._make_pool(workers or (len(self.places) if one_each else cpu_count()))
+        self.pool = self._make_pool(workers or side_by_side(len(self.places), compile=compile))
         self._importance: dict[tuple, ImportancePass] = {}  # by the kind of reward
 
     def _choose_cuts(self, examples: int, cache_bytes: int) -> PrefixCuts:

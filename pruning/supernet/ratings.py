@@ -11,9 +11,8 @@ import tensorflow as tf
 from ...nets.graph import ChannelGraph
 from ...training.task import Task
 from ...utils import cluster
-from ...utils.provenance import cpu_count
 from ...utils.trees import mapped, rows_of
-from ..engine.current import joined
+from ..engine.current import joined, side_by_side
 from ..engine.cuts import size_of
 from ..engine.segments import Segments
 from ..engine.validation import Validation
@@ -60,8 +59,7 @@ class StageRater:
         self._whole = self.segments.weights(graph.open_mask())
         self._cache_bytes = cache_bytes
         self._devices = tuple(devices) or (None,)
-        one_each = compile or len(self._devices) > 1
-        self._pool = ThreadPoolExecutor(len(self._devices) if one_each else cpu_count())
+        self._pool = ThreadPoolExecutor(side_by_side(len(self._devices), compile=compile))
         self._number, self._kept = -1, []
         self.evaluations, self.images = 0, 0.0
 
