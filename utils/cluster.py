@@ -212,7 +212,9 @@ def end(message: str) -> NoReturn:
 # ---------------------------------------------------------------- collectives
 
 
-def _gather(values: np.ndarray, key: int, *, group: int = _GROUP, seconds: float = 0.0):
+def _gather(
+    values: np.ndarray, key: int, *, group: int = _GROUP, seconds: float = 0.0
+) -> np.ndarray:
     """The arrays int32 [n] or int64 [n] of all workers, [size, n] in the order of ranks."""
     import tensorflow as tf
 

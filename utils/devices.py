@@ -37,7 +37,9 @@ def import_tensorflow() -> None:
     set is kept; log levels 0 and 1 show all lines.
     """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # On several machines TensorFlow writes a page when one of them ends; we say it in a line.
+    several = "TF_CONFIG" in os.environ or "SLURM_PROCID" in os.environ
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if several else "2")
     for name in ("absl", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with hold_stderr():
