@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     search_path = Path(args.search_path or args.train_path)
     pruned = search_path / pruned_file(search_path, args.rate)
     inputs.inherit_data(args, search_path)
-    device = flags.device_of(args)
+    device = flags.device_of(args, machines=True)
     keras.utils.set_random_seed(args.seed)
     with unreadable_named():
         network = load_keras(search_path / BASELINE, compile=args.loss is None)

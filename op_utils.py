@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from .nets.stateless import batch_statistics, call, of, read
+from .utils import cluster
 from .utils.errors import UserError
 from .utils.trees import mapped, parts_of, tree_of
 
@@ -89,7 +90,7 @@ def make_train_step(
     """A function that takes many training steps for one call from Python.
 
     The result, train_steps(iterator, steps), draws `steps` (int32 scalar) batches of an iterator
-    over strategy.experimental_distribute_dataset(...) and returns float32 [steps] series: "loss"
+    over `distributed` batches and returns float32 [steps] series: "loss"
     (without the L2 term) and the metrics of loss_fn, averaged over replicas, and "examples" (the
     global batch size). It raises tf.errors.OutOfRangeError when the iterator ends too early.
 
@@ -138,6 +139,23 @@ def make_train_step(
         return update(read(model), [read(one) for one in teachers], batch)
 
     return _make_loop(step, strategy)
+
+
+def distributed(
+    strategy: tf.distribute.Strategy, batches: tf.data.Dataset
+) -> tf.distribute.DistributedDataset:
+    """Batches shared out over a strategy's replicas.
+
+    Args:
+        batches: global ones; where there are several machines, this one's part of each.
+    """
+    if cluster.size() == 1:
+        return strategy.experimental_distribute_dataset(batches)
+    own = len(strategy.extended.worker_devices)
+    size = parts_of(batches.element_spec["inputs"])[0].shape[0]
+    if own > 1:
+        batches = batches.rebatch(size // own, drop_remainder=True)
+    return strategy.distribute_datasets_from_function(lambda context: batches)
 
 
 def _make_loop(step, strategy):

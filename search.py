@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.phases.searching import check, run_search
     from ekg_tf.reports.search import print_summary
 
-    device = flags.device_of(args)
+    device = flags.device_of(args, machines=True)
     keras.utils.set_random_seed(args.seed)
     with unreadable_named():
         work = work_of(args)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ekg_tf.cli import flags, manners
-from ekg_tf.utils import devices
+from ekg_tf.utils import cluster, devices
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.jsonl import write_json
 from ekg_tf.utils.runfolder import BASELINE
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.reports.networks import describe, print_report
     from ekg_tf.utils.keras_files import load_keras
 
-    device = flags.device_of(args)
+    device = flags.device_of(args, machines=True)
     with unreadable_named():
         if args.model and inputs.is_run(Path(path).parent):
             inputs.inherit_data(args, Path(path).parent)
@@ -64,5 +64,5 @@ def main(argv: Sequence[str] | None = None) -> None:
             before = Given.read(build(args.arch, inputs.classes_of(data), data.image_shape))
         results = describe(before, after, work.task, data, device, accuracy=baseline.exists())
     print_report(results)
-    if args.json:
+    if args.json and cluster.is_chief():
         write_json(args.json, results)

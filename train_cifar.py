@@ -76,7 +76,7 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
     from ekg_tf.phases.opening import work_on
     from ekg_tf.reports.networks import print_report
 
-    device = flags.device_of(args)
+    device = flags.device_of(args, machines=True)
     keras.utils.set_random_seed(args.seed)
     with unreadable_named():
         # -------------------------------------------------------------- data and network

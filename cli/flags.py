@@ -363,11 +363,14 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
 # ---------------------------------------------------------------- from flags to settings
 
 
-def device_of(args: argparse.Namespace) -> Device:
-    """The `Device` that the flags ask for; chooses the GPUs, so call it before anything runs."""
-    return devices.make(
-        devices.choose(args.gpu_id), args.compile, val_batch_images=args.val_batch_size
-    )
+def device_of(args: argparse.Namespace, *, machines: bool = False) -> Device:
+    """The `Device` that the flags ask for; chooses the GPUs, so call it before anything runs.
+
+    Args:
+        machines: the command can run on several, where the environment names them.
+    """
+    strategy = devices.choose(args.gpu_id, machines=machines)
+    return devices.make(strategy, args.compile, val_batch_images=args.val_batch_size)
 
 
 def budget_of(args: argparse.Namespace) -> Budget:

@@ -15,6 +15,7 @@ from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
+from ..utils import cluster
 from ..utils.errors import UserError
 
 USAGE_EXIT = 2
@@ -67,18 +68,27 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
     """Calls main(None) and exits: 0 or main's own code, 2 on UserError, 130 on Ctrl-C, 143 on
     SIGTERM.
 
+    Of several machines each ends with 2 when another one has ended before it.
+
     Any other exception is a bug of ours and keeps its traceback.
     """
     with _signals() as terminal:
         try:
             code = main(None)
+            cluster.leave()
         except UserError as error:
+            if cluster.size() > 1:
+                cluster.end(_one_line(str(error)))  # before the end of another is noticed
             print(f"error: {_one_line(str(error))}", file=sys.stderr)
             sys.exit(USAGE_EXIT)
         except KeyboardInterrupt as stopped:
             code = getattr(stopped, "code", INTERRUPT_EXIT)
             _say_stopped(code, terminal)
             sys.exit(code)
+        except Exception as error:
+            if cluster.lost(error):
+                cluster.end(cluster.LOST)
+            raise
     sys.exit(code or 0)
 
 

@@ -7,8 +7,17 @@ reflect-padded crop (EKG, two-view fine-tuning); normalisation comes last, in ba
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where images lie in the batch whose random numbers they take: first .. of `total`."""
+
+    first: int
+    total: int
 
 
 def adjust_contrast(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
@@ -77,6 +86,7 @@ def random_view(
     flip: bool,
     jitter: float,
     along: Sequence[tf.Tensor] | None = None,
+    place: Place | None = None,
 ) -> tf.Tensor | tuple[tf.Tensor, list[tf.Tensor]]:
     """One random view of every image; equal seeds give equal numbers on any machine.
 
@@ -85,6 +95,7 @@ def random_view(
       seed: integers [2].
       pad, flip, jitter: as in Dataset; jitter 0 leaves the colours alone.
       along: [n, h, w] or [n, h, w, c] of any dtype, flipped and cropped as the images are.
+      place: of these images in a larger batch; None: they are the batch.
 
     Returns:
       float32 [n, h, w, c], 0..255; with `along` a pair, the second what became of these.
@@ -94,7 +105,9 @@ def random_view(
     seeds = tf.random.split(seed, 5, alg="philox")
 
     def uniform(k: int, low, high, dtype=tf.float32) -> tf.Tensor:
-        return tf.random.stateless_uniform([count], seeds[k], low, high, dtype, alg="philox")
+        total = count if place is None else place.total
+        drawn = tf.random.stateless_uniform([total], seeds[k], low, high, dtype, alg="philox")
+        return drawn if place is None else drawn[place.first : place.first + count]
 
     if jitter:
         images = adjust_contrast(images, uniform(0, 1 - jitter, 1 + jitter))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from ..utils.cluster import WHOLE, Part
 from ..utils.errors import UserError
 from .dataset import Dataset, Split, Tree, repeated, rows_at
 
@@ -30,6 +31,7 @@ def train_batches(
     augment: bool,
     jitter: bool,
     rows: Mapping[str, np.ndarray] | None = None,
+    part: Part = WHOLE,
 ) -> tf.data.Dataset:
     """One shuffled epoch of training batches; the last, incomplete batch is dropped.
 
@@ -43,6 +45,8 @@ def train_batches(
       jitter: also scale contrast and saturation.
       rows: arrays [training examples, ...], in memory or memory-mapped; the rows of a batch's
         examples are added to it under the same key, as float32.
+      part: (number, count): only this one of so many equal parts of every batch, example for
+        example what the whole batch has there; only its examples are read.
 
     Returns:
       A finite dataset of dicts with static shapes: "inputs" float32 [batch, views, ...], "targets"
@@ -52,8 +56,12 @@ def train_batches(
 
     Raises:
       UserError: fewer examples than one batch.
-      ValueError: an index out of range, or rows of the wrong length or name.
+      ValueError: an index out of range, rows of the wrong length or name, or a batch that can't be
+        cut into so many parts.
     """
+    number, parts = part
+    if batch_images % parts:
+        raise ValueError(f"a batch of {batch_images} can't be cut into {parts} parts")
     indices = _checked_indices(data.train, indices)
     rows = _checked_rows(rows or {}, len(data.train))
     steps = len(indices) // batch_images
@@ -64,14 +72,15 @@ def train_batches(
         )
     order = np.random.default_rng([seed, epoch]).permutation(indices)
     order = order[: steps * batch_images].reshape(steps, batch_images)
+    own = slice(number * batch_images // parts, (number + 1) * batch_images // parts)
 
     def views_of(leaf: tf.Tensor) -> tf.Tensor:
         return tf.repeat(leaf[:, None], views, axis=1)
 
     if augment:
-        examples = data.views(order, views, seed=seed, epoch=epoch, jitter=jitter)
+        examples = data.views(order, views, seed=seed, epoch=epoch, jitter=jitter, own=own)
     else:
-        examples = data.plain(data.train, order)
+        examples = data.plain(data.train, order[:, own])
         if data.moves_targets:
             examples = examples.map(lambda batch: tf.nest.map_structure(views_of, batch))
         else:
@@ -82,7 +91,7 @@ def train_batches(
         # NumPy casts the bank's float16: oneDNN would print that it has no kernel for it.
         return batch | {key: rows_at(array, index, np.float32) for key, array in rows.items()}
 
-    return _with_examples(examples, order, complete)
+    return _with_examples(examples, order[:, own], complete)
 
 
 def eval_batches(
@@ -93,6 +102,7 @@ def eval_batches(
     indices: np.ndarray | None = None,
     shuffle_seed: int | None = 0,
     first_batch: int = 0,
+    part: Part = WHOLE,
 ) -> tf.data.Dataset:
     """Every example exactly once, without augmentation, in batches of almost equal size.
 
@@ -104,6 +114,8 @@ def eval_batches(
       indices: integers [n], the examples to use; None: all of them.
       shuffle_seed: permutes the order (sources may be sorted by class); None keeps it.
       first_batch: so many batches are left out at the beginning, without reading their images.
+      part: (number, count): of every `count` batches from `first_batch` on only the one of this
+        number, perhaps none in all; the images of the others aren't read.
 
     Returns:
       A finite dataset of dicts: "inputs" float32 [b, ...], "targets" int32 [b] or as in `Split`,
@@ -122,19 +134,19 @@ def eval_batches(
     small, large = count - len(order) % count, len(order) % count
     size = len(order) // count
     # 11 examples in batches of at most 4 -> sizes 3, 4, 4
+    numbers = np.arange(first_batch + part[0], count, part[1])
     parts = [
-        order[: small * size].reshape(small, size)[first_batch:],
-        order[small * size :].reshape(large, size + 1)[max(0, first_batch - small) :],
+        order[: small * size].reshape(small, size)[numbers[numbers < small]],
+        order[small * size :].reshape(large, size + 1)[numbers[numbers >= small] - small],
     ]
 
     def complete(example: dict[str, Tree], index: tf.Tensor) -> dict[str, Tree]:
         return _normalised(data, example) | {"index": index}
 
-    batches = [
-        _with_examples(data.plain(source, part), part, complete) for part in parts if len(part)
-    ]
-    if not batches:
+    if first_batch >= count:
         raise ValueError(f"there are only {count} batches, none from number {first_batch} on")
+    filled = [one for one in parts if len(one)] or [parts[0]]
+    batches = [_with_examples(data.plain(source, one), one, complete) for one in filled]
     return functools.reduce(tf.data.Dataset.concatenate, batches)
 
 

@@ -18,12 +18,13 @@ import tensorflow as tf
 
 from ..utils.errors import UserError
 from ..utils.provenance import digest
-from .augment import random_view
+from .augment import Place, random_view
 from .augmenting import Augment, in_views
 
 Tree = Any  # an array or a tensor, or a tuple of them
 LARGEST_VALIDATION, LARGEST_SUBSET = 320, 2560  # examples, where they aren't drawn per class
 BLOCK_BYTES = 2**26  # that a pass over an array reads at once
+EVERY = slice(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +173,14 @@ class Dataset:
         return split.batches(order)
 
     def views(
-        self, order: np.ndarray, views: int, *, seed: int, epoch: int, jitter: bool
+        self,
+        order: np.ndarray,
+        views: int,
+        *,
+        seed: int,
+        epoch: int,
+        jitter: bool,
+        own: slice = EVERY,
     ) -> tf.data.Dataset:
         """Independently augmented views of training examples, before normalisation.
 
@@ -180,29 +188,34 @@ class Dataset:
 
         Args:
           order: int32 [batches, size], indices of training examples. jitter: also the colours.
+          own: the columns of `order` whose examples are wanted: with the numbers that they have in
+            the whole batch.
 
         Returns:
           A dataset of `batches` dicts as of `plain`, inputs float32 [size, views, ...]; with
           `moves_targets` the targets and weights have the axis of the views as well.
         """
-        examples = self.plain(self.train, order)
-        if self.augment:
-            return self.augment.views(examples, views, seed, epoch)
+        if self.augment:  # what it draws for an example depends on the batch
+            whole = self.augment.views(self.plain(self.train, order), views, seed, epoch)
+            return whole.map(lambda batch: tf.nest.map_structure(lambda leaf: leaf[own], batch))
+        examples = self.plain(self.train, order[:, own])
         if self.several_inputs:
             return examples.map(lambda example: example | {"inputs": repeated(example, views)})
         settings = {"pad": self.pad, "flip": self.flip, "jitter": self.jitter if jitter else 0.0}
         along = self._along() if self.moves_targets else None
+        first, _, _ = own.indices(order.shape[1])
+        place = Place(first * views, order.shape[1] * views)
 
         def make(step: tf.Tensor, example: dict[str, Tree]) -> dict[str, Tree]:
             key = tf.random.fold_in(tf.constant([seed, epoch], tf.int64), step, alg="philox")
             images = tf.repeat(example["inputs"], views, axis=0)
             if along is None:
-                images = random_view(images, key, **settings)
+                images = random_view(images, key, place=place, **settings)
                 return example | {"inputs": in_views(images, views)}
             rest = {name: tree for name, tree in example.items() if name != "inputs"}
             leaves = [tf.repeat(leaf, views, axis=0) for leaf in tf.nest.flatten(rest)]
             moving = [leaf for leaf, moved in zip(leaves, along, strict=True) if moved]
-            images, moving = random_view(images, key, along=moving, **settings)
+            images, moving = random_view(images, key, along=moving, place=place, **settings)
             moved = iter(moving)
             leaves = [next(moved) if one else leaf for leaf, one in zip(leaves, along, strict=True)]
             example = {"inputs": images} | tf.nest.pack_sequence_as(rest, leaves)

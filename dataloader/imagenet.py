@@ -20,7 +20,7 @@ import tensorflow as tf
 from ..utils.errors import UserError, without_place
 from ..utils.files import printable
 from .augment import random_view
-from .dataset import Dataset, Tree, rows_at
+from .dataset import EVERY, Dataset, Tree, rows_at
 
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 UNREADABLE = "unreadable image: "  # how the message of a failed read begins, in TensorFlow's error
@@ -84,9 +84,18 @@ class ImageFiles(Dataset):
         return _labelled(split, order, decoded(split, order, make, _pixels(self.image_shape)))
 
     def views(
-        self, order: np.ndarray, views: int, *, seed: int, epoch: int, jitter: bool
+        self,
+        order: np.ndarray,
+        views: int,
+        *,
+        seed: int,
+        epoch: int,
+        jitter: bool,
+        own: slice = EVERY,
     ) -> tf.data.Dataset:
         """Random crops; see `Dataset.views`. The numbers depend on (seed, epoch, index) alone."""
+
+        order = order[:, own]
 
         def make(data: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
             key = tf.random.fold_in(tf.constant([seed, epoch], tf.int64), index, alg="philox")

@@ -18,8 +18,7 @@ from ..utils.runfolder import BASELINE, RunFolder
 
 def kept(folder: RunFolder, model: keras.Model) -> keras.Model:
     """The network that the folder has kept, else `model`."""
-    path = folder.file(BASELINE)
-    return load_keras(path) if path.exists() else model
+    return load_keras(folder.file(BASELINE)) if folder.has(BASELINE) else model
 
 
 def trained(
@@ -36,10 +35,10 @@ def trained(
         UserError: as `training.trainer.train`.
     """
     path = folder.file(BASELINE)
-    if not path.exists():
+    if not folder.has(BASELINE):
         objective = Objective(task, plain_loss(task, viewed=data.moves_targets))
         model = train(folder, "baseline", model, data, objective, options, device)
-        save_keras(path, model)
+        folder.write(BASELINE, lambda path: save_keras(path, model))
         folder.seal(BASELINE)
     return load_keras(path)
 
@@ -60,7 +59,7 @@ def measure(
     """
     model = given.model
     if not folder.has(BASELINE):
-        save_keras(folder.file(BASELINE), model)
+        folder.write(BASELINE, lambda path: save_keras(path, model))
         folder.seal(BASELINE)
     rows = [row for row in folder.rows(METRICS) if row["phase"] == "baseline"]
     results = {

@@ -24,6 +24,7 @@ from ..pruning.knowledge.distill import ensemble_loss, kd_loss, plain_loss, sing
 from ..reports.finetuning import draw
 from ..training.task import Task
 from ..training.trainer import METRICS, NO_EXTRAS, Extras, Objective, train
+from ..utils import cluster
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.jsonl import believed
@@ -94,7 +95,7 @@ def run_finetuning(
     folder.write_json("finetune.json", _described(finetuning) | {"rate": rate} | seconds)
     _save_weights(folder, student)
     draw(folder)
-    save_finished(folder.file(EXPORTED), given, student, examples_of(data))
+    save_finished(folder, EXPORTED, given, student, examples_of(data))
     return load_keras(folder.file(EXPORTED), compile=False)
 
 
@@ -105,6 +106,10 @@ def pruned_file(search_path: Path, rate: float | None) -> str:
         UserError: the search isn't finished, kept no network at this rate, or one of its files is
             damaged.
     """
+    return cluster.on_chief(lambda: _pruned_file(search_path, rate))
+
+
+def _pruned_file(search_path: Path, rate: float | None) -> str:
     if not (search_path / PRUNED).exists():
         raise UserError(f"{search_path} holds no finished search: run the search on it first")
     name = PRUNED if rate is None else front_file(rate)
@@ -132,7 +137,7 @@ def _save_weights(folder: RunFolder, model: keras.Model) -> None:
     except UserError as error:  # the layout has names for our own architectures' weights alone
         print(f"{WEIGHTS} is not written: {error}")
         return
-    save_pkl(folder.file(WEIGHTS), arrays)
+    folder.write(WEIGHTS, lambda path: save_pkl(path, arrays))
 
 
 def objective_of(
@@ -162,8 +167,7 @@ def objective_of(
         return student, Objective(task, loss, teachers=[start], **views)
     if not isinstance(finetuning, Ensemble | Contrastive):
         return student, Objective(task, plain_loss(task, **viewed))
-    manifest = read_manifest(search_path)
-    verify(search_path, MANIFEST, *manifest["shapes"])
+    manifest = cluster.on_chief(lambda: _verified_manifest(search_path))
     if isinstance(finetuning, Contrastive):
         rows = open_features(search_path, manifest, data.fingerprint)
         student = with_projection(student, manifest["features"], seed)
@@ -175,6 +179,12 @@ def objective_of(
         return student, Objective(task, loss, teachers=teachers, **views)
     bank = open_bank(search_path, manifest, data.fingerprint)
     return student, Objective(task, loss, rows=bank, **views)
+
+
+def _verified_manifest(search_path: Path) -> dict:
+    manifest = read_manifest(search_path)
+    verify(search_path, MANIFEST, *manifest["shapes"])
+    return manifest
 
 
 def _online_teachers(

@@ -46,7 +46,7 @@ def run_scored(
     if not folder.finished:
         running = search(graph, given.finished, score, options, folder, compile=compile)
         mask = running.gates.mask()
-        save_finished(folder.file(PRUNED), given, graph.pruned(mask), inputs)
+        save_finished(folder, PRUNED, given, graph.pruned(mask), inputs)
         first, last = running.history.rows[0], running.history.rows[-1]
         sides = {
             side: {"parameters": row["parameters"], "flops": row["flops"], "score": row["score"]}

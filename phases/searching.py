@@ -50,7 +50,7 @@ from ..training.evaluation import make_forward
 from ..training.latency import latencies, latency_batches
 from ..training.task import Task
 from ..training.trainer import both_modes, recalibrate
-from ..utils import devices
+from ..utils import cluster, devices
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.keras_files import load_keras, save_keras
@@ -84,9 +84,10 @@ def run_search(
         UserError: as `check`.
     """
     check(given, data, options, bank)
-    verify(folder.path, *(name for name in (BASELINE, START) if folder.has(name)))
+    there = [name for name in (BASELINE, START) if folder.has(name)]
+    cluster.on_chief(lambda: verify(folder.path, *there))
     if not folder.has(BASELINE):
-        save_keras(folder.file(BASELINE), given.model)
+        folder.write(BASELINE, lambda path: save_keras(path, given.model))
         folder.seal(BASELINE)
     if not folder.has(PRUNED):
         graph, val, history, seconds = _searched(folder, given, task, data, options, device)
@@ -106,9 +107,9 @@ def run_search(
             network = graph.pruned(history.mask(graph, one["step"]))
             recalibrate_frozen(network, data, device)
             name = front_file(one["wanted"])
-            save_finished(folder.file(name), given, network, val.inputs)
+            save_finished(folder, name, given, network, val.inputs)
             folder.seal(name)
-        save_finished(folder.file(PRUNED), given, pruned, val.inputs)
+        save_finished(folder, PRUNED, given, pruned, val.inputs)
         folder.seal("search.json", PRUNED)
     results = folder.read_json("search.json")
     if "test" not in results:
@@ -134,16 +135,23 @@ def recalibrate_frozen(model: keras.Model, data: Dataset, device: Device) -> Non
         recalibrate(model, data, device, frozen=True)
 
 
-def save_finished(path: Path, given: Given, core: keras.Model, inputs: Any) -> None:
+def save_finished(
+    folder: RunFolder, name: str, given: Given, core: keras.Model, inputs: Any
+) -> None:
     """Writes what became of a given network, with its ends; reads it back and compares.
 
     Args:
+        name: of the file in the run folder.
         core: what became of `given.core`. inputs: float32 [n, ...], a tuple where there are
             several.
 
     Raises:
         UserError: the file gives other outputs than the network in memory.
     """
+    folder.write(name, lambda path: _save_checked(path, given, core, inputs))
+
+
+def _save_checked(path: Path, given: Given, core: keras.Model, inputs: Any) -> None:
     finished = given.finished(core)
     save_keras(path, finished)
     memory, file = (
@@ -224,11 +232,16 @@ def _bank(folder, graph, history, data, options: SearchOptions, bank, device: De
     if folder.has(MANIFEST):  # begun by an earlier process, perhaps on a fuller disk
         bank = replace(bank, kind=folder.read_json(MANIFEST)["kind"])
     kept = width(graph.model) if bank.features else 0
-    free = shutil.disk_usage(folder.path).free
+    free = cluster.on_chief(lambda: shutil.disk_usage(folder.path).free)
     planned = planned_bank(bank, graph.model, data, teachers, kept, free=free)
     print(f"memory bank: {planned}", flush=True)
     batches = partial(
-        eval_batches, data, "train", options.sampling.batch_size, shuffle_seed=options.sampling.seed
+        eval_batches,
+        data,
+        "train",
+        options.sampling.batch_size,
+        shuffle_seed=options.sampling.seed,
+        part=cluster.part(),
     )
     return build_bank(
         folder,
@@ -279,7 +292,7 @@ def _test_front(
         times = latencies(models, batch, compile=device.compile)
         for one, milliseconds in zip(front, times, strict=True):
             one["latency_ms"][str(batch)] = milliseconds
-    plots.front(folder.file("search_front.png"), front)
+    folder.write("search_front.png", lambda path: plots.front(path, front))
 
 
 def prepare(
@@ -358,10 +371,33 @@ def check(
 def _adapted(
     folder, model, task: Task, data, subset, options: SearchOptions, device: Device
 ) -> keras.Model:
-    """theta_0: the given network after one epoch of SGD on D_subset (docs/method.md 1, step 1)."""
-    path = folder.file(START)
-    if path.exists():
-        return load_keras(path, compile=False)
+    """theta_0: the given network after one epoch of SGD on D_subset (docs/method.md 1, step 1).
+
+    Of several machines the first one trains alone, on one device: theta_0, and with it the search,
+    doesn't depend on how many there are.
+    """
+    if not folder.has(START):
+        alone = tf.distribute.get_strategy()
+        strategy = device.strategy if cluster.size() == 1 else alone
+        folder.write(
+            START,
+            lambda path: save_keras(
+                path, _after_an_epoch(model, task, data, subset, options, strategy, device.compile)
+            ),
+        )
+        folder.seal(START)
+    return load_keras(folder.file(START), compile=False)
+
+
+def _after_an_epoch(
+    model: keras.Model,
+    task: Task,
+    data: Dataset,
+    subset: np.ndarray,
+    options: SearchOptions,
+    strategy: tf.distribute.Strategy,
+    compile: bool,
+) -> keras.Model:
     batch = min(ADAPT_BATCH, len(subset))
     batches = train_batches(
         data,
@@ -373,23 +409,19 @@ def _adapted(
         augment=False,
         jitter=False,
     )
-    with device.strategy.scope():
+    with strategy.scope():
         start = copied(model)
         optimizer = keras.optimizers.SGD(ADAPT_LEARNING_RATE)
     steps = make_train_step(
         start,
         optimizer,
         plain_loss(task, viewed=data.moves_targets),
-        device.strategy,
-        accum=micro_batches(
-            batch, device.strategy.num_replicas_in_sync, options.sampling.batch_size
-        ),
-        compile=device.compile,
+        strategy,
+        accum=micro_batches(batch, strategy.num_replicas_in_sync, options.sampling.batch_size),
+        compile=compile,
     )
     count = len(subset) // batch
-    distributed = iter(device.strategy.experimental_distribute_dataset(batches))
+    distributed = iter(strategy.experimental_distribute_dataset(batches))
     losses = np.asarray(steps(distributed, tf.constant(count))["loss"])
     check_finite(losses, 1, lambda place: first_cause(batches, place, losses[:place], 0))
-    save_keras(path, start)
-    folder.seal(START)
-    return load_keras(path, compile=False)
+    return start

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..nets.graph import ChannelGraph
+from ..utils import cluster
 from ..utils.errors import UserError
 from ..utils.jsonl import dumps
 from ..utils.runfolder import RunFolder
@@ -57,10 +58,12 @@ class History:
         self._record_bytes = 4 * sum(map(math.prod, self._shapes))
         self.rows = folder.rows(ROWS)
         if self.rows and self._record_bytes:
-            records = self._path.stat().st_size // self._record_bytes if self._path.exists() else 0
-            self.rows = self.rows[:records]
+            self.rows = self.rows[: cluster.on_chief(self._records)]
             folder.truncate(ROWS, len(self.rows))
-        self._check()
+        cluster.on_chief(self._check)
+
+    def _records(self) -> int:
+        return self._path.stat().st_size // self._record_bytes if self._path.exists() else 0
 
     def _check(self) -> None:
         before = ""
@@ -87,10 +90,15 @@ class History:
         Args:
             outputs: tree of float32 [n, ...]; empty where none are kept.
         """
-        if self._record_bytes:
-            self._write(outputs)
-        before = self.rows[-1]["chain"] if self.rows else ""
-        row = row | {"chain": _link(before, row, self._record(len(self.rows)))}
+
+        def chained() -> dict:
+            if self._record_bytes:
+                self._write(outputs)
+            before = self.rows[-1]["chain"] if self.rows else ""
+            return row | {"chain": _link(before, row, self._record(len(self.rows)))}
+
+        # What the first machine has found is every machine's row.
+        row = cluster.on_chief(chained)
         self.folder.append(ROWS, row)
         self.rows.append(row)
 
@@ -108,7 +116,8 @@ class History:
 
     def outputs(self, step: int) -> Any:
         """Outputs of theta_step on D_val, tree of float32 [n, ...]."""
-        record = np.frombuffer(self._record(step), "<f4").astype(np.float32)
+        own = np.frombuffer(self._record(step) if cluster.is_chief() else b"", "<f4")
+        record = cluster.agreed(own).astype(np.float32)
         edges = np.cumsum([math.prod(shape) for shape in self._shapes])[:-1]
         parts = zip(np.split(record, edges), self._shapes, strict=True)
         return tree_of(one.reshape(shape) for one, shape in parts)

@@ -31,7 +31,7 @@ def draw(folder: RunFolder) -> None:
         run["train loss"].append(row["loss"])
         run["test loss"].append(row["test_loss"])
     if series:
-        plots.training_curves(folder.file("training_curves.png"), series)
+        folder.write("training_curves.png", lambda path: plots.training_curves(path, series))
 
 
 def tested(search_path: Path, rate: float | None = None) -> dict | None:

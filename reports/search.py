@@ -101,23 +101,29 @@ def draw(
     """widths.png and search_curve.png of a finished search."""
     results = folder.read_json("search.json")
     widths = results["widths"]
-    plots.widths(
-        folder.file("widths.png"),
-        results["gates"],
-        widths["before"],
-        widths["after"],
-        title="Filters kept in each channel group",
+    folder.write(
+        "widths.png",
+        lambda path: plots.widths(
+            path,
+            results["gates"],
+            widths["before"],
+            widths["after"],
+            title="Filters kept in each channel group",
+        ),
     )
     accuracies = None
     if history.rows[0]["val_accuracy"] is not None:
         accuracies = [row["val_accuracy"] / 100 for row in history.rows]
-    plots.search_curve(
-        folder.file("search_curve.png"),
-        [row["rate"] for row in history.rows],
-        [row["val_loss"] for row in history.rows],
-        val_accuracy=accuracies,
-        target=target_rate,
-        budget=label,
+    folder.write(
+        "search_curve.png",
+        lambda path: plots.search_curve(
+            path,
+            [row["rate"] for row in history.rows],
+            [row["val_loss"] for row in history.rows],
+            val_accuracy=accuracies,
+            target=target_rate,
+            budget=label,
+        ),
     )
 
 

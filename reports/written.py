@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..utils import cluster
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
 from ..utils.runfolder import CARD, REPORT, RunFolder
@@ -14,6 +15,10 @@ def write(folder: RunFolder) -> None:
     Neither is what the run was for: whatever goes wrong is said in a line, and the run goes on. A
     README.md that somebody else has written or changed is left alone.
     """
+    cluster.on_chief(lambda: _write(folder))
+
+
+def _write(folder: RunFolder) -> None:
     for name, make in ((REPORT, _report), (CARD, _card)):
         try:
             make(folder)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from ekg_tf.dataloader import Dataset, Split, eval_batches, per_class_indices, train_batches
+from ekg_tf.dataloader.augmenting import Augment
 from ekg_tf.utils.errors import UserError
 
 
@@ -176,8 +179,38 @@ def test_rows_stay_with_their_example_on_two_replicas():
     assert len(set(seen)) == 20
 
 
+def _brighter(inputs: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return inputs + tf.random.uniform([tf.shape(inputs)[0], 1, 1, 1]), targets
+
+
+@pytest.mark.parametrize("augment", [None, Augment(_brighter)])
+def test_parts_of_batches_are_those_of_the_whole_ones(augment):
+    """What every machine of several gets, augmentation included."""
+    data = dataclasses.replace(_dataset(), augment=augment)
+    rows = {"place": np.arange(23.0)}
+    whole = _epoch(data, batch_images=6, rows=rows)
+    parts = [_epoch(data, batch_images=6, rows=rows, part=(number, 3)) for number in range(3)]
+    for batch, *own in zip(whole, *parts, strict=True):
+        for key, values in batch.items():
+            assert len(own[0][key]) == 2
+            joined = np.concatenate([one[key] for one in own])
+            np.testing.assert_allclose(joined, values, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("examples", "first"), [(23, 0), (23, 1), (3, 0)])
+def test_machines_take_evaluation_batches_in_turn(examples, first):
+    def batches(**settings) -> list[list[int]]:
+        found = eval_batches(_dataset(examples), "train", 4, first_batch=first, **settings)
+        return [batch["index"].tolist() for batch in found.as_numpy_iterator()]
+
+    whole = batches()
+    assert [batches(part=(number, 3)) for number in range(3)] == [whole[n::3] for n in range(3)]
+
+
 def test_wrong_arguments_of_train_batches():
     data = _dataset()
+    with pytest.raises(ValueError, match="a batch of 4 can't be cut into 3 parts"):
+        _epoch(data, part=(0, 3))
     with pytest.raises(UserError, match=r"batch of 24 images.*only 23"):
         _epoch(data, batch_images=24)
     with pytest.raises(UserError, match=r"batch of 4 images.*only 3"):

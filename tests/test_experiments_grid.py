@@ -199,8 +199,30 @@ def test_the_next_grid_waits_for_a_command_that_a_killed_one_left(tmp_path, prog
     releasing = subprocess.Popen([sys.executable, "-c", release])
     assert grid.run([cell(program, "one")], root) == []
     releasing.wait()
-    assert "waiting for another grid" in capsys.readouterr().out
+    assert "waiting for other grids" in capsys.readouterr().out
     assert starts(root, "one") == 1
+
+
+def test_two_grids_share_out_the_cells(tmp_path, program, capsys, monkeypatch):
+    """Each cell runs once, as a command of its own even where the grid is a task of many."""
+    monkeypatch.setattr(grid, "OTHERS_SECONDS", 0.05)
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    root = tmp_path / "grid"
+    root.mkdir()
+    (root / "wait").touch()
+    other = in_process(root, program, "one")
+    started(root, "one")
+    code = (
+        PROGRAM
+        + "assert 'SLURM_PROCID' not in os.environ\nos.unlink(folder.parent.parent / 'wait')"
+    )
+    (tmp_path / "second.py").write_text(code.replace('wait").exists()', 'nothing").exists()'))
+    cells = [cell(program, "one"), cell(str(tmp_path / "second.py"), "two")]
+    assert grid.run(cells, root) == []
+    assert [starts(root, name) for name in ("one", "two")] == [1, 1]
+    said = capsys.readouterr().out
+    assert "two: python" in said and "one: python" not in said
+    other.communicate(timeout=30)
 
 
 def test_a_terminated_grid_takes_its_command_along(tmp_path, program):

@@ -1,5 +1,7 @@
 """The fast evaluator against the naive one, step by step and over real searches."""
 
+import threading
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -128,6 +130,34 @@ def test_every_device_works_on_its_own_copies():
         tensors += [x for layer in place.weights.values() for x in layer.values()]
         assert len(tensors) > 10
         assert {x.device[-1] for x in tensors} == {str(number)}
+
+
+def test_several_devices_have_two_proposals_each_at_a_time(monkeypatch):
+    graph = ChannelGraph(shaken(residual()))
+    val = validation(graph.model, count=8)
+    evaluator = ExactEvaluator(graph, val, devices=("CPU:0", "CPU:1"))
+    evaluator.set_current(graph.open_mask())
+    current, changed = evaluator.current, threading.Condition()
+    running, most = Counter(), Counter()
+    whole = current.segments.outputs_from
+
+    def traced(*args):
+        device = current.place.device
+        with changed:
+            running[device] += 1
+            most[device] = max(most[device], running[device])
+            changed.notify_all()
+            changed.wait_for(lambda: most[device] > 1, timeout=20)
+        outputs = whole(*args)
+        with changed:
+            running[device] -= 1
+        return outputs
+
+    monkeypatch.setattr(current.segments, "outputs_from", traced)
+    proposals = proposals_at(graph, graph.open_mask(), step=0.2)
+    proposals = [*proposals, *proposals, *proposals]
+    evaluator.best(proposals, reward_for(graph.model, val))
+    assert most == {"CPU:0": 2, "CPU:1": 2}
 
 
 def test_rounded_widths_over_a_whole_search(tmp_path):

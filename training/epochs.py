@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from ..op_utils import check_finite
+from ..op_utils import check_finite, distributed
+from ..utils import cluster
 from ..utils.arrays import load_state, save_state
 from ..utils.errors import UserError
 from .diagnosis import first_cause
@@ -52,7 +53,8 @@ def fit(
     Args:
         train_steps: as made by op_utils.make_train_step for this model and optimizer.
         epoch_batches: the batches of an epoch (counted from 0), a pure function of its number; at
-            least `steps_per_epoch` of them. More are ignored.
+            least `steps_per_epoch` of them. More are ignored. Of several machines, this one's part
+            of every batch.
         log: takes the row of an epoch: "epoch" (counted from 1), "loss" and the other training
             metrics (means over steps), "lr" (at the first step), "seconds" (training alone),
             "images_per_second" (without the first step, which may trace, if there is another) and
@@ -70,7 +72,8 @@ def fit(
     """
     with strategy.scope():
         optimizer.build(model.trainable_variables)
-    done = restore(checkpoint, model, optimizer) if Path(checkpoint).exists() else 0
+    there = cluster.on_chief(Path(checkpoint).exists)
+    done = restore(checkpoint, model, optimizer) if there else 0
     log_keep(done)
     if done >= epochs:
         return
@@ -85,11 +88,11 @@ def fit(
     )
     with bar:
         for epoch in range(done, epochs):
-            if told.stopped:
+            if cluster.on_chief(lambda: told.stopped):
                 break
             told.begin(epoch)
             row = {"epoch": epoch + 1, "lr": float(optimizer.learning_rate)}
-            batches = iter(strategy.experimental_distribute_dataset(epoch_batches(epoch)))
+            batches = iter(distributed(strategy, epoch_batches(epoch)))
             intervals = _intervals(train_steps, batches, steps_per_epoch)
             before = epoch * steps_per_epoch
             row |= _epoch(intervals, before, bar, partial(epoch_batches, epoch))
@@ -150,6 +153,7 @@ def _intervals(train_steps: Callable, batches, steps: int) -> Iterator[tuple[Ser
         taken = time.perf_counter() - start
         yield series, taken
         done, size = done + size, max(1, int(size * INTERVAL_SECONDS / taken))
+        size = int(cluster.agreed(np.array(size)))  # all machines take the same steps at a time
 
 
 def _check(losses: np.ndarray, steps_before: int, again: Callable[[], tf.data.Dataset]) -> None:
@@ -200,9 +204,16 @@ def _variables(model, optimizer) -> dict[str, keras.Variable]:
 
 
 def save(path: Path, model: keras.Model, optimizer: keras.Optimizer, epochs_done: int) -> None:
-    """Writes all variables of model and optimizer and the number of finished epochs, atomically."""
-    state = {key: variable.numpy() for key, variable in _variables(model, optimizer).items()}
-    save_state(path, state | {"epochs_done": np.int64(epochs_done)})
+    """Writes all variables of model and optimizer and the number of finished epochs, atomically.
+
+    Of several machines the first one writes.
+    """
+
+    def write() -> None:
+        state = {key: variable.numpy() for key, variable in _variables(model, optimizer).items()}
+        save_state(path, state | {"epochs_done": np.int64(epochs_done)})
+
+    cluster.on_chief(write)
 
 
 def restore(path: Path, model: keras.Model, optimizer: keras.Optimizer) -> int:

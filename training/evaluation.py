@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..nets.stateless import batch_norms, batch_statistics, call, read
+from ..utils import cluster
 from ..utils.trees import parts_of
 from .metrics import UserMetrics
 from .task import Task
@@ -58,8 +59,15 @@ def make_evaluate(
     bn: BatchNormMode = "inference",
     compile: bool = False,
     top: int = 5,
+    shared: bool = False,
 ) -> Callable[[Iterable[Batch]], dict[str, Any]]:
-    """A traced-once `evaluate`, for calling again and again: batches -> its dict."""
+    """A traced-once `evaluate`, for calling again and again: batches -> its dict.
+
+    Args:
+        shared: the batches are this machine's part of all (`utils.cluster`); the result is that on
+            all of them, the same on every machine. Not for tasks with metrics of the user's, which
+            Keras computes on all outputs together.
+    """
     forward = make_forward(model, bn=bn, compile=compile)
     metrics = UserMetrics(task)
 
@@ -73,23 +81,25 @@ def make_evaluate(
         return tf.stack(sums), outputs if metrics.any else ()
 
     def evaluate(batches):
-        rows, examples, classes = [], 0, None
+        rows, examples, classes = [np.zeros(3 if task.is_classifier else 1)], 0, None
         for batch in batches:
             needed = {key: batch[key] for key in ("inputs", "targets", "weights") if key in batch}
             sums, outputs = run(needed)
-            rows.append(sums)
+            rows.append(sums.numpy())
             examples += int(parts_of(batch["inputs"])[0].shape[0])
             if metrics.any:
                 metrics.update(outputs, batch["targets"], batch.get("weights"))
+        sums = np.array([*np.sum(rows, axis=0, dtype=np.float64), examples])
+        *sums, examples = cluster.summed(sums) if shared else sums
         if not examples:
             raise ValueError("there is no example to evaluate on")
-        loss, *hits = np.sum([row.numpy() for row in rows], axis=0, dtype=np.float64)
+        loss, *hits = sums
         result = {"loss": float(loss / examples)}
         if task.is_classifier:
             classes = model.output_shape[-1]
             top1, topk = (float(100 * one / examples) for one in hits)
             result |= {"top1": top1, f"top{top}": topk if classes > top else None}
-        result |= {"examples": examples}
+        result |= {"examples": int(examples)}
         return result | ({"metrics": metrics.result()} if metrics.any else {})
 
     return evaluate
@@ -111,7 +121,7 @@ def evaluate(model: keras.Model, task: Task, batches: Iterable[Batch], **options
 
     Args:
         model: its outputs are as a core's.
-        options: as in `make_evaluate` (bn, compile, top); traces anew at every call.
+        options: as in `make_evaluate` (bn, compile, top, shared); traces anew at every call.
 
     Returns:
         {"loss": mean of the task's loss, "examples": count}; of a classifier "top1" and "top5" in
@@ -125,14 +135,20 @@ def evaluate(model: keras.Model, task: Task, batches: Iterable[Batch], **options
 
 
 def reestimate_bn(
-    model: keras.Model, batches: Iterable[Batch], *, compile: bool = False, frozen: bool = False
+    model: keras.Model,
+    batches: Iterable[Batch],
+    *,
+    compile: bool = False,
+    frozen: bool = False,
+    shared: bool = False,
 ) -> None:
     """Sets the moving statistics of all batch norms to averages over the given batches.
 
     Each becomes the mean of the batches' own statistics, weighted by batch size: the variance is
     that within batches (over n, as Keras's), so batches should be large and shuffled. Dropout is
     off. All are set after the last batch, and nothing else changes. A
-    model without batch norms is left alone; frozen ones are, but with `frozen`.
+    model without batch norms is left alone; frozen ones are, but with `frozen`. With `shared` the
+    batches are this machine's part of all; the averages are over all of them.
     Raises ValueError when there is no batch.
     """
     norms = batch_norms(model, frozen=frozen)
@@ -152,11 +168,14 @@ def reestimate_bn(
     statistics = tf.function(
         statistics, jit_compile=compile, autograph=False, reduce_retracing=True
     )
-    total, examples = 0.0, 0
+    total, examples = np.zeros(sum(v.shape.num_elements() for v in moving)), 0
     for batch in batches:
         size = int(parts_of(batch["inputs"])[0].shape[0])
         total = total + size * statistics(read(model), batch["inputs"]).numpy().astype(np.float64)
         examples += size
+    if shared:
+        *total, examples = cluster.summed(np.array([*total, examples]))
+        total = np.array(total)
     if not examples:
         raise ValueError("there is no batch to re-estimate the batch-norm statistics on")
     pieces = np.split(total / examples, np.cumsum([v.shape.num_elements() for v in moving])[:-1])

@@ -13,6 +13,7 @@ from ..nets.given import Given
 from ..nets.rebuild import to_policy
 from ..op_utils import make_train_step
 from ..options.training import Training
+from ..utils import cluster
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.runfolder import RunFolder
@@ -20,6 +21,7 @@ from ..utils.trees import mapped, tree_of
 from . import schedules
 from .epochs import fit, numbers_of
 from .evaluation import evaluate, make_evaluate, reestimate_bn
+from .metrics import UserMetrics
 from .task import Task
 
 METRICS = "metrics.jsonl"
@@ -118,12 +120,13 @@ def train(
         teachers=objective.teachers,
         forward=objective.forward_of and objective.forward_of(trained),
     )
-    test_batches = eval_batches(data, "test", device.val_batch_images)
+    shared = shares(objective.task)
+    test_batches = _batches(data, "test", device, shared)
     own = _without_extra(trained, objective)
-    tested = make_evaluate(own, objective.task, compile=device.compile)
+    tested = make_evaluate(own, objective.task, compile=device.compile, shared=shared)
     evaluations = [("test_", partial(tested, test_batches))]
     if extras.validation is not None:
-        held_out = eval_batches(extras.validation, "test", device.val_batch_images)
+        held_out = _batches(extras.validation, "test", device, shared)
         evaluations.append(("val_", partial(tested, held_out)))
 
     def log(row: dict) -> None:
@@ -184,6 +187,7 @@ def _epoch_batches(
         augment=True,
         jitter=objective.jitter,
         rows=objective.rows,
+        part=cluster.part(),
     )
     if not objective.forward_of:
         return batches
@@ -234,8 +238,19 @@ def recalibrate(model: keras.Model, data: Dataset, device: Device, *, frozen: bo
     """
     count = len(data.train)
     indices = np.random.default_rng(0).permutation(count)[:BN_IMAGES]
-    batches = eval_batches(data, "train", device.val_batch_images, indices=indices)
-    reestimate_bn(model, batches, compile=device.compile, frozen=frozen)
+    part = cluster.part()
+    batches = eval_batches(data, "train", device.val_batch_images, indices=indices, part=part)
+    reestimate_bn(model, batches, compile=device.compile, frozen=frozen, shared=True)
+
+
+def shares(task: Task) -> bool:
+    """Whether the machines share out an evaluation's batches; else each runs all of them."""
+    return cluster.size() > 1 and not UserMetrics(task).any
+
+
+def _batches(data: Dataset, split: str, device: Device, shared: bool) -> tf.data.Dataset:
+    part = cluster.part() if shared else cluster.WHOLE
+    return eval_batches(data, split, device.val_batch_images, part=part)
 
 
 def both_modes(
@@ -247,9 +262,11 @@ def both_modes(
         model: a core; or a given network, which is run as it is for the first, and whose core is
             for the second.
     """
-    batches = eval_batches(data, split, device.val_batch_images)
+    shared = shares(task)
+    batches = _batches(data, split, device, shared)
     whole, core = (model.as_core(), model.core) if isinstance(model, Given) else (model, model)
-    inference = evaluate(whole, task, batches, bn="inference", compile=device.compile)
-    by_batch = evaluate(core, task, batches, bn="batch", compile=device.compile)
+    settings = {"compile": device.compile, "shared": shared}
+    inference = evaluate(whole, task, batches, bn="inference", **settings)
+    by_batch = evaluate(core, task, batches, bn="batch", **settings)
     own = {f"batch_{key}": value for key, value in by_batch.items() if key != "examples"}
     return inference | own

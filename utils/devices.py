@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import logging
 import os
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from . import cluster
 from .errors import UserError
 from .provenance import cpu_count, in_cores
 
@@ -33,7 +37,9 @@ def import_tensorflow() -> None:
     set is kept; log levels 0 and 1 show all lines.
     """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # On several machines TensorFlow writes a page when one of them ends; we say it in a line.
+    several = "TF_CONFIG" in os.environ or "SLURM_PROCID" in os.environ
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if several else "2")
     for name in ("absl", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with hold_stderr():
@@ -99,12 +105,14 @@ def gpu_ids(text: str) -> list[int]:
     return ids
 
 
-def choose(gpu_ids: list[int]) -> tf.distribute.Strategy:
+def choose(gpu_ids: list[int], *, machines: bool = False) -> tf.distribute.Strategy:
     """The strategy over the given GPUs, or over the CPU when the machine has none.
 
     Only these GPUs become visible, with memory growth; call it before anything is computed.
     One device gets TensorFlow's default strategy (no copies, no all-reduce), several a
-    MirroredStrategy. Raises UserError for GPUs that are not there.
+    MirroredStrategy. With `machines`, where the environment names a cluster, it joins that
+    (`utils.cluster`) and gives a MultiWorkerMirroredStrategy. Raises UserError for GPUs that are
+    not there, or a cluster that can't be one.
     """
     import tensorflow as tf
 
@@ -116,7 +124,7 @@ def choose(gpu_ids: list[int]) -> tf.distribute.Strategy:
         reason = "" if gpus else "no GPU found: "
         tf.config.set_visible_devices([], "GPU")
         print(f"{reason}running on the CPU ({in_cores(cpu_count())})", flush=True)
-        return tf.distribute.get_strategy()
+        return _over_machines() if machines and cluster.named() else tf.distribute.get_strategy()
     unknown = [str(number) for number in gpu_ids if number >= len(gpus)]
     if unknown:
         there = ", ".join(map(str, range(len(gpus))))
@@ -126,21 +134,50 @@ def choose(gpu_ids: list[int]) -> tf.distribute.Strategy:
     for gpu in chosen:
         tf.config.experimental.set_memory_growth(gpu, True)
     _warn_of_missing_kernels(chosen)
+    if machines and cluster.named():
+        return _over_machines()
     if len(chosen) == 1:
         return tf.distribute.get_strategy()
     # once chosen, visible GPUs are counted from 0 again
     return tf.distribute.MirroredStrategy([f"GPU:{number}" for number in range(len(chosen))])
 
 
-def replicas(strategy: tf.distribute.Strategy) -> tuple[str, ...]:
-    """Names of the devices of a MirroredStrategy; () for the default strategy's single one."""
+@functools.cache  # TensorFlow connects a process with the others once
+def _over_machines() -> tf.distribute.Strategy:
+    """The strategy over the visible devices of all machines, which are waited for."""
     import tensorflow as tf
 
-    return (
-        strategy.extended.worker_devices
-        if isinstance(strategy, tf.distribute.MirroredStrategy)
-        else ()
-    )
+    found = cluster.resolver()
+    spec = found.cluster_spec()
+    others = sum(spec.num_tasks(job) for job in spec.jobs) - 1
+    own = spec.task_address(found.task_type, found.task_id)
+    print(f"this is {own}: waiting for {others} other machine(s)", flush=True)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(found)
+    cluster.join(found)
+    # Every step takes as many batches as were counted before: nothing to agree on in each.
+    strategy.extended.experimental_enable_get_next_as_optional = False
+    devices = len(strategy.extended.worker_devices)
+    counts = [int(one[0]) for one in cluster.collected([np.array(devices)])]
+    if len(set(counts)) > 1:
+        raise UserError(
+            f"the machines have {', '.join(map(str, counts))} devices: all need the same number, "
+            "choose them by --gpu_id"
+        )
+    place = f"machine {cluster.rank() + 1} of {cluster.size()}, {devices} device(s) on each"
+    if cluster.is_chief():
+        print(f"{place}: this one writes the run folder", flush=True)
+    else:
+        print(f"{place}: the first one shows how the run goes", flush=True)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+    return strategy
+
+
+def replicas(strategy: tf.distribute.Strategy) -> tuple[str, ...]:
+    """Names of this machine's devices where it has several that share the work; else ()."""
+    if strategy.num_replicas_in_sync == 1:
+        return ()
+    own = strategy.extended.worker_devices
+    return tuple(own) if len(own) > 1 else ()
 
 
 def _warn_of_missing_kernels(gpus: list[tf.config.PhysicalDevice]) -> None:
@@ -174,8 +211,18 @@ def make(
     *,
     val_batch_images: int = VAL_BATCH_IMAGES,
 ) -> Device:
-    """A `Device` of a strategy; `compile` None: XLA where there is a visible GPU."""
+    """A `Device` of a strategy; `compile` None: XLA where there is a visible GPU.
+
+    Raises:
+        UserError: a strategy over machines that `choose` hasn't made.
+    """
     import tensorflow as tf
 
+    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    if several and cluster.size() == 1:
+        raise UserError(
+            "a MultiWorkerMirroredStrategy of your own can't be used here: on several machines use "
+            "the commands (docs/machines.md)"
+        )
     on_gpu = bool(tf.config.get_visible_devices("GPU"))
     return Device(strategy, on_gpu if compile is None else compile, val_batch_images)

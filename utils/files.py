@@ -17,9 +17,9 @@ from .errors import UserError
 TEMPORARY = re.compile(r"\.ekg_tf-[0-9a-f]{32}\.(tmp|old)(\.[^/]{0,16})?")
 
 
-def _beside(path: Path, kind: str, suffix: str = "") -> Path:
-    """A new name in the same folder that `TEMPORARY` matches."""
-    return path.with_name(f".ekg_tf-{uuid.uuid4().hex}.{kind}{suffix}")
+def new_name(folder: Path, kind: str, suffix: str = "") -> Path:
+    """A new name in a folder that `TEMPORARY` matches."""
+    return folder / f".ekg_tf-{uuid.uuid4().hex}.{kind}{suffix}"
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[Path], Any]) -> None:
@@ -40,7 +40,7 @@ def atomic_write(path: str | os.PathLike, write: Callable[[Path], Any]) -> None:
         if path.exists() and not path.is_file():
             write(path)
             return
-        temporary = _beside(path, "tmp", path.suffix[:16])
+        temporary = new_name(path.parent, "tmp", path.suffix[:16])
         try:
             write(temporary)
             _fsync(temporary)
@@ -65,7 +65,7 @@ def atomic_folder(path: str | os.PathLike, write: Callable[[Path], Any], mark: s
     path = Path(path)
     if path.is_symlink() or (path.exists() and not (path / mark).is_file()):
         raise UserError(f"{path} is there and holds no {mark}: move it or give another place")
-    temporary, old = _beside(path, "tmp"), _beside(path, "old")
+    temporary, old = new_name(path.parent, "tmp"), new_name(path.parent, "old")
     try:
         write(temporary)
         if path.exists():

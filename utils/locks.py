@@ -12,6 +12,10 @@ from .errors import UserError
 LOCK = ".lock"
 
 
+class Taken(UserError):
+    """Another process holds the lock."""
+
+
 class Lock:
     """The lock of a folder, which is made if it is missing; taken as soon as there is a `Lock`.
 
@@ -20,15 +24,13 @@ class Lock:
 
     Args:
         folder: the file .lock lies in it.
-        waiting: what is printed where another process holds the lock, before it is waited for;
-            None: it isn't waited for.
 
     Raises:
-        UserError: the folder is a file or can't be written; another process holds the lock and
-            isn't waited for.
+        Taken: another process holds the lock.
+        UserError: the folder is a file or can't be written.
     """
 
-    def __init__(self, folder: Path, waiting: str | None = None):
+    def __init__(self, folder: Path):
         self._path = folder / LOCK
         self._made_folder = False
         try:
@@ -44,22 +46,19 @@ class Lock:
             ) from error
         self._open = True
         try:
-            self._take(folder, waiting)
+            self._take(folder)
         except BaseException:
             self.close()
             raise
 
-    def _take(self, folder: Path, waiting: str | None) -> None:
+    def _take(self, folder: Path) -> None:
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if waiting is None:
-                raise UserError(
-                    f"another process is using {folder} (it holds {self._path}): wait for it or "
-                    "give another folder"
-                ) from None
-            print(waiting, flush=True)
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+            raise Taken(
+                f"another process is using {folder} (it holds {self._path}): wait for it or give "
+                "another folder"
+            ) from None
         except OSError:
             print(f"warning: {folder} has no file locks, do not use it from two processes at once")
 

@@ -6,14 +6,15 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from . import jsonl, provenance
+from . import cluster, jsonl, provenance
 from .errors import UserError, without_place
-from .files import TEMPORARY
+from .files import TEMPORARY, new_name
 from .jsonl import Row
 from .locks import LOCK, Lock
 
@@ -21,9 +22,11 @@ MANIFEST = "files.json"  # what the run has written, and checksums of what is re
 FORMAT = 1  # of a run folder
 _MARKS = ("args.json", "versions.json", MANIFEST)  # by which a folder is known as ours
 _BLOCK = 1 << 24  # bytes of a file that are digested at a time
+_SEEN_SECONDS = 60.0  # until a file that one machine has written must be there for the others
 _PHASES = ("baseline", "supernet", "search", "bank", "finetune")
 _SUFFIXES = (".json", ".npy", ".keras", "_*.npy", "_*.npz", "_*.f32", "_*.keras")
 
+_SAME = ("python", "tensorflow", "keras", "numpy", "git")  # on every machine of a cluster
 # What is read of these files: keys without which they are damaged.
 _NEEDED = {
     "search.json": ("flops", "parameters", "val_loss", "front"),
@@ -54,6 +57,10 @@ class RunFolder:
     Every file of a run is named by file() and matches KNOWN. files.json names those that the run
     has written, before they are there: only these may `overwrite` delete, and never through a link.
     Open it by RunFolder.open.
+
+    Where several machines run the command (`utils.cluster`), they share the folder, and all of them
+    come by every call: the chief alone reads and writes what is small, and tells the others;
+    `write` makes large files that every machine reads for itself.
     """
 
     KNOWN = (
@@ -109,13 +116,15 @@ class RunFolder:
         commands of their own. Raises UserError when the path is a file or not writable, another
         process uses the folder, it holds other files than ours, or an argument differs.
         """
-        path = Path(path)
-        lock = Lock(path)
-        folder = cls(path, lock, bool(args.get("do_log", False)))
+        folder = cls(Path(path), None, bool(args.get("do_log", False)))
+        cluster.together(lambda: _compare_commands(args, set(ignore)))
+        cluster.on_chief(folder._take)
         try:
-            folder._claim(args, overwrite, set(ignore))
+            folder._check_shared()
+            cluster.on_chief(lambda: folder._claim(args, overwrite, set(ignore)))
         except BaseException:
-            lock.close(forget=True)
+            if folder._lock is not None:
+                folder._lock.close(forget=True)
             raise
         return folder
 
@@ -138,6 +147,30 @@ class RunFolder:
             lock.close(forget=True)
             raise
         return folder
+
+    def _take(self) -> None:
+        self._lock = Lock(self.path)
+
+    def _check_shared(self) -> None:
+        """Raises UserError where the machines don't see the same folder."""
+        if cluster.size() == 1:
+            return
+        name = cluster.on_chief(lambda: new_name(self.path, "tmp").name)
+        mark = self.path / name
+        cluster.on_chief(mark.touch)
+
+        def check() -> None:
+            if not _comes(mark.exists):
+                raise UserError(
+                    f"{self.path} is not the folder that the first machine writes to: several "
+                    "machines need one that all of them see (NFS or the like)"
+                )
+
+        try:
+            cluster.together(check)
+        finally:
+            if cluster.is_chief():
+                mark.unlink()
 
     def _claim(self, args: dict[str, Any], overwrite: bool, ignore: set[str]) -> None:
         arguments = json.loads(jsonl.dumps(args))
@@ -252,7 +285,7 @@ class RunFolder:
 
     def has(self, name: str) -> bool:
         """Whether one of the run's files is there."""
-        return self.path.joinpath(self._checked(name)).exists()
+        return cluster.on_chief(self.path.joinpath(self._checked(name)).exists)
 
     def file(self, name: str) -> Path:
         """The path of one of the run's files, to be written or read.
@@ -273,10 +306,34 @@ class RunFolder:
         return known is not None and path.is_file() and checksum(path) == known
 
     def note_command(self, command: str) -> None:
-        """Adds the command by which the run is made to commands.json, unless it was the last."""
-        commands = self.read_json(COMMANDS).get("commands", []) if self.has(COMMANDS) else []
-        if commands[-1:] != [command]:
-            self.write_json(COMMANDS, {"commands": [*commands, command]})
+        """Adds the command by which the run is made to commands.json, unless it was the last; of
+        several machines that of the chief."""
+
+        def note() -> None:
+            commands = self.read_json(COMMANDS).get("commands", []) if self.has(COMMANDS) else []
+            if commands[-1:] != [command]:
+                self.write_json(COMMANDS, {"commands": [*commands, command]})
+
+        cluster.on_chief(note)
+
+    def write(self, name: str, write: Callable[[Path], Any]) -> Path:
+        """Calls write(path) once, on the chief; then every machine sees the file. Returns its path.
+
+        Raises:
+            UserError: as `write` and `file`, on every machine, or a file that doesn't arrive there.
+        """
+        path = self.path / self._checked(name)
+
+        def make() -> str | None:
+            self._note(name)
+            write(path)
+            # A name without a file: there was nothing to write.
+            return checksum(path) if cluster.size() > 1 and path.exists() else None
+
+        wanted = cluster.on_chief(make)
+        if cluster.size() > 1 and wanted:
+            cluster.together(lambda: _await(path, wanted))
+        return path
 
     def _checked(self, name: str) -> str:
         if not _is_known(name):
@@ -285,27 +342,35 @@ class RunFolder:
 
     def seal(self, *names: str) -> None:
         """Keeps the checksums of finished files that a later phase reads."""
-        for name in names:
-            self._files[self._checked(name)] = checksum(self.path / name)
-        self._save_manifest()
+
+        def keep() -> None:
+            for name in names:
+                self._files[self._checked(name)] = checksum(self.path / name)
+            self._save_manifest()
+
+        cluster.on_chief(keep)
 
     def write_json(self, name: str, obj: Any) -> None:
         """Writes a JSON file atomically, keys sorted; NaN and infinities become null."""
-        jsonl.write_json(self.file(name), obj)
+        cluster.on_chief(lambda: jsonl.write_json(self.file(name), obj))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """The object of a JSON file; raises UserError when it is missing or damaged."""
-        return read_file(self.path, self._checked(name))
+        return cluster.on_chief(lambda: read_file(self.path, self._checked(name)))
 
     # ------------------------------------------------------------ rows (JSON lines)
 
     def append(self, name: str, row: Row) -> None:
         """Adds one JSON line and waits until it is on the disk; NaN and infinities become null."""
-        path = self.file(name)
-        if name not in self._repaired:
-            jsonl.read_rows(path)  # a torn last line would swallow this row
-            self._repaired.add(name)
-        jsonl.append_row(path, row)
+
+        def add() -> None:
+            path = self.file(name)
+            if name not in self._repaired:
+                jsonl.read_rows(path)  # a torn last line would swallow this row
+                self._repaired.add(name)
+            jsonl.append_row(path, row)
+
+        cluster.on_chief(add)
 
     def rows(self, name: str) -> list[Row]:
         """The rows of a JSON-lines file, none when it is missing.
@@ -313,20 +378,21 @@ class RunFolder:
         A torn last line, left by a process killed while writing, is cut off the file as well.
         Raises UserError with the line number for a damaged earlier line.
         """
-        return jsonl.read_rows(self.file(name), _NEEDED.get(name, ()))
+        needed = _NEEDED.get(name, ())
+        return cluster.on_chief(lambda: jsonl.read_rows(self.file(name), needed))
 
     def truncate(self, name: str, keep: int | Callable[[Row], bool]) -> None:
         """Keeps the first `keep` rows, or those for which keep(row) holds, atomically."""
         rows = self.rows(name)
         kept = [row for row in rows if keep(row)] if callable(keep) else rows[:keep]
         if len(kept) < len(rows):
-            jsonl.write_rows(self.file(name), kept)
+            cluster.on_chief(lambda: jsonl.write_rows(self.file(name), kept))
 
     # ------------------------------------------------------------ TensorBoard, end
 
     def scalars(self, phase: str, step: int, values: dict[str, float]) -> None:
         """Writes TensorBoard scalars under tensorboard/<phase>; does nothing unless do_log."""
-        if not self.do_log:
+        if not self.do_log or not cluster.is_chief():
             return
         import tensorflow as tf
 
@@ -372,6 +438,40 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _comes(condition: Callable[[], bool]) -> bool:
+    """Whether it becomes true within a minute: what a network disk shows may be that old."""
+    until = time.monotonic() + _SEEN_SECONDS
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _await(path: Path, wanted: str) -> None:
+    """Waits for the chief's file; raises UserError if it isn't there, or is another."""
+    if not _comes(lambda: path.exists() and checksum(path) == wanted):
+        raise UserError(f"{path} is not what the first machine has written: is the folder shared?")
+
+
+def _compare_commands(args: dict[str, Any], ignore: set[str]) -> None:
+    """Raises UserError where this machine's command, data or versions aren't the chief's."""
+    if cluster.size() == 1:
+        return
+    kept = {name: one for name, one in args.items() if name not in ignore}
+    programs = {name: one for name, one in provenance.versions().items() if name in _SAME}
+    own = json.loads(jsonl.dumps(kept | programs))
+    first = cluster.on_chief(lambda: own)
+    names = sorted(own.keys() | first.keys())
+    differing = [name for name in names if own.get(name) != first.get(name)]
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"this machine has other settings or data than the first one ({name}: "
+            f"{own.get(name)}, there {first.get(name)}): start the same command on each"
+        )
 
 
 def _is_known(name: str) -> bool:

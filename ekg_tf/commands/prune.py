@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.phases.rehearsal import rehearse
     from ekg_tf.reports.networks import print_report
 
-    device = flags.device_of(args)
+    device = flags.device_of(args, machines=True)
     keras.utils.set_random_seed(args.seed)
     with unreadable_named():
         work = work_of(args)

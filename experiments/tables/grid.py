@@ -2,8 +2,9 @@
 
 Every cell has a folder of its own, ROOT/<name>: `command.json` (its command), `log.txt` (what it
 printed) and `run/` (what it wrote). A cell is finished when its result file is there, so a grid
-that was killed goes on where it was, and the commands go on from their own run folders. Nothing
-here imports TensorFlow.
+that was killed goes on where it was, and the commands go on from their own run folders. Grids of
+several processes, on one machine or on several with a shared disk, share out one folder's cells:
+who holds a cell's lock runs it. Nothing here imports TensorFlow.
 """
 
 import json
@@ -22,13 +23,16 @@ from typing import Any
 from ...utils.errors import UserError
 from ...utils.files import atomic_write
 from ...utils.jsonl import read_json
-from ...utils.locks import Lock
+from ...utils.locks import Lock, Taken
 from ...utils.provenance import cores
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROOT = "{root}"  # stands for the grid's folder in a cell's arguments
 COMMAND, LOG, RUN = "command.json", "log.txt", "run"
 POLL_SECONDS = 0.05
+OTHERS_SECONDS = 1.0  # between two looks at cells that other grids run
+# A cell is a command of its own, whatever started the grid (docs/machines.md).
+OF_CLUSTERS = ("TF_CONFIG", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
 
 
 @dataclass(frozen=True)
@@ -175,17 +179,18 @@ def show(cells: Sequence[Cell], root: Path, slot: Slot) -> None:
 class Command:
     """A cell's command while it runs, on the cores of its slot, printing to the cell's log.
 
-    It inherits the grid's lock. A command that a killed grid has left running keeps it, so that the
+    It inherits the cell's lock. A command that a killed grid has left running keeps it, so that the
     next grid waits for that command instead of starting it a second time.
     """
 
     def __init__(self, cell: Cell, root: Path, slot: Slot, lock: Lock):
-        self.cell, self.slot, self._root = cell, slot, root
+        self.cell, self.slot, self._root, self._lock = cell, slot, root, lock
         cell.claim(root)
         self._log = cell.folder(root) / LOG
         self._begin = time.perf_counter()
         paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+        alone = {name: text for name, text in os.environ.items() if name not in OF_CLUSTERS}
+        environment = alone | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
         with open(self._log, "ab") as output:
             self._process = subprocess.Popen(
                 cell.command(root, slot),
@@ -204,6 +209,7 @@ class Command:
         if pid:
             self._process.returncode = os.waitstatus_to_exitcode(status)
             self._cpu = usage.ru_utime + usage.ru_stime
+            self._lock.close()
         return bool(pid)
 
     def failure(self) -> str | None:
@@ -221,6 +227,7 @@ class Command:
         """Ends it if it still runs, and waits for its end."""
         self._process.terminate()
         self._process.wait()
+        self._lock.close()
 
 
 def run(
@@ -244,24 +251,26 @@ def run(
         UserError: a cell's folder holds another command's result, or can't be written.
     """
     failures: dict[str, str] = {}
-    waiting_for = f"waiting for another grid in {root}, or for what it left running"
-    with Lock(root, waiting=waiting_for) as lock, _stopped_by_signal():
+    with _stopped_by_signal():
         waiting = [cell for cell in cells if cell.read(root) is None]
         print(f"{len(cells)} cells, {len(cells) - len(waiting)} of them finished", flush=True)
-        free, running, count, begun = list(places), [], len(waiting), 0
+        free, running, said = list(places), [], False
         try:
             while waiting or running:
                 open_names = {cell.name for cell in (*waiting, *(one.cell for one in running))}
                 ready = [cell for cell in waiting if open_names.isdisjoint(cell.needs)]
-                for cell in ready[: len(free)]:
-                    waiting.remove(cell)
-                    begun += 1
+                for cell in ready:
                     broken = [name for name in cell.needs if name in failures]
-                    print(f"[{begun}/{count}] {cell.name}: {cell.shown(root, free[0])}", flush=True)
                     if broken:
+                        waiting.remove(cell)
                         _failed(failures, cell, f"{cell.name} needs {broken[0]}, which failed")
                         after_each()
-                    else:
+                    elif free and (lock := _claimed(cell, root)):
+                        waiting.remove(cell)
+                        if cell.read(root) is not None:  # by another grid, meanwhile
+                            lock.close()
+                            continue
+                        print(f"{cell.name}: {cell.shown(root, free[0])}", flush=True)
                         running.append(Command(cell, root, free.pop(0), lock))
                 for one in [one for one in running if one.ended()]:
                     running.remove(one)
@@ -269,11 +278,22 @@ def run(
                     if failure := one.failure():
                         _failed(failures, one.cell, failure)
                     after_each()
-                time.sleep(POLL_SECONDS if running else 0)
+                if waiting and not running and not said:
+                    print(f"waiting for other grids in {root}, or what they left running")
+                    said = True
+                time.sleep(POLL_SECONDS if running else OTHERS_SECONDS if waiting else 0)
         finally:
             for one in running:
                 one.stop()
     return list(failures.values())
+
+
+def _claimed(cell: Cell, root: Path) -> Lock | None:
+    """The cell's lock; None where another grid holds it."""
+    try:
+        return Lock(cell.folder(root))
+    except Taken:
+        return None
 
 
 def _failed(failures: dict[str, str], cell: Cell, failure: str) -> None:

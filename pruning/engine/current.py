@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from ...nets.graph import ChannelGraph
+from ...utils import cluster
 from ...utils.provenance import cpu_count
 from ...utils.trees import mapped, rows_of
 from ..worth.rewards import Reward
@@ -24,6 +25,17 @@ from .segments import LayerWeights, Segments
 from .validation import Validation
 
 CACHE_BYTES = 2 << 30  # of activations on each device
+IN_FLIGHT = 2  # networks on each of several devices
+
+
+def side_by_side(devices: int, *, compile: bool) -> int:
+    """How many networks are evaluated at once: on the CPU one per core, on one GPU one.
+
+    On several devices `IN_FLIGHT` on each: one is computed while Python prepares the next.
+    """
+    if devices > 1:
+        return IN_FLIGHT * devices
+    return 1 if compile else cpu_count()
 
 
 @dataclass
@@ -49,8 +61,7 @@ class CurrentNetwork:
         graph: the channel graph of theta_0.
         data: D_val.
         compile: XLA on masked full-width kernels (GPU).
-        workers: threads that work side by side; default: one per device on GPUs, one per core on
-            the CPU.
+        workers: threads that work side by side; default: as `side_by_side`.
         devices: names of the devices that share the work; default: TensorFlow's default device.
         cache_bytes: memory for activations on each device; those that don't fit are computed again
             for every proposal that needs them.
@@ -84,8 +95,7 @@ class CurrentNetwork:
             with tf.device(device):
                 inputs = [mapped(tf.constant, rows_of(data.inputs, rows)) for rows in self.rows]
             self.places.append(Place(device, inputs))
-        one_each = compile or len(self.places) > 1
-        self.pool = self._make_pool(workers or (len(self.places) if one_each else cpu_count()))
+        self.pool = self._make_pool(workers or side_by_side(len(self.places), compile=compile))
         self._importance: dict[tuple, ImportancePass] = {}  # by the kind of reward
 
     def _choose_cuts(self, examples: int, cache_bytes: int) -> PrefixCuts:
@@ -163,6 +173,8 @@ class CurrentNetwork:
     def evaluate(self, masks: list[np.ndarray]) -> list[Any]:
         """Outputs on D_val of whole networks, a tree of float32 [n, ...] each, side by side.
 
+        Several machines share them out; each gets all outputs.
+
         Args:
             masks: unit masks, float32 [U + 1]; the current network stays.
         """
@@ -173,7 +185,9 @@ class CurrentNetwork:
                 weights = self.segments.weights(mask)
                 return joined([self.segments.outputs_from(x, weights) for x in place.inputs])
 
-        return list(self.pool.map(run, masks))
+        return cluster.shared(
+            len(masks), lambda own: list(self.pool.map(run, [masks[number] for number in own]))
+        )
 
     def _set_weights(self, mask: np.ndarray) -> None:
         for place in self.places:

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from ...nets.graph import ChannelGraph
 from ...nets.stateless import arranged, batch_statistics
+from ...utils import cluster
 from ...utils.trees import mapped, rows_of, tree_of
 from ..space.candidates import Proposal
 from ..worth.rewards import Reward
@@ -69,9 +70,10 @@ class Trials:
         self._sums = np.zeros(len(proposals))
         self._outputs: list[list[Any]] = [[] for _ in proposals]
         self._batches = [0] * len(proposals)
+        self._owners = np.zeros(len(proposals), int)
         # What the first i examples cost the current network, and at least the others any network
         # (-inf as long as one of them has no known bound).
-        own = reward.all_losses(current).astype(np.float64)
+        own = cluster.agreed(reward.all_losses(current)).astype(np.float64)
         self._current = np.concatenate([[0], np.cumsum(own)])
         self._rest = reward.least_losses().astype(np.float64)[::-1].cumsum()[::-1]
         self._rest = np.append(self._rest, 0)
@@ -90,6 +92,24 @@ class Trials:
             self.losses[index] = self._sums[index] / rows.stop
             for one in np.flatnonzero(np.isfinite(self.losses) & (self.losses > self.losses.min())):
                 self.forget(one)
+
+    def deal(self, order: np.ndarray) -> None:
+        """Shares the proposals out over the machines (`utils.cluster`), in turn in this order."""
+        self._owners[order] = np.arange(len(order)) % cluster.size()
+
+    def own(self, order: np.ndarray) -> list[int]:
+        """Those of some proposals that this machine evaluates."""
+        return [int(index) for index in order if self._owners[index] == cluster.rank()]
+
+    def exchange(self) -> None:
+        """Tells the other machines how far this one's proposals are, and learns of theirs."""
+        if cluster.size() == 1:
+            return
+        every = cluster.collected([self.losses, self._sums, self.images])
+        for worker, arrays in enumerate(every):
+            theirs = self._owners == worker
+            for known, told in zip((self.losses, self._sums, self.images), arrays, strict=True):
+                known[theirs] = told[theirs]
 
     def forget(self, index: int) -> None:
         """Lets go of the outputs of a proposal that won't be the best."""
@@ -118,7 +138,10 @@ class Trials:
         best = int(np.argmin(self.losses))
         rewards = np.where(np.isinf(self.losses), np.nan, -self.losses)
         run = int(np.count_nonzero(self.images))
-        outputs = mapped(lambda *parts: np.concatenate(parts), *self._outputs[best])
+        owner, outputs = int(self._owners[best]), None
+        if owner == cluster.rank():
+            outputs = mapped(lambda *parts: np.concatenate(parts), *self._outputs[best])
+        outputs = cluster.agreed(outputs, owner)
         return Outcome(best, float(rewards[best]), rewards, outputs, run, int(self.images.sum()))
 
 
@@ -129,8 +152,10 @@ class ExactEvaluator:
         graph: the channel graph of theta_0.
         data: D_val.
         options: those of `CurrentNetwork`. Every device evaluates whole proposals on all of D_val,
-            so the choice does not depend on the number of devices.
+            so the choice does not depend on the number of devices or machines.
     """
+
+    FIRST = 2  # proposals of each machine whose losses all of them learn before the others begin
 
     def __init__(self, graph: ChannelGraph, data: Validation, **options):
         self.current = CurrentNetwork(graph, data, **options)
@@ -164,7 +189,9 @@ class ExactEvaluator:
         trials = Trials(proposals, reward, self.current.outputs)
         ratios = np.array([self._ratios.get(one.gate, 0) for one in proposals])
         expected = ratios * trials.current_loss
-        self._work_off(trials, np.argsort(expected, kind="stable"), expected)
+        order = np.argsort(expected, kind="stable")
+        trials.deal(order)
+        self._work_off(trials, order, expected)
         for one, ratio in zip(proposals, trials.ratios().tolist(), strict=True):
             if np.isfinite(ratio):
                 self._ratios[one.gate] = (self._ratios.get(one.gate, ratio) + ratio) / 2
@@ -194,7 +221,10 @@ class ExactEvaluator:
         Args:
             order: numbers of the proposals by rising `expected` loss.
         """
-        self._run(trials, order, give_up=True)
+        first = self.FIRST * cluster.size() if cluster.size() > 1 else 0
+        if first:
+            self._run(trials, order[:first], give_up=True)
+        self._run(trials, order[first:], give_up=True)
 
     def _run(self, trials: Trials, order, batches: int | None = None, give_up: bool = False):
         """Runs proposals side by side until each has seen so many batches (None: all), or is
@@ -214,7 +244,8 @@ class ExactEvaluator:
                         trials.forget(index)
                         return
 
-        list(self.current.pool.map(run, order))
+        list(self.current.pool.map(run, trials.own(order)))
+        trials.exchange()
 
 
 class LazyEvaluator(ExactEvaluator):
@@ -273,8 +304,10 @@ class NaiveEvaluator(ExactEvaluator):
             rewards.append(-float(tf.reduce_mean(reward.all_losses(outputs))))
             if number == 0 or rewards[-1] > rewards[best]:
                 best, kept = number, outputs
+        best = int(cluster.agreed(np.array(best)))
+        rewards, kept = cluster.agreed(np.array(rewards)), cluster.agreed(kept)
         examples = len(proposals) * self.current.rows[-1].stop
-        return Outcome(best, rewards[best], np.array(rewards), kept, len(proposals), examples)
+        return Outcome(best, float(rewards[best]), rewards, kept, len(proposals), examples)
 
     def each(self, proposals: list[Proposal], use: Callable[[Any], Found]) -> list[Found]:
         """As `ExactEvaluator.each`, one after the other."""

@@ -27,7 +27,9 @@ import numpy as np
 
 from ...nets.graph import ChannelGraph
 from ...options.bank import FULL, MANY_CLASSES, ONLINE, TOPK, Bank
+from ...utils import cluster
 from ...utils.errors import UserError
+from ...utils.jsonl import read_json, write_json
 from ...utils.runfolder import RunFolder
 from ...utils.trees import parts_of
 from ..engine.features import FeaturePass
@@ -196,12 +198,14 @@ def build_bank(
 ) -> dict:
     """Writes the bank's arrays in blocks of batches; goes on after the last finished block.
 
-    Every example is read once and shown to all K teachers.
+    Every example is read once and shown to all K teachers. Several machines take the batches in
+    turn; the first one writes all rows.
 
     Args:
         batches: batches(i) gives the training set's batches from number i on, without augmentation,
             as dicts with "inputs" float32 [b, ...] and "index" int32 [b]; the same ones every
-            time and in mixed order: batch norm takes the statistics of each batch.
+            time and in mixed order: batch norm takes the statistics of each batch. Of several
+            machines, each gets its own ones of these.
         layout: of the training set, from `layout`.
         fingerprint: of the training set, kept in the manifest.
 
@@ -214,62 +218,106 @@ def build_bank(
         UserError: the disk is too small.
         RuntimeError: the batches hold another number of examples; an output beyond float16.
     """
-    manifest = _open_manifest(folder, graph, history, layout, fingerprint)
+    manifest = cluster.on_chief(lambda: _open_manifest(folder, graph, history, layout, fingerprint))
     if manifest["complete"]:
         return manifest
     segments = Segments(graph, compile=compile)
     masks = [history.mask(graph, teacher["step"]) for teacher in manifest["teachers"]]
-    teachers = [segments.weights(mask) for mask in masks]
-    arrays = {
-        name: np.lib.format.open_memmap(folder.file(name), mode="r+") for name in layout.arrays
-    }
-    kept = arrays.pop(FEATURES, None)
-    banks, wide = list(arrays.values()), layout.features
-    both = FeaturePass(segments) if wide else None
-    flushed = time.monotonic()
-    for batch in batches(manifest["batches_done"]):
-        index, means = batch["index"].numpy(), np.zeros((len(batch["index"]), wide), np.float32)
-        for number, (weights, mask) in enumerate(zip(teachers, masks, strict=True)):
-            if both is None:
-                outputs = segments.outputs_from(batch["inputs"], weights)
-            else:
-                outputs, found = both.run(batch["inputs"], weights, mask)
-                length = np.linalg.norm(found, axis=-1, keepdims=True)
-                means += found / np.maximum(length, 1e-12) / len(teachers)
-            if banks:
-                _write(banks, layout, index, number, [np.asarray(x) for x in parts_of(outputs)])
-        if kept is not None:
-            kept[index] = means
-        manifest["batches_done"] += 1
-        manifest["examples_done"] += len(batch["index"])
-        if time.monotonic() - flushed > BLOCK_SECONDS:
-            _flush(*banks, kept)
-            folder.write_json(MANIFEST, manifest)
-            flushed = time.monotonic()
-    if manifest["examples_done"] != layout.examples:
-        raise RuntimeError(f"{manifest['examples_done']} of {layout.examples} rows were written")
-    _flush(*banks, kept)
-    manifest["complete"] = True
-    folder.write_json(MANIFEST, manifest)
+    teachers = [(segments.weights(mask), mask) for mask in masks]
+    both = FeaturePass(segments) if layout.features else None
+    store = _Store(folder, layout, manifest) if cluster.is_chief() else None
+    own, left = iter(batches(manifest["batches_done"])), True
+    while left:
+        batch = next(own, None)
+        rows = [] if batch is None else _rows(batch, teachers, layout, segments, both)
+        told = cluster.collected(rows)
+        left = all(told)  # the last round is of fewer batches, or of none
+        cluster.on_chief(lambda told=told: store.add(told))
+    manifest = cluster.on_chief(lambda: store.finished())
     folder.seal(MANIFEST, *layout.arrays)
     return manifest
 
 
-def _flush(*arrays: np.memmap | None) -> None:
-    for array in arrays:
-        if array is not None:
+def _rows(
+    batch: dict, teachers: Sequence[tuple], layout: Layout, segments: Segments, both
+) -> list[np.ndarray]:
+    """What is kept of a batch: the examples' numbers, then the rows of each of the bank's arrays.
+
+    Args:
+        teachers: (weights, mask) of each. both: also gives features, or None.
+    """
+    index = batch["index"].numpy()
+    shapes = layout.arrays.values()
+    kept = [np.zeros((len(index), *shape[1:]), dtype) for dtype, shape in shapes]
+    means = np.zeros((len(index), layout.features), np.float32)
+    for number, (weights, mask) in enumerate(teachers):
+        if both is None:
+            outputs = segments.outputs_from(batch["inputs"], weights)
+        else:
+            outputs, found = both.run(batch["inputs"], weights, mask)
+            length = np.linalg.norm(found, axis=-1, keepdims=True)
+            means += found / np.maximum(length, 1e-12) / len(teachers)
+        if layout.outputs:
+            banks = kept[: len(layout.outputs)]
+            _write(banks, layout, number, [np.asarray(x) for x in parts_of(outputs)])
+    if layout.features:
+        kept[-1][:] = means
+    return [index, *kept]
+
+
+class _Store:
+    """The bank's files, written by one machine.
+
+    Args:
+        manifest: of the unfinished bank; it is kept up to date.
+    """
+
+    def __init__(self, folder: RunFolder, layout: Layout, manifest: dict):
+        self._folder, self._layout, self._manifest = folder, layout, manifest
+        self._arrays = [
+            np.lib.format.open_memmap(folder.file(name), mode="r+") for name in layout.arrays
+        ]
+        self._flushed = time.monotonic()
+
+    def add(self, every: Iterable[Sequence[np.ndarray]]) -> None:
+        """Puts the `_rows` of some batches into the arrays; empty ones are of no batch."""
+        for index, *rows in filter(None, every):
+            for array, values in zip(self._arrays, rows, strict=True):
+                array[index] = values
+            self._manifest["batches_done"] += 1
+            self._manifest["examples_done"] += len(index)
+        if time.monotonic() - self._flushed > BLOCK_SECONDS:
+            self._keep()
+            self._flushed = time.monotonic()
+
+    def _keep(self) -> None:
+        for array in self._arrays:
             array.flush()
+        write_json(self._folder.file(MANIFEST), self._manifest)
+
+    def finished(self) -> dict:
+        """The manifest of the complete bank, on the disk like its arrays.
+
+        Raises:
+            RuntimeError: rows are missing.
+        """
+        done = self._manifest["examples_done"]
+        if done != self._layout.examples:
+            raise RuntimeError(f"{done} of {self._layout.examples} rows were written")
+        self._manifest["complete"] = True
+        self._keep()
+        return self._manifest
 
 
-def _write(banks: list, layout: Layout, index: np.ndarray, number: int, outputs: list) -> None:
-    """Puts a teacher's outputs, float32 [b, ...] each, into the rows `index`."""
+def _write(banks: list, layout: Layout, number: int, outputs: list) -> None:
+    """Puts a teacher's outputs, float32 [b, ...] each, into a batch's rows of the bank."""
     for bank, values in zip(banks, outputs, strict=True):
         if not (np.abs(values) <= np.finfo(np.float16).max).all():
             raise RuntimeError(f"teacher {number}: an output is not finite or beyond float16")
         if layout.kind == FULL:
-            bank[index, ..., number] = values.astype(np.float16)
+            bank[..., number] = values.astype(np.float16)
         else:
-            bank[index, number] = compressed(values, bank.dtype)
+            bank[:, number] = compressed(values, bank.dtype)
 
 
 def _reserve(path: Path) -> None:
@@ -289,10 +337,10 @@ def _reserve(path: Path) -> None:
 def _open_manifest(
     folder: RunFolder, graph: ChannelGraph, history: History, layout: Layout, fingerprint: str
 ) -> dict:
-    """The manifest of an unfinished bank, or of a new one with its empty arrays."""
-    there = all(folder.has(name) for name in layout.arrays)
-    if folder.has(MANIFEST) and there:
-        return folder.read_json(MANIFEST)
+    """The manifest of an unfinished bank, or of a new one with its empty arrays; on one machine."""
+    files = [folder.file(name) for name in (MANIFEST, *layout.arrays)]
+    if all(file.exists() for file in files):
+        return read_json(files[0])
     steps = choose_teachers([row["val_loss"] for row in history.rows], layout.teachers)
     # The file has holes at first: a full disk would only show as a crash half-way.
     free = shutil.disk_usage(folder.path).free
@@ -322,5 +370,5 @@ def _open_manifest(
         "examples_done": 0,
         "complete": not layout.arrays,
     }
-    folder.write_json(MANIFEST, manifest)
+    write_json(files[0], manifest)
     return manifest

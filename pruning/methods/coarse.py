@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...utils import cluster
 from ..space.candidates import OVERSHOOT, Proposal, removable
 from ..space.widths import relative_scores, smallest, without
 from ..worth.rewards import Reward
@@ -58,6 +59,7 @@ class CoarseToFineSearch(GreedySearch):
         names, masks = list(coarse), list(coarse.values())
         outputs = self.evaluator.current.evaluate(masks)
         losses = [float(np.mean(reward.all_losses(one))) for one in outputs]
+        losses = cluster.agreed(np.array(losses)).tolist()
         best = int(np.argmin(losses))
         if self._too_bad(outputs[best]):
             return None

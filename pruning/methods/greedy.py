@@ -10,6 +10,7 @@ from ...nets.graph import ChannelGraph
 from ...options.methods import CACHE_MB, EKG
 from ...options.search import SearchOptions
 from ...training.task import Task
+from ...utils import cluster
 from ..engine.evaluator import EVALUATORS, LazyEvaluator
 from ..engine.validation import Validation
 from ..history import History
@@ -122,7 +123,8 @@ class GreedySearch(Search):
     def _scores(self, reward: Reward) -> np.ndarray:
         mask = self.gates.mask()
         if self.options.method.score == "taylor":
-            return self.evaluator.set_current_with_importance(mask, reward)[1]
+            # What the first machine has computed ranks the filters on all of them.
+            return cluster.agreed(self.evaluator.set_current_with_importance(mask, reward)[1])
         self.evaluator.set_current(mask)
         seed = [self.options.sampling.seed, len(self.history.rows)]
         return weight_scores(self.options.method.score, self._kernels, mask, seed)

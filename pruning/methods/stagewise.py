@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ...nets.graph import ChannelGraph
 from ...options.search import SearchOptions
 from ...training.task import Task
+from ...utils import cluster
 from ...utils.arrays import load_state, save_state
 from ..engine.validation import Validation
 from ..history import History
@@ -135,13 +136,13 @@ class StageWiseSearch(Search):
             loss = float(self.rater.rate(number, [middle])[0])
             caused = float(self.rater.output_loss(self.rater.outputs(middle), whole))
             factors.append(caused / loss if loss > 0 else 1.0)
-        return np.array([*factors, 1.0])
+        return cluster.agreed(np.array([*factors, 1.0]))
 
     def _load(self) -> None:
-        path = self.history.folder.file(STATE)
-        if not path.exists():
+        folder = self.history.folder
+        if not folder.has(STATE):
             return
-        state = load_state(path)
+        state = load_state(folder.file(STATE))
         self._factors = state["factors"]
         self._seconds = float(state["seconds"])
         self.rater.evaluations = int(state["evaluations"])
@@ -162,7 +163,7 @@ class StageWiseSearch(Search):
             state[f"genes{number}"] = archive.genes
             state[f"losses{number}"] = archive.losses
             state[f"generations{number}"] = np.int64(archive.generations)
-        save_state(self.history.folder.file(STATE), state)
+        self.history.folder.write(STATE, lambda path: save_state(path, state))
 
     # ---------------------------------------------------------------- their combination
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from ...nets.graph import ChannelGraph
 from ...training.task import Task
-from ...utils.provenance import cpu_count
+from ...utils import cluster
 from ...utils.trees import mapped, rows_of
-from ..engine.current import joined
+from ..engine.current import joined, side_by_side
 from ..engine.cuts import size_of
 from ..engine.segments import Segments
 from ..engine.validation import Validation
@@ -59,8 +59,7 @@ class StageRater:
         self._whole = self.segments.weights(graph.open_mask())
         self._cache_bytes = cache_bytes
         self._devices = tuple(devices) or (None,)
-        one_each = compile or len(self._devices) > 1
-        self._pool = ThreadPoolExecutor(len(self._devices) if one_each else cpu_count())
+        self._pool = ThreadPoolExecutor(side_by_side(len(self._devices), compile=compile))
         self._number, self._kept = -1, []
         self.evaluations, self.images = 0, 0.0
 
@@ -110,7 +109,8 @@ class StageRater:
         self._kept = list(self._pool.map(self._features, batches))
 
     def rate(self, number: int, masks: Sequence[np.ndarray]) -> np.ndarray:
-        """Mean losses on D_val, float64 [masks], of versions of stage `number`.
+        """Mean losses on D_val, float64 [masks], of versions of stage `number`; several machines
+        share them out.
 
         Mean squared difference of the features behind the stage; of the last stage, the task's
         `distillation` (KL of the softmax for classes).
@@ -118,6 +118,14 @@ class StageRater:
         Args:
             masks: unit masks, float32 [U + 1], that keep the gates at the stage's borders whole.
         """
+        found = cluster.shared(
+            len(masks), lambda own: self._rated(number, [masks[place] for place in own])
+        )
+        self.evaluations += len(masks)
+        self.images += len(masks) * self._rows[-1].stop * self._share(self.stages[number])
+        return np.array(found, np.float64)
+
+    def _rated(self, number: int, masks: Sequence[np.ndarray]) -> np.ndarray:
         self._enter(number)
         stage = self.stages[number]
         loss = self.output_loss if number == len(self.stages) - 1 else feature_loss
@@ -137,8 +145,6 @@ class StageRater:
             work = ((index, before, behind) for index in range(len(masks)))
             losses = list(self._pool.map(lambda one: run(*one), work))
             totals += np.array(losses) * (rows.stop - rows.start)
-        self.evaluations += len(masks)
-        self.images += len(masks) * self._rows[-1].stop * self._share(stage)
         return totals / self._rows[-1].stop
 
     def output_loss(self, student: Any, teacher: Any) -> tf.Tensor:

@@ -58,7 +58,7 @@ def train_supernet(
             or a loss that isn't finite.
     """
     file = folder.file(path)
-    if file.exists():
+    if folder.has(path):
         return load_keras(file, compile=False)
     wanted, flat = options.method, copied(model)
     order = _order(folder, flat, val, options, task, device)
@@ -91,7 +91,7 @@ def train_supernet(
     )
     objective = Objective(task, None, forward_of=forward_of, indices=indices)
     trained = train(folder, PHASE, flat, data, objective, training, device)
-    save_keras(file, trained)
+    folder.write(path, lambda file: save_keras(file, trained))
     folder.seal(path)
     return load_keras(file, compile=False)
 
@@ -106,16 +106,16 @@ def micro_batches(batch_images: int, replicas: int, most_images: int) -> int:
 def _order(folder, model, val: Validation, options, task: Task, device: Device) -> np.ndarray:
     """Ranks of the channels of the given network by the score; kept, so that a resumed run goes on
     with the same ones."""
-    path = folder.file(ORDER)
-    if not path.exists():
+    if not folder.has(ORDER):
         begin, graph = time.perf_counter(), ChannelGraph(model)
         scores = _scores(graph, val, options, task, device)
         gates = Gates(graph.groups)
         for gate in gates:
             gate.rank(scores[gate.units])
         seconds = time.perf_counter() - begin
-        save_state(path, {"order": gates.order(), "seconds": np.float64(seconds)})
-    return load_state(path)["order"]
+        state = {"order": gates.order(), "seconds": np.float64(seconds)}
+        folder.write(ORDER, lambda path: save_state(path, state))
+    return load_state(folder.file(ORDER))["order"]
 
 
 def _scores(graph: ChannelGraph, val: Validation, options, task: Task, device: Device):
