@@ -2,8 +2,8 @@
 
     python -m ekg_tf.pages.tables   # docs/tables.md from docs/results/table*.json
 
-Ours: mean ± sample standard deviation over n runs, their number n said once; beside it the published
-figure where that is of the same network and data. "not measured" is where there is no result.
+Ours: mean ± sample standard deviation over n runs, n said once; beside it the published figure of
+the same network and data. "not measured" is where there is no result.
 """
 
 import csv
