@@ -163,9 +163,16 @@ def fraction(text: str) -> float:
     return typed(_SHARE)(text)
 
 
+def _own_network(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The group of flags of a network of the user's own; there is one of it."""
+    title = "your own network"
+    known = (group for group in parser._action_groups if group.title == title)
+    return next(known, None) or parser.add_argument_group(title)
+
+
 def add_custom(parser: argparse.ArgumentParser) -> None:
     """The flag that names modules with layers of the user's own."""
-    parser.add_argument(
+    _own_network(parser).add_argument(
         "--custom_module",
         nargs="+",
         default=(),
@@ -177,7 +184,7 @@ def add_custom(parser: argparse.ArgumentParser) -> None:
 
 def add_own(parser: argparse.ArgumentParser) -> None:
     """Flags, after add_data: a network and data of the user's own."""
-    parser.add_argument("--model", help="trained .keras network of your own")
+    _own_network(parser).add_argument("--model", help="trained .keras network of your own")
     add_custom(parser)
     add_aims(parser)
     add_own_data(parser)
@@ -188,7 +195,7 @@ def add_aims(parser: argparse.ArgumentParser) -> None:
     """Flags of the loss and the metrics of a network of the user's own."""
     words = "names of Keras's or module:name"
     for flag, example in (("loss", "mse"), ("metrics", "mae")):
-        parser.add_argument(
+        _own_network(parser).add_argument(
             f"--{flag}",
             nargs="+",
             metavar="NAME",
@@ -258,7 +265,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=typed(_SEED),
         default=0,
-        help="of initial weights and augmentation; default: 0",
+        help="seed of initial weights and augmentation; default: 0",
     )
 
 
@@ -321,7 +328,9 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
         help="ekg; ckt: FFP's contrastive transfer; kd: Hinton's distillation; plain; default: ekg",
     )
     group.add_argument(
-        "--finetune_teacher", choices=TEACHERS, help="of ekg; default: ensemble, the memory bank"
+        "--finetune_teacher",
+        choices=TEACHERS,
+        help="teacher of ekg; default: ensemble, the memory bank",
     )
     add_settings(group, *FINETUNINGS)
     add_settings(parser.add_argument_group("training (baseline and fine-tuning)"), Training)
