@@ -12,14 +12,15 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import ekg_tf
-from ekg_tf.__main__ import COMMANDS, PROGRAM
 from ekg_tf.cli import manners
 from ekg_tf.options.budgets import BUDGETS
 from ekg_tf.options.fields import Options, settings_of
 from ekg_tf.options.finetuning import FINETUNINGS
 from ekg_tf.options.methods import METHODS
 from ekg_tf.reports.tables import table
+
+import ekg_tf
+from ekg_tf.__main__ import COMMANDS, PROGRAM
 
 # {command: module with parser()}
 PROGRAMS = {

@@ -58,7 +58,7 @@ def parser() -> manners.Parser:
         "--jobs",
         type=flags.count,
         default=1,
-        help="cells that run at a time; they share out the GPUs of --gpu_id and the CPU cores; default: 1",
+        help="cells that run at a time; they share out the GPUs and the CPU cores; default: 1",
     )
     parser.add_argument("--out", type=Path, help="also write the result to this .json, and a .png")
     parser.add_argument("--dry_run", action="store_true", help="print the commands, run nothing")
