@@ -68,25 +68,26 @@ def add_settings(group: argparse._ActionsContainer, *kinds: type[Options]) -> No
             more = {"type": kind, "choices": one.choices}
         if one.spaced:
             more = {"type": typed(_element(one)), "nargs": "+"}
-        group.add_argument(f"--{flag}", help=f"{one.help}; {_default(one)}", **more)
+        group.add_argument(f"--{flag}", help=f"{one.help}; default: {default_of(one)}", **more)
 
 
 def _element(one: Setting) -> Setting:
     return Setting(**{**vars(one), "many": False})
 
 
-def _default(one: Setting) -> str:
+def default_of(one: Setting) -> str:
+    """The default of a setting in words."""
     if one.shown:
-        return f"default: {one.shown}"
+        return one.shown
     by_data = recipes.shown(one.flag or "")
     if by_data:
-        return f"default: {by_data}"
+        return by_data
     value = one.default
     if isinstance(value, bool):
         value = "on" if value else "off"
     if isinstance(value, tuple):
         value = ",".join(f"{part:g}" for part in value) or "none"
-    return f"default: {'by data set' if value is None else value}"
+    return "by data set" if value is None else str(value)
 
 
 def made(kind: type[Group], args: argparse.Namespace) -> Group:
@@ -308,7 +309,7 @@ def add_some(
 def add_bank(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("memory bank")
     for one in settings_of(Bank):
-        text = f"{one.help}; {_default(one)}"
+        text = f"{one.help}; default: {default_of(one)}"
         if one.name == "kind":
             group.add_argument("--bank", choices=(*KINDS, NO_BANK), help=text)
         else:

@@ -123,8 +123,12 @@ def inspect(model: keras.Model) -> Report:
     Raises:
         UserError: the network's graph can't be read.
 
-    Example:
-        >>> print(ekg.inspect(model))  # doctest: +SKIP
+    Examples:
+        >>> report = ekg.inspect(model)
+        >>> report.lowest_flops < 1
+        True
+        >>> [group["reason"] for group in report.groups if not group["prunable"]]
+        ['network output']
     """
     figures = inspection.inspection(ChannelGraph(flatten(model).model))
     return Report(
@@ -175,9 +179,9 @@ def prune(
             it isn't changed.
         train, test: each (x, y) or (x, y, sample weights) of arrays, or lists or dicts of them as
             the network has several inputs or outputs; a finite tf.data.Dataset or a
-            keras.utils.PyDataset of such batches; or anything with __len__ and __getitem__ that
-            gives an example. Filters are chosen on a part of train; test is for the figures that
-            are printed.
+            keras.utils.PyDataset of such batches; or anything with `__len__` and `__getitem__`
+            that gives an example. Filters are chosen on a part of train; test is for the figures
+            that are printed.
         folder: of the run; None: a temporary one, which can't be resumed.
         budget: the share of the FLOPs that may remain, or `Flops`, `Parameters`, `Latency`.
         method: `EKG` (default), `FFP`, `SWP`, `AutoSlim`, `Uniform` or `GlobalThreshold`.
@@ -212,6 +216,25 @@ def prune(
     Raises:
         UserError: anything that is wrong with the arguments, the network or the data, before any
             work where it can be known.
+
+    Examples:
+        >>> result = ekg.prune(model, (x_train, y_train), (x_test, y_test), "run", budget=0.5)
+        >>> result.after["flops"] <= 0.5 * result.before["flops"]
+        True
+        >>> result.model.save("small.keras")
+
+        A quicker search and a plain fine-tuning, to a share of the parameters:
+
+        >>> result = ekg.prune(
+        ...     model,
+        ...     (x_train, y_train),
+        ...     (x_test, y_test),
+        ...     None,
+        ...     budget=ekg.Parameters(0.6),
+        ...     method=ekg.FFP(),
+        ...     finetune=ekg.Plain(),
+        ...     training=ekg.Training(epochs=1),
+        ... )
     """
     finetune = _given("finetune", finetune, Ensemble(), *FINETUNINGS)
     search = _search(budget, method, sampling)
@@ -271,6 +294,18 @@ def run_search(
 
     Raises:
         UserError: as `prune`.
+
+    Examples:
+        >>> searched = ekg.run_search(
+        ...     model,
+        ...     (x_train, y_train),
+        ...     (x_test, y_test),
+        ...     "searched",
+        ...     budget=ekg.Flops(0.5, keep=(0.8,)),
+        ...     bank=ekg.Bank(teachers=2),
+        ... )
+        >>> [network["wanted"] for network in searched.front]
+        [0.8]
     """
     search = _search(budget, method, sampling)
     if bank is not None:
@@ -336,6 +371,14 @@ def run_finetuning(
 
     Raises:
         UserError: as `prune`; the search isn't finished, or its bank is of other data or missing.
+
+    Examples:
+        >>> once = ekg.Training(epochs=1)
+        >>> tuned = ekg.run_finetuning(
+        ...     searched.folder, (x_train, y_train), (x_test, y_test), training=once
+        ... )
+        >>> tuned.model.count_params() == searched.model.count_params()
+        True
     """
     source, finetune = Path(searched), _given("finetune", finetune, Ensemble(), *FINETUNINGS)
     of_training = _training(training, optimizer, seed)
@@ -404,8 +447,12 @@ def search_with(
         UserError: a network that can't be pruned, a target that can't be reached, a score that
             isn't a finite number.
 
-    Example:
-        >>> small = ekg.search_with(detector, mean_average_precision).model  # doctest: +SKIP
+    Examples:
+        >>> def score(network):
+        ...     return -network.evaluate(x_test, y_test, verbose=0)[0]
+        >>> small = ekg.search_with(model, score, budget=0.7).model
+        >>> small.count_params() < model.count_params()
+        True
     """
     wanted = budget if isinstance(budget, Budget) else Flops(budget)
     options = Scored(wanted, step=step, proposals=proposals)
@@ -454,8 +501,14 @@ def register(
     Raises:
         UserError: not a layer class, or an axis that is not negative.
 
-    Example:
-        >>> ekg.register(ChannelScale, {"scale": -1})  # doctest: +SKIP
+    Examples:
+        >>> class ChannelShift(keras.layers.Layer):
+        ...     def build(self, shape):
+        ...         self.shift = self.add_weight(shape=(shape[-1],), name="shift")
+        ...
+        ...     def call(self, x):
+        ...         return x + self.shift
+        >>> ekg.register(ChannelShift, {"shift": -1})
     """
     layer_kinds.register_per_channel(layer, weights, sizes)
 
@@ -494,6 +547,11 @@ def export(
     Raises:
         UserError: a file that can't be read, an extra that isn't installed, a format that can't
             take the network.
+
+    Examples:
+        >>> figures = ekg.export("small.keras", ["litert"], (x_train, y_train), (x_test, y_test))
+        >>> [one["file"] for one in figures["exports"]]
+        ['small.keras', 'small.tflite']
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:

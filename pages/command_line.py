@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ekg_tf.cli import manners
+from ekg_tf.cli.flags import default_of
 from ekg_tf.options.budgets import BUDGETS
 from ekg_tf.options.fields import Options, settings_of
 from ekg_tf.options.finetuning import FINETUNINGS
@@ -189,6 +190,20 @@ def flags_table(rows: Iterable[Flag], common: list[str], spellings: dict[str, li
         shown += ", …" if len(python) > _MOST_SPELLINGS else ""
         lines.append([f"`{row.words}`", _each(row.defaults), meaning, shown])
     return table(["flag", "default", "meaning", "in Python"], lines)
+
+
+def settings_table(place: str) -> str:
+    """The settings of a class of options, such as "options.budgets.Flops", in Markdown."""
+    module, _, name = place.rpartition(".")
+    kind: type[Options] = getattr(importlib.import_module(f"ekg_tf.{module}"), name)
+    rows = []
+    for one in settings_of(kind):
+        meaning = _escaped(one.help)
+        if one.choices:
+            meaning += f"<br>one of {_named(map(repr, one.choices))}"
+        flag = f"`--{one.flag}`" if one.flag else ""
+        rows.append([f"`{one.name}`", _escaped(default_of(one)), meaning, flag])
+    return table(["setting", "default", "meaning", "flag"], rows)
 
 
 def _each(texts: dict[str, list[str]]) -> str:

@@ -1,7 +1,8 @@
 """Hooks of mkdocs.yml: what the documentation site has beside docs/. No TensorFlow is imported.
 
 * README.md, CHANGELOG.md and others of the root become pages, their links turned to pages.
-* The tables of commands and flags take the place of a mark in docs/command_line.md.
+* The tables of commands and flags take the place of a mark in docs/command_line.md, the settings of
+  classes that of marks in docs/api.md.
 * mkdocstrings gets the sources as they are once installed: in a checkout the rooms lie beside
   ekg_tf/, and it reads files without importing them.
 """
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from ekg_tf.pages.command_line import page as command_line_tables
+from ekg_tf.pages.command_line import settings_table
 
 DOCS = "docs"
 # {file of the repository: page of the site}
@@ -33,6 +35,7 @@ OUTSIDE = {
     "examples/README.md": "examples.md",
 }
 COMMAND_LINE, MARK = "command_line.md", "<!-- flags -->"
+_SETTINGS = re.compile(r"<!-- settings: ([\w.]+) -->")
 _FENCE = re.compile(r"(^```.*?^```[ \t]*$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^()\s]+)\)")
 
@@ -69,6 +72,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         return markdown
     if name == COMMAND_LINE:
         markdown = markdown.replace(MARK, command_line_tables())
+    markdown = _SETTINGS.sub(lambda mark: settings_table(mark[1]), markdown)
     return relinked(markdown, f"{DOCS}/{name}", name)
 
 
