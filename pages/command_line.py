@@ -165,7 +165,7 @@ def commands_table(found: dict[str, argparse.ArgumentParser]) -> str:
     for command, parser in found.items():
         titles = [group.title or "" for group in parser._action_groups if group._group_actions]
         names = [f"`{name}`" for name in (command, aliases.get(command)) if name]
-        groups = ", ".join(title for title in titles if title not in PLAIN)
+        groups = ", ".join(title.split(" (")[0] for title in titles if title not in PLAIN)
         rows.append([" or ".join(names), _escaped(parser.description or ""), groups or "its own"])
     return table(["command", "what it does", "groups of flags"], rows)
 

@@ -73,8 +73,8 @@ def gains(folder: Path = RESULTS) -> list[tuple[str, float, str]]:
 def draw_gain(path: Path, folder: Path = RESULTS) -> None:
     """What the pruning of ResNet-56 removes (left) and what is gained and lost by it (right)."""
     widths = read_json(folder / "search_taylor_ensemble" / "search.json")["widths"]
-    figure = figure_of(11.0, 3.7)
-    left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    figure = figure_of(9.6, 3.6)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.1))
     places = range(len(widths["before"]))
     left.bar(places, widths["before"], 0.8, color=LIGHT, label="before")
     left.bar(places, widths["after"], 0.8, color=DARK, label="after")
@@ -90,7 +90,7 @@ def draw_gain(path: Path, folder: Path = RESULTS) -> None:
         right.text(share - 2, row, f"{share:.0f} %", va="center", ha="right", color="white")
     right.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=12)
     right.set_ylim(len(rows) - 0.5, -0.5)
-    right.set_xlim(0, 190)
+    right.set_xlim(0, 208)
     right.set_xticks([])
     right.set_title("What is left of the whole", fontsize=13, loc="left")
     for axes in (left, right):
