@@ -127,8 +127,8 @@ def inspect(model: keras.Model) -> Report:
         >>> report = ekg.inspect(model)
         >>> report.lowest_flops < 1
         True
-        >>> [group["reason"] for group in report.groups if not group["prunable"]]
-        ['network output']
+        >>> [group["prunable"] for group in report.groups]
+        [True, True, False]
     """
     figures = inspection.inspection(ChannelGraph(flatten(model).model))
     return Report(
@@ -222,19 +222,6 @@ def prune(
         >>> result.after["flops"] <= 0.5 * result.before["flops"]
         True
         >>> result.model.save("small.keras")
-
-        A quicker search and a plain fine-tuning, to a share of the parameters:
-
-        >>> result = ekg.prune(
-        ...     model,
-        ...     (x_train, y_train),
-        ...     (x_test, y_test),
-        ...     None,
-        ...     budget=ekg.Parameters(0.6),
-        ...     method=ekg.FFP(),
-        ...     finetune=ekg.Plain(),
-        ...     training=ekg.Training(epochs=1),
-        ... )
     """
     finetune = _given("finetune", finetune, Ensemble(), *FINETUNINGS)
     search = _search(budget, method, sampling)

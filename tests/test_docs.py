@@ -17,8 +17,8 @@ from tests.helpers import docs_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-QUICK = ("README.md", "CONTRIBUTING.md", "docs/gpus.md")
-LONG = ("docs/getting_started.md", "docs/own_network.md", "docs/tasks.md")
+QUICK = ("README.md", "CONTRIBUTING.md")
+LONG = tuple(f"docs/{name}.md" for name in "getting_started own_network tasks gpus".split())
 FUNCTIONS = "inspect prune run_search run_finetuning search_with export register".split()
 
 
