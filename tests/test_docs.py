@@ -52,8 +52,9 @@ def test_examples_of_a_page_run(page, names):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", LONG)
-def test_examples_of_a_long_page_run(page, names):
-    run_page(page, names)
+def test_examples_of_a_long_page_run(page, names, tmp_path):
+    (tmp_path / "wider").mkdir()
+    run_page(page, names | docs_stage.stage(tmp_path / "wider", filters=8))
 
 
 @pytest.mark.parametrize("page", [*QUICK, *LONG])

@@ -23,11 +23,11 @@ def blocks(page: Path) -> list[str]:
     return [re.sub(r"\bepochs=\d+", "epochs=1", block) for block in found]
 
 
-def classifier() -> keras.Model:
+def classifier(filters: int) -> keras.Model:
     """Logits of three classes of 8 x 8 grey images, compiled."""
     image = keras.Input((8, 8, 1))
-    x = L.BatchNormalization()(L.Conv2D(4, 3, use_bias=False)(image))
-    x = L.GlobalAveragePooling2D()(L.Conv2D(4, 3, activation="relu")(L.ReLU()(x)))
+    x = L.BatchNormalization()(L.Conv2D(filters, 3, use_bias=False)(image))
+    x = L.GlobalAveragePooling2D()(L.Conv2D(filters, 3, activation="relu")(L.ReLU()(x)))
     model = keras.Model(image, L.Dense(3, activation="softmax")(x))
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
@@ -53,12 +53,12 @@ def two_ends() -> keras.Model:
     return model
 
 
-def stage(folder: Path) -> dict[str, Any]:
+def stage(folder: Path, filters: int = 4) -> dict[str, Any]:
     """The names that the examples use; my.keras and photos/ lie in the folder."""
     rng = np.random.default_rng(0)
     images = rng.random((96, 8, 8, 1)).astype("float32")
     labels = np.arange(96) % 3
-    model = classifier()
+    model = classifier(filters)
     model.save(folder / "my.keras")
     for split in ("train", "test"):
         for label in ("cat", "dog"):
