@@ -72,7 +72,7 @@ def add_settings(group: argparse._ActionsContainer, *kinds: type[Options]) -> No
             more = {"type": kind, "choices": one.choices}
         if one.spaced:
             more = {"type": typed(_element(one)), "nargs": "+"}
-        group.add_argument(f"--{flag}", help=f"{one.help}; {_default(one)}", **more)
+        group.add_argument(f"--{flag}", help=f"{one.help}; default: {default_of(one)}", **more)
 
 
 def add_named(group: argparse._ActionsContainer, kind: type[Options], names: Iterable[str]) -> None:
@@ -86,18 +86,19 @@ def _element(one: Setting) -> Setting:
     return Setting(**{**vars(one), "many": False})
 
 
-def _default(one: Setting) -> str:
+def default_of(one: Setting) -> str:
+    """The default of a setting in words."""
     if one.shown:
-        return f"default: {one.shown}"
+        return one.shown
     by_data = recipes.shown(one.flag or "")
     if by_data:
-        return f"default: {by_data}"
+        return by_data
     value = one.default
     if isinstance(value, bool):
         value = "on" if value else "off"
     if isinstance(value, tuple):
         value = ",".join(f"{part:g}" for part in value) or "none"
-    return f"default: {'by data set' if value is None else value}"
+    return "by data set" if value is None else str(value)
 
 
 def made(kind: type[Group], args: argparse.Namespace) -> Group:
@@ -191,9 +192,16 @@ def fraction(text: str) -> float:
     return typed(_SHARE)(text)
 
 
+def _own_network(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The group of flags of a network of the user's own; there is one of it."""
+    title = "your own network"
+    known = (group for group in parser._action_groups if group.title == title)
+    return next(known, None) or parser.add_argument_group(title)
+
+
 def add_custom(parser: argparse.ArgumentParser) -> None:
     """The flag that names modules with layers of the user's own."""
-    parser.add_argument(
+    _own_network(parser).add_argument(
         "--custom_module",
         nargs="+",
         default=(),
@@ -205,7 +213,7 @@ def add_custom(parser: argparse.ArgumentParser) -> None:
 
 def add_own(parser: argparse.ArgumentParser) -> None:
     """Flags, after add_data: a network and data of the user's own."""
-    parser.add_argument(
+    _own_network(parser).add_argument(
         "--model", type=path, help="trained .keras network of your own, or hf://USER/NAME"
     )
     add_custom(parser)
@@ -218,7 +226,7 @@ def add_aims(parser: argparse.ArgumentParser) -> None:
     """Flags of the loss and the metrics of a network of the user's own."""
     words = "names of Keras's or module:name"
     for flag, example in (("loss", "mse"), ("metrics", "mae")):
-        parser.add_argument(
+        _own_network(parser).add_argument(
             f"--{flag}",
             nargs="+",
             metavar="NAME",
@@ -290,7 +298,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=typed(_SEED),
         default=0,
-        help="of initial weights and augmentation; default: 0",
+        help="seed of initial weights and augmentation; default: 0",
     )
 
 
@@ -334,7 +342,7 @@ def add_some(
 def add_bank(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("memory bank")
     for one in settings_of(Bank):
-        text = f"{one.help}; {_default(one)}"
+        text = f"{one.help}; default: {default_of(one)}"
         if one.name == "kind":
             group.add_argument("--bank", choices=(*KINDS, NO_BANK), help=text)
         else:
@@ -354,7 +362,9 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
         help="ekg; ckt: FFP's contrastive transfer; kd: Hinton's distillation; plain; default: ekg",
     )
     group.add_argument(
-        "--finetune_teacher", choices=TEACHERS, help="of ekg; default: ensemble, the memory bank"
+        "--finetune_teacher",
+        choices=TEACHERS,
+        help="teacher of ekg; default: ensemble, the memory bank",
     )
     add_settings(group, *FINETUNINGS)
     add_settings(parser.add_argument_group("training (baseline and fine-tuning)"), Training)

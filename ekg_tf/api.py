@@ -135,8 +135,12 @@ def inspect(
     Raises:
         UserError: the network's graph can't be read, or it lacks a layer to exclude.
 
-    Example:
-        >>> print(ekg.inspect(model))  # doctest: +SKIP
+    Examples:
+        >>> report = ekg.inspect(model)
+        >>> report.lowest_flops < 1
+        True
+        >>> [group["prunable"] for group in report.groups]
+        [True, True, False]
     """
     _check_model(model)
     check_weights(model)
@@ -279,9 +283,9 @@ def prune(
             it isn't changed.
         train, test: each (x, y) or (x, y, sample weights) of arrays, or lists or dicts of them as
             the network has several inputs or outputs; a finite tf.data.Dataset or a
-            keras.utils.PyDataset of such batches; or anything with __len__ and __getitem__ that
-            gives an example. Filters are chosen on a part of train; test is for the figures that
-            are printed.
+            keras.utils.PyDataset of such batches; or anything with `__len__` and `__getitem__`
+            that gives an example. Filters are chosen on a part of train; test is for the figures
+            that are printed.
         folder: of the run; None: a temporary one, which can't be resumed.
         budget: the share of the FLOPs that may remain, or `Flops`, `Parameters`, `Latency`; by
             default 0.5, with `max_drop` none.
@@ -324,6 +328,12 @@ def prune(
     Raises:
         UserError: anything that is wrong with the arguments, the network or the data, before any
             work where it can be known.
+
+    Examples:
+        >>> result = ekg.prune(model, (x_train, y_train), (x_test, y_test), "run", budget=0.5)
+        >>> result.after["flops"] <= 0.5 * result.before["flops"]
+        True
+        >>> result.model.save("small.keras")
     """
     finetune = _given("finetune", finetune, Ensemble(), *FINETUNINGS)
     control = _control(exclude, min_width, min_share, max_drop)
@@ -388,6 +398,18 @@ def run_search(
 
     Raises:
         UserError: as `prune`.
+
+    Examples:
+        >>> searched = ekg.run_search(
+        ...     model,
+        ...     (x_train, y_train),
+        ...     (x_test, y_test),
+        ...     "searched",
+        ...     budget=ekg.Flops(0.5, keep=(0.8,)),
+        ...     bank=ekg.Bank(teachers=2),
+        ... )
+        >>> [network["wanted"] for network in searched.front]
+        [0.8]
     """
     control = _control(exclude, min_width, min_share, max_drop)
     search = _search(budget, method, sampling, control)
@@ -454,6 +476,14 @@ def run_finetuning(
 
     Raises:
         UserError: as `prune`; the search isn't finished, or its bank is of other data or missing.
+
+    Examples:
+        >>> once = ekg.Training(epochs=1)
+        >>> tuned = ekg.run_finetuning(
+        ...     searched.folder, (x_train, y_train), (x_test, y_test), training=once
+        ... )
+        >>> tuned.model.count_params() == searched.model.count_params()
+        True
     """
     source, finetune = _path(searched), _given("finetune", finetune, Ensemble(), *FINETUNINGS)
     of_training = _training(training, optimizer, seed)
@@ -530,8 +560,12 @@ def search_with(
         UserError: a network that can't be pruned, a target that can't be reached, a score that
             isn't a finite number.
 
-    Example:
-        >>> small = ekg.search_with(detector, mean_average_precision).model  # doctest: +SKIP
+    Examples:
+        >>> def score(network):
+        ...     return -network.evaluate(x_test, y_test, verbose=0)[0]
+        >>> small = ekg.search_with(model, score, budget=0.7).model
+        >>> small.count_params() < model.count_params()
+        True
     """
     control = _control(exclude, min_width, min_share, max_drop)
     wanted = budget if isinstance(budget, Budget) else Flops(budget)
@@ -592,8 +626,14 @@ def register(
     Raises:
         UserError: not a layer class, or an axis that is not negative.
 
-    Example:
-        >>> ekg.register(ChannelScale, {"scale": -1})  # doctest: +SKIP
+    Examples:
+        >>> class ChannelShift(keras.layers.Layer):
+        ...     def build(self, shape):
+        ...         self.shift = self.add_weight(shape=(shape[-1],), name="shift")
+        ...
+        ...     def call(self, x):
+        ...         return x + self.shift
+        >>> ekg.register(ChannelShift, {"shift": -1})
     """
     layer_kinds.register_per_channel(layer, weights, sizes)
 
@@ -632,6 +672,11 @@ def export(
     Raises:
         UserError: a file that can't be read, an extra that isn't installed, a format that can't
             take the network.
+
+    Examples:
+        >>> figures = ekg.export("small.keras", ["litert"], (x_train, y_train), (x_test, y_test))
+        >>> [one["file"] for one in figures["exports"]]
+        ['small.keras', 'small.tflite']
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:

@@ -11,7 +11,7 @@ CONTRASTS = ("infonce", "pull")
 _TEMPERATURE: dict[str, Any] = {
     "flag": "temperature",
     "above": 0,
-    "help": "of the distillation",
+    "help": "temperature of the distillation",
     "shown": "4, from 1000 classes up 10",
 }
 

@@ -53,7 +53,10 @@ class EKG(Method):
         help="share of a gate's original width that it offers at a time",
     )
     teacher: str = setting(
-        "ensemble", flag="search_teacher", choices=TEACHERS, help="in EKG's reward"
+        "ensemble",
+        flag="search_teacher",
+        choices=TEACHERS,
+        help="teacher in EKG's reward: the first network, or all networks so far",
     )
     evaluator: str = setting("exact", **_EVALUATOR)
     cache_mb: int = setting(CACHE_MB, **_CACHE)

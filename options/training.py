@@ -15,7 +15,7 @@ class Training(Options):
 
     epochs: int | None = setting(None, flag="train_epoch", least=1, help="epochs of fine-tuning")
     learning_rate: float | None = setting(
-        None, flag="learning_rate", above=0, help="at the beginning of the fine-tuning"
+        None, flag="learning_rate", above=0, help="learning rate at first"
     )
     batch_size: int | None = setting(
         None, flag="batch_size", least=1, help="examples per step over all devices"
@@ -32,7 +32,7 @@ class Training(Options):
         rising=True,
         help="shares of the fine-tuning at which the rate falls",
     )
-    decay_rate: float = setting(0.2, flag="decay_rate", above=0, help="by this factor")
+    decay_rate: float = setting(0.2, flag="decay_rate", above=0, help="factor of the rate there")
     accum: int = setting(
         1, flag="accum", least=1, help="micro-batches that each device's batch is cut into"
     )
@@ -50,7 +50,7 @@ class Baseline(Options):
         None, flag="baseline_epoch", least=1, help="epochs of the baseline"
     )
     learning_rate: float | None = setting(
-        None, flag="baseline_learning_rate", above=0, help="at the beginning of the baseline"
+        None, flag="baseline_learning_rate", above=0, help="learning rate of the baseline at first"
     )
     decay_points: tuple[float, ...] | None = share(
         None,
@@ -59,7 +59,7 @@ class Baseline(Options):
         help="shares of the baseline at which the rate falls",
     )
     decay_rate: float | None = setting(
-        None, flag="baseline_decay_rate", above=0, help="by this factor"
+        None, flag="baseline_decay_rate", above=0, help="factor of the rate there"
     )
 
     def training(self, finetuning: Training) -> Training:

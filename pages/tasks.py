@@ -1,4 +1,4 @@
-"""docs/tasks.md from docs/results/tasks.json.
+"""docs/tasks.md from docs/tasks.in.md and docs/results/tasks.json.
 
 python -m ekg_tf.pages.tasks
 """
@@ -12,6 +12,7 @@ from ..utils.jsonl import read_json
 from .files import ROOT
 
 PAGE = ROOT / "docs" / "tasks.md"
+TEMPLATE = ROOT / "docs" / "tasks.in.md"  # the text, with {results} for what was measured
 
 
 def page(results: dict) -> str:
@@ -25,18 +26,7 @@ def page(results: dict) -> str:
     header = ["network: metric", "before", "EKG", "uniform widths", "EKG keeps", "uniform keeps"]
     header += ["FLOPs kept, EKG"]
     tuned = results.get("epochs", [None, None])
-    return (
-        "# Networks for other tasks\n\n"
-        "Printed by `python -m ekg_tf.pages.tasks` from docs/results/tasks.json, which\n"
-        "`python -m ekg_tf.experiments.tasks --data_path cifar10 --work runs/tasks` writes.\n\n"
-        "What a network is trained for is what it is compiled with: its loss, loss weights and\n"
-        "metrics. [method.md](method.md) 3 says what takes the place of cross-entropy.\n\n"
-        "```python\n"
-        "result = ekg.prune(unet, (photos, masks), (test_photos, test_masks), budget=0.5)\n"
-        'result = ekg.prune(model, ({"image": x, "extra": z}, {"kind": y, "size": s}), test)\n'
-        'result = ekg.prune(model, train, test, loss="huber", metrics=["mae"])\n'
-        "small = ekg.search_with(detector, lambda network: -own_validation_loss(network)).model\n"
-        "```\n\n"
+    measured = (
         f"Four small networks, trained for {tuned[0]} epochs on {TRAIN:,} photos of CIFAR-10 (or "
         "drawn signals), pruned to half\n"
         f"of their FLOPs and fine-tuned for {tuned[1]} epochs without augmentation; tested on "
@@ -47,8 +37,9 @@ def page(results: dict) -> str:
         "out; what is kept is the metric\nover its own value before.\n\n"
         f"{table(header, rows)}\n\n"
         "In LiteRT on one thread, EKG's network of the first seed beside the given one:\n\n"
-        f"{table(['network', 'ms', 'KiB', 'largest difference to Keras'], exported)}\n"
+        f"{table(['network', 'ms', 'KiB', 'largest difference to Keras'], exported)}"
     )
+    return TEMPLATE.read_text(encoding="utf-8").replace("{results}", measured)
 
 
 def _measured(runs: list[dict], metric: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -45,9 +46,21 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def spread(values: list[float], spec: str = ".2f") -> str:
     """Mean ± standard deviation (n - 1) and the number of values; "not measured" for none."""
+    text = plus_minus(values, spec)
+    return f"{text} (n = {len(values)})" if values else text
+
+
+def plus_minus(values: Sequence[float], spec: str = ".2f") -> str:
+    """Mean ± standard deviation (n - 1), without the number of values, as of `spread`."""
     if not values:
         return NOT_MEASURED
     mean = format(float(np.mean(values)), spec)
     if len(values) == 1:
-        return f"{mean} (n = 1)"
-    return f"{mean} ± {format(float(np.std(values, ddof=1)), spec)} (n = {len(values)})"
+        return mean
+    return f"{mean} ± {format(float(np.std(values, ddof=1)), spec)}"
+
+
+def two_digits(values: Sequence[float]) -> str:
+    """The format spec that shows the mean of positive numbers with two digits, e.g. ".3f"."""
+    mean = float(np.mean(values)) if len(values) else 0.0
+    return f".{max(0, 1 - math.floor(math.log10(mean)))}f" if mean > 0 else ".2f"

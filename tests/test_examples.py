@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
-QUICK_ONES, LONG_ONES = ("own_classifier", "segmentation"), ("transfer_learning", "detector")
+QUICK_ONES, LONG_ONES = ("own_classifier",), ("segmentation", "transfer_learning", "detector")
 LINE = r"^{}\s+([\d.,]+) -> (?:.* -> )?([\d.,]+)"
 
 
@@ -68,6 +68,7 @@ def test_own_classifier(tmp_path):
     assert (tmp_path / "own_classifier_run/small.tflite").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_segmentation(tmp_path):
     text = run("segmentation", tmp_path, "--quick")

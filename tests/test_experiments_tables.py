@@ -11,6 +11,7 @@ from ekg_tf.experiments.tables import grid, outcomes, plans, text
 from ekg_tf.experiments.tables import run as tables
 from ekg_tf.pages import tables as page
 from ekg_tf.reports import plots
+from ekg_tf.reports.tables import two_digits
 from ekg_tf.utils.errors import UserError
 
 from ekg_tf import finetune, search
@@ -229,27 +230,46 @@ def result(root) -> dict:
     return outcomes.collect("2", planned("2"), REQUEST, root)
 
 
-def test_markdown_shows_mean_deviation_and_number_beside_the_published_figure(result):
+def test_markdown_shows_mean_and_deviation_and_says_n_once(result):
     written = text.markdown(json.loads(json.dumps(result)))
     lines = {tuple(line.split(" | ")[:2]): line for line in written.splitlines()}
-    row = lines["| none", "none"]
-    assert "96.00 ± 1.41 (n = 2) | 93.78 ± 0.07 | 95.00 ± 1.41 (n = 2)" in row
-    assert "0.10 ± 0.00 (n = 2) | 0.19 | 0.75 ± 0.35 (n = 2) | 0.50" in row
-    assert "97.50 (n = 1) | 94.09 ± 0.07" in lines["| ensemble", "ensemble"]
-    assert "not measured | 93.54 ± 0.09" in lines["| single", "none"]
-    assert "ResNet-20 on DIGITS" in written and "Published: ResNet-56 on CIFAR10." in written
-    assert "; on CPU, 2 cores)" in written
+    assert "| 2 | 96.00 ± 1.41 | 95.00 ± 1.41 |" in lines["| none", "none"]
+    assert "| 0.10 ± 0.00 | 0.75 ± 0.35 |" in lines["| none", "none"]
+    assert "| 1 | 97.50 |" in lines["| ensemble", "ensemble"]
+    assert "not measured" in lines["| single", "none"] and "(n = " not in written
+    assert "ResNet-20 on DIGITS" in written and "; on CPU, 2 cores)" in written
+
+
+def test_published_figures_stand_beside_ours_of_the_same_network_alone(result):
+    written = text.markdown(result)
+    assert "published" not in written.lower() and "93.78" not in written
+    known = text.as_published(result)
+    assert "ResNet-56 on CIFAR10, as published" in known
+    assert "| none | none | 93.78 ± 0.07 | 0.19 | 0.50 |" in known
+    same = text.markdown(result | {"network": "ResNet-56 on CIFAR10"})
+    assert "| 2 | 96.00 ± 1.41 | 93.78 ± 0.07 | 95.00 ± 1.41 |" in same
+    assert "Published: the same." in same
+
+
+def test_rows_of_as_many_runs_say_n_in_the_caption(result):
+    same = [row for row in result["rows"] if row["name"] in ("baseline", "ensemble/ensemble")]
+    written = text.markdown(result | {"rows": same})
+    assert " n = 1.\n" in written and "| n |" not in written
+
+
+def test_hours_have_two_digits():
+    assert [two_digits([value]) for value in (0.0172, 0.67, 1.8, 12.3, 0.0)] == (
+        ".3f .2f .1f .0f .2f".split()
+    )
 
 
 def test_csv_has_every_value(result):
     rows = list(csv.DictReader(io.StringIO(text.comma_separated(result))))
     found = {(row["row"], row["figure"]): row for row in rows}
     one = found["none/none", "top1"]
-    assert (one["n"], one["mean"], one["published"], one["published_std"]) == (
-        *("2", "96.0", "93.78", "0.07"),
-    )
+    assert (one["n"], one["mean"], one["published"]) == ("2", "96.0", "")
     assert float(one["std"]) == pytest.approx(2**0.5) and one["values"] == "95.0 97.0"
-    assert found["single/none", "top1"]["n"] == "0"
+    assert ("single/none", "top1") not in found  # neither measured nor published of this network
     assert found["ensemble/ensemble", "val_loss"]["std"] == ""
 
 
@@ -259,7 +279,8 @@ def test_written_files_and_page(result, tmp_path):
     assert (tmp_path / "table2.csv").read_text() == text.comma_separated(result)
     assert page.page(tmp_path / "nothing") == "not measured"
     (tmp_path / "table2.json").write_text(json.dumps(result))
-    assert page.page(tmp_path) == written + "\n\n![accuracies](results/table2.png)"
+    picture = "![accuracies of its rows](results/table2.png)"
+    assert page.page(tmp_path) == "\n\n".join([written, picture, text.as_published(result)])
 
 
 def test_docs_page_is_printed_from_files():
@@ -270,6 +291,7 @@ def test_docs_page_is_printed_from_files():
 def test_table3_lists_other_methods_published_rows(tmp_path):
     request = plans.Request(plans.SCALES["paper"], "ImageNet", "ResNet-18")
     result = outcomes.collect("3", planned("3", request, [0]), request, tmp_path)
+    assert text.of_the_same_network(result)
     written = text.markdown(result)
     assert "| TAS |  | 69.15 |  | -1.50 |  | 89.19 |  | -0.68 |  | 33.3 |" in written
     assert "| EKG | not measured | 69.39 | not measured | -0.99 |" in written
@@ -314,8 +336,8 @@ def test_a_finished_grid_prints_its_table(root, capsys):
     arguments = f"--table 2 --train_path {root} --seeds 2 --rows none/none --out {out}".split()
     assert tables.main(arguments) == 0
     said = capsys.readouterr().out
-    assert "5 cells, 5 of them finished" in said and "96.00 ± 1.41 (n = 2)" in said
-    assert "97.50 (n = 1)" in said  # what the folder holds is shown, asked for or not
+    assert "5 cells, 5 of them finished" in said and "| 2 | 96.00 ± 1.41 |" in said
+    assert "| 1 | 97.50 |" in said  # what the folder holds is shown, asked for or not
     assert json.loads(out.read_text())["rows"][1]["figures"]["top1"] == [95.0, 97.0]
     assert out.with_suffix(".png").exists() and (root / "table2.csv").exists()
 

@@ -1,22 +1,20 @@
-"""The README tells the truth: its flags and files exist, its figures come from result files."""
+"""README and the pages of results tell the truth: files exist, figures come from result files."""
 
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from ekg_tf.pages import readme as results
+from ekg_tf.pages import command_line, measurements, pictures
+from ekg_tf.pages import readme as figures
 
-from ekg_tf.__main__ import COMMANDS
+from ekg_tf import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXPERIMENTS = ("smoothness", "landscape", "potential", "tables.run")
-PROGRAMS = (
-    *("ekg_tf.train_cifar", "ekg_tf.train_imagenet"),
-    *(module for module, _ in COMMANDS.values()),
-    *(f"ekg_tf.experiments.{name}" for name in EXPERIMENTS),
-)
+EXPERIMENTS = "smoothness landscape potential".split()
 
 
 def flags_of(program: str, capsys) -> set[str]:
@@ -26,15 +24,12 @@ def flags_of(program: str, capsys) -> set[str]:
     return set(re.findall(r"--[a-z0-9_]+", capsys.readouterr().out))
 
 
-def test_flag_table_is_complete(capsys):
-    table = README.split("## Flags")[1].split("## ")[0]
-    documented = set()
-    for cell in re.findall(r"^\| (`--[^|]+)", table, re.MULTILINE):
-        documented |= set(re.findall(r"`(--[a-z0-9_]+)`", cell))
-    existing = set()
-    for program in PROGRAMS:
-        existing |= flags_of(program, capsys)
-    assert documented == existing - {"--help"}
+def test_own_flags_of_the_experiments_are_listed(capsys):
+    page = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    known = set(command_line.flags(command_line.parsers()))
+    for name in EXPERIMENTS:
+        for flag in flags_of(f"ekg_tf.experiments.{name}", capsys) - known - {"--help"}:
+            assert f"`{flag}`" in page, (name, flag)
 
 
 def test_paper_flags_stay_valid(capsys):
@@ -51,20 +46,68 @@ def test_first_two_blocks_are_the_commands():
     assert "requirements-dev.txt" in blocks[1] and "-m pytest" in blocks[1]
 
 
-def test_named_files_exist():
-    carry_on = README.split("## For those who carry on")[1]
-    for name in re.findall(r"`([\w/.]+(?:/|\.py))`", carry_on):
-        candidates = [ROOT / name, ROOT / "nets" / name]
-        assert any(path.exists() for path in candidates), name
+def test_it_is_short():
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    assert max(len(line) for line in lines if not line.startswith(("|", "!["))) <= 120
+
+
+def test_its_python_is_five_lines():
+    (block,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert len([line for line in block.splitlines() if line]) == 5
+
+
+@pytest.mark.parametrize("name", ["results", "install"])
+def test_its_figures_are_printed_from_files(name):
+    begin, end = figures.MARKS[name]
+    block = README.split(begin)[1].split(end)[0].strip()
+    assert block == getattr(figures, name)()
 
 
 def test_results_are_printed_from_files():
-    block = README.split(results.BEGIN)[1].split(results.END)[0].strip()
-    assert block == results.tables()
+    page = measurements.PAGE.read_text(encoding="utf-8")
+    block = page.split(measurements.BEGIN)[1].split(measurements.END)[0].strip()
+    assert block == measurements.tables()
+
+
+def test_the_picture_shows_what_the_files_say(tmp_path):
+    shown = {name: (share, words) for name, share, words in pictures.gains()}
+    assert shown["FLOPs"] == (pytest.approx(44.9, abs=0.1), "126 → 57 M")
+    assert shown["top-1 accuracy"][1] == "93.8 → 91.2 ± 1.2 % (n = 3)"
+    pictures.draw_gain(tmp_path / "gain.png")
+    assert (tmp_path / "gain.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("gain", "way", "groups"):
+        assert (pictures.PICTURES / f"{name}.png").is_file()
+
+
+def test_the_table_of_rooms_is_of_this_house():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rooms = text.split("## How the house is laid out")[1].split("## ")[0]
+    for name in re.findall(r"`([\w/.]+(?:/|\.py))`", rooms):
+        assert any((ROOT / place / name).exists() for place in (".", "nets")), name
+
+
+def test_the_citation_is_of_this_version():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {__version__}\n" in citation
+
+
+def test_the_workflow_runs_what_ci_runs():
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert workflow.endswith("      - run: .ci/run\n")
+
+
+def test_the_flags_cost_no_tensorflow():
+    """The documentation is built with them: seconds, not a start of TensorFlow."""
+    code = (
+        "import sys, ekg_tf.pages.command_line as c; c.page(); print('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_spread_and_table():
-    assert results.spread([]) == "not measured"
-    assert results.spread([93.0]) == "93.00 (n = 1)"
-    assert results.spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00 (n = 3)"
-    assert results.table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+    assert measurements.spread([]) == "not measured"
+    assert measurements.spread([93.0]) == "93.00 (n = 1)"
+    assert measurements.spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00 (n = 3)"
+    assert measurements.table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"

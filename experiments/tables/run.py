@@ -36,10 +36,19 @@ def parser() -> manners.Parser:
         prog="python -m ekg_tf.experiments.tables",
         description="Runs and prints the paper's tables.",
     )
-    parser.add_argument("--table", choices=TABLES, required=True)
+    parser.add_argument(
+        "--table", choices=TABLES, required=True, help="of the EKG paper, or methods"
+    )
     parser.add_argument("--train_path", type=Path, required=True, help="folder of the grid")
-    parser.add_argument("--scale", choices=tuple(SCALES), default="smoke")
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help="run only these rows")
+    parser.add_argument(
+        "--scale",
+        choices=tuple(SCALES),
+        default="smoke",
+        help="minutes on DIGITS, hours on CIFAR-10, or the published setting; default: smoke",
+    )
+    parser.add_argument(
+        "--rows", nargs="+", metavar="ROW", help="run only these rows; default: all"
+    )
     parser.add_argument(
         "--seeds",
         type=flags.count,
@@ -49,13 +58,13 @@ def parser() -> manners.Parser:
         "--jobs",
         type=flags.count,
         default=1,
-        help="cells that run at a time; they share out the GPUs of --gpu_id and the CPU cores",
+        help="cells that run at a time; they share out the GPUs and the CPU cores; default: 1",
     )
     parser.add_argument("--out", type=Path, help="also write the result to this .json, and a .png")
     parser.add_argument("--dry_run", action="store_true", help="print the commands, run nothing")
     group = parser.add_argument_group("data and network")
-    group.add_argument("--dataset", help="default: by scale; --table 3: ImageNet")
-    group.add_argument("--arch", help="default: by scale; --table 3: ResNet-50")
+    group.add_argument("--dataset", help="data by name; default: by scale; --table 3: ImageNet")
+    group.add_argument("--arch", help="network by name; default: by scale; --table 3: ResNet-50")
     for name in ("data_path", "val_labels", "hold_out"):
         group.add_argument(f"--{name}", help="as of train_cifar.py and train_imagenet.py")
     group.add_argument("--trained_param", help="the baseline; default: one is trained")
@@ -65,9 +74,17 @@ def parser() -> manners.Parser:
         "in one pair of quotes; a flag of some methods goes to their cells alone",
     )
     for name in ("baseline", "search", "finetune"):
-        group.add_argument(f"--{name}_flags", type=str.split, default=[], metavar="FLAGS")
+        group.add_argument(
+            f"--{name}_flags",
+            type=str.split,
+            default=[],
+            metavar="FLAGS",
+            help=f"further flags of the {name} program, such as '--accum 8'",
+        )
     group.add_argument(
-        "--search_target_rate", type=flags.fraction, help="default 0.45, or the row's"
+        "--search_target_rate",
+        type=flags.fraction,
+        help="share of the FLOPs that remains; default: 0.45, or the row's",
     )
     return parser
 

@@ -2,8 +2,8 @@
 
     python -m ekg_tf.pages.tables   # docs/tables.md from docs/results/table*.json
 
-Ours: mean ± sample standard deviation over the seeds, and their number n; beside it the published
-figure. "not measured" is where there is no result.
+Ours: mean ± sample standard deviation over n runs, n said once; beside it the published figure of
+the same network and data. "not measured" is where there is no result.
 """
 
 import csv
@@ -11,7 +11,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...reports.tables import spread, table
+from ...reports.tables import plus_minus, table, two_digits
 from ...utils.files import atomic_write
 
 # (figure, title, format)
@@ -55,11 +55,12 @@ TITLES = {
     "3": "Table 3, ImageNet",
     "methods": "Methods at the same FLOPs",
 }
-SMALL_HOURS = 0.1  # below it two digits say nothing
+# The figures whose number of values is a row's n, the first that there is
+COUNTED = ("top1", "val_loss")
 
 
 def _spec(key: str, values: Sequence[float], spec: str) -> str:
-    return ".4f" if key.endswith("hours") and values and max(values) < SMALL_HOURS else spec
+    return two_digits(values) if key.endswith("hours") else spec
 
 
 def _published(known: dict, key: str, spec: str) -> str:
@@ -75,7 +76,8 @@ def _published(known: dict, key: str, spec: str) -> str:
 
 
 def markdown(result: dict) -> str:
-    """The table in Markdown with a caption; other methods' published rows follow ours."""
+    """The table in Markdown with a caption; of the same network, other methods' published rows
+    stand above ours."""
     rows = _rows(result)
     number = result["table"]
     shown = [
@@ -86,24 +88,46 @@ def markdown(result: dict) -> str:
     with_published = {
         column[0] for column in shown if any(column[0] in r["published"] for r in rows)
     }
+    counts = {_count(row) for row in rows if row["figures"]}
     header = list(LABELS[number])
     for key, title, _ in shown:
         header += [title, "published"] if key in with_published else [title]
     lines = []
     for row in rows:
         line = list(row["labels"])
+        if len(counts) > 1:
+            line.append(_count(row) if row["ours"] else "")
         for key, _, spec in shown:
             values = row["figures"].get(key, [])
-            line.append(spread(values, _spec(key, values, spec)) if row["ours"] else "")
+            line.append(plus_minus(values, _spec(key, values, spec)) if row["ours"] else "")
             if key in with_published:
                 line.append(_published(row["published"], key, spec))
         lines.append(line)
-    return caption(result) + "\n\n" + table(header, lines)
+    if len(counts) > 1:
+        header.insert(len(LABELS[number]), "n")
+    said = f" n = {next(iter(counts))}." if len(counts) == 1 else ""
+    return caption(result) + said + "\n\n" + table(header, lines)
+
+
+def _count(row: dict) -> str:
+    """A row's number of runs: "3", or "1, searches 3" where several searches were made for it."""
+    found = {key: len(row["figures"].get(key, [])) for key in COUNTED}
+    if not found["top1"] or found["val_loss"] in (0, found["top1"]):
+        return str(max(found.values()))
+    return f"{found['top1']}, searches {found['val_loss']}"
+
+
+def of_the_same_network(result: dict) -> bool:
+    """Whether the published figures of a table are of the network and data that ours are of."""
+    return result["published"]["network"] == result["network"]
 
 
 def _rows(result: dict) -> list[dict]:
-    """Our rows and, for Table 3, the published ones of other methods before them."""
+    """Our rows, with the published figures of the same network; for Table 3 the published rows of
+    other methods before them."""
     ours = [row | {"ours": True} for row in result["rows"]]
+    if not of_the_same_network(result):
+        return [row | {"published": {}} for row in ours]
     if result["table"] != "3":
         return ours
     names = {row["name"] for row in ours}
@@ -113,6 +137,22 @@ def _rows(result: dict) -> list[dict]:
         if name not in names
     ]
     return [*others, *ours]
+
+
+def as_published(result: dict) -> str:
+    """The published figures alone, with the network that they are of, for tables of ours of
+    another one."""
+    number, known = result["table"], result["published"]
+    if number == "3":
+        rows = [([name], figures) for name, figures in known["rows"].items()]
+    else:
+        rows = [(row["labels"], row["published"]) for row in result["rows"] if row["published"]]
+    shown = [column for column in COLUMNS[number] if any(column[0] in one for _, one in rows)]
+    lines = [
+        [*labels, *(_published(one, key, spec) for key, _, spec in shown)] for labels, one in rows
+    ]
+    header = [*LABELS[number], *(title for _, title, _ in shown)]
+    return f"**{TITLES[number]}: {known['network']}, as published**\n\n{table(header, lines)}"
 
 
 def caption(result: dict) -> str:
@@ -126,7 +166,7 @@ def caption(result: dict) -> str:
     if flags["target_rate"]:
         text += f"; {flags['target_rate']:g} of the FLOPs left"
     text += "). Top-1 by moving statistics where nothing else is said."
-    return f"{text} Published: {result['published']['network']}."
+    return f"{text} Published: the same." if of_the_same_network(result) else text
 
 
 def comma_separated(result: dict) -> str:
@@ -156,13 +196,10 @@ def draw(result: dict, path: Path) -> None:
     """The accuracies as a picture; the published ones only if they are of the same network."""
     from ...reports import plots
 
-    same = result["published"]["network"] == result["network"]
-    rows = [
-        row for row in _rows(result) if row["figures"].get("top1") or (same and not row["ours"])
-    ]
+    rows = [row for row in _rows(result) if row["figures"].get("top1") or not row["ours"]]
     if not rows:
         return
-    known = [row["published"].get("top1") if same else None for row in rows]
+    known = [row["published"].get("top1") for row in rows]
     plots.accuracies(
         path,
         [row["name"] for row in rows],
