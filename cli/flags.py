@@ -177,6 +177,11 @@ def path(text: str) -> str:
     return os.path.expanduser(text)
 
 
+def shape(text: str) -> tuple[int, ...]:
+    """argparse type: "224,224,3" -> (224, 224, 3)."""
+    return tuple(count(part) for part in text.split(","))
+
+
 def as_path(text: str) -> Path:
     """argparse type: as `path`."""
     return Path(path(text))

@@ -25,6 +25,7 @@ from .photos import Photos
 NAME = OWN
 DEFAULT = Data()
 CHANNELS = (1, 3)  # of images that have colours: grey or RGB
+RGB = 3
 LARGEST_VALIDATION, LARGEST_SUBSET = 32, 256  # images per class, as for CIFAR
 AUGMENTED = 8  # examples that an augmentation is tried on
 
@@ -88,7 +89,9 @@ def dataset(
         raise UserError(f"flip is for images, the network takes {train.input_shapes}: leave it out")
     automatic = pictures and exclusive and options.augment is None
     crop = options.crop if automatic or options.crop else 0
-    flip = automatic if options.flip is None else options.flip
+    # Grey images are often digits, text or spectrograms, which mean something else in a mirror.
+    photos = automatic and train.input_shapes[-1] == RGB
+    flip = photos if options.flip is None else options.flip
     found = replace(
         blank,
         pad=0 if several else _padding(train.input_shapes, crop),

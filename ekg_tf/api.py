@@ -29,6 +29,7 @@ from ekg_tf.nets.flatten import flatten
 from ekg_tf.nets.given import Given, check_weights, compile_like
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.keras_graph import Compiled, has_graph
+from ekg_tf.nets.rebuild import at_shapes
 from ekg_tf.nets.zoo.load import check_own
 from ekg_tf.options import recipes
 from ekg_tf.options.bank import NO_BANK, Bank
@@ -122,6 +123,7 @@ class Result:
 def inspect(
     model: keras.Model,
     *,
+    input_shape: Sequence[Any] | None = None,
     exclude: str | Sequence[str] = (),
     min_width: int = 1,
     min_share: float = 0.0,
@@ -130,10 +132,13 @@ def inspect(
 
     Args:
         model: functional or Sequential; it isn't changed.
+        input_shape: of one example, such as (224, 224, 3), at which FLOPs are counted where the
+            network leaves it open; a list of several where it has several inputs.
         exclude, min_width, min_share: as of `prune`.
 
     Raises:
-        UserError: the network's graph can't be read, or it lacks a layer to exclude.
+        UserError: the network's graph can't be read, its inputs are of open size, or it lacks a
+            layer to exclude.
 
     Examples:
         >>> report = ekg.inspect(model)
@@ -145,7 +150,11 @@ def inspect(
     _check_model(model)
     check_weights(model)
     control = _control(exclude, min_width, min_share, None)
-    figures = inspection.inspection(ChannelGraph(flatten(model).model), control)
+    flat = flatten(model).model
+    if input_shape is not None:
+        one = all(isinstance(size, int) for size in input_shape)
+        flat = at_shapes(flat, [input_shape] if one else input_shape)
+    figures = inspection.inspection(ChannelGraph(flat), control)
     return Report(
         groups=figures["groups"],
         flops=figures["flops"],

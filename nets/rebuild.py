@@ -167,6 +167,8 @@ def at_shapes(model: keras.Model, shapes: Shapes) -> keras.Model:
     """
     if not has_open_inputs(model):
         return model
+    if len(shapes) != len(model.inputs):
+        raise UserError(f"{model.name} has {len(model.inputs)} inputs: {len(shapes)} shapes for it")
     try:
         return rebuilt(model, shapes=shapes)
     except Exception as error:  # layers may say no in any way

@@ -30,7 +30,7 @@ class Data(Options):
         None,
         flag="data_flip",
         help="mirror images at random in training",
-        shown="on for images of exclusive classes, else off",
+        shown="on for colour images of exclusive classes, else off",
     )
     crop: int | None = setting(
         None,

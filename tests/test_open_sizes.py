@@ -8,6 +8,7 @@ from ekg_tf.nets.given import Given
 import ekg_tf as ekg
 
 L = keras.layers
+FLOPS = 16 * 16 * (27 * 8 + 9 * 20 * 8 + 8) + 64 * 9 * 12 * 20  # of u_net for 16 x 16 pixels
 
 
 def convolved(x, filters: int, strides: int = 1):
@@ -42,7 +43,7 @@ def test_a_network_of_open_size_stays_open(tmp_path):
     given = [layer.filters for layer in u_net().layers if isinstance(layer, L.Conv2D)]
     assert sum(widths) < sum(given) and 0.4 < result.after["flops"] / result.before["flops"] <= 0.6
     # counted at the size of the data
-    assert result.before["flops"] == 16 * 16 * (27 * 8 + 9 * 20 * 8 + 8) + 64 * 9 * 12 * 20
+    assert result.before["flops"] == FLOPS
     exported = ekg.export(tmp_path / "pruned.keras", ["savedmodel"], train, test)
     assert exported["exports"][1]["max_difference"] < 1e-5
     assert exported["input"]["shape"] == [None, 16, 16, 3]
@@ -62,6 +63,14 @@ def test_sizes_that_a_network_cannot_take_are_refused():
     """The skip of 15 x 15 and what comes up again, 16 x 16, can't be joined."""
     with pytest.raises(ekg.UserError, match=r"can't take inputs of shape \(15, 15, 3\): "):
         Given.read(u_net()).with_examples(photos(2, 15)[0])
+
+
+def test_inspect_counts_at_a_shape_that_is_given():
+    with pytest.raises(ekg.UserError, match=r"open size .* give the shape of an input"):
+        ekg.inspect(u_net())
+    assert ekg.inspect(u_net(), input_shape=(16, 16, 3)).flops == FLOPS
+    with pytest.raises(ekg.UserError, match="has 1 inputs: 2 shapes for it"):
+        ekg.inspect(u_net(), input_shape=[(16, 16, 3), (4,)])
 
 
 def test_a_search_by_a_score_asks_for_examples():

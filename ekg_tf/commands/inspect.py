@@ -40,6 +40,12 @@ def parser() -> manners.Parser:
     parser.add_argument(
         "--search_target_rate", type=flags.fraction, help="FLOPs that shall remain, as a share"
     )
+    parser.add_argument(
+        "--input_shape",
+        type=flags.shape,
+        nargs="+",
+        help="of one example, 224,224,3, for a network that leaves it open; one for every input",
+    )
     flags.add_named(parser, Control, LIMITS)
     flags.add_custom(parser)
     parser.add_argument("--json", type=flags.as_path, help="also write the figures to this file")
@@ -76,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.nets.flatten import flatten
     from ekg_tf.nets.given import check_weights
     from ekg_tf.nets.graph import ChannelGraph
+    from ekg_tf.nets.rebuild import at_shapes
     from ekg_tf.nets.zoo.applications import fresh_application
     from ekg_tf.phases.opening import work_of
     from ekg_tf.pruning.space.budgets import check_reachable
@@ -97,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             model = load_keras(args.network)
     check_weights(model)
-    graph = ChannelGraph(flatten(model).model)
+    flat = work.given.core if args.sensitivity else flatten(model).model
+    graph = ChannelGraph(at_shapes(flat, args.input_shape) if args.input_shape else flat)
     result = inspection(graph, control)
     print(text(result))
     if args.sensitivity:
