@@ -8,6 +8,7 @@ from ..options.budgets import LABELS
 from ..options.search import SearchOptions
 from ..pruning.history import History
 from ..pruning.methods.by_name import smallest_mask
+from ..pruning.space.candidates import OVERSHOOT
 from ..utils.runfolder import RunFolder
 from . import plots
 from .outline import of_mask
@@ -68,7 +69,7 @@ def _drop(graph: ChannelGraph, history: History, options: SearchOptions) -> dict
         return None
     first, last = history.rows[0], history.rows[-1]
     ended_by = options.budget.name if last["rate"] <= options.budget.goal else "max_drop"
-    if last["flops"] <= graph.flops(smallest_mask(graph, options)):
+    if last["flops"] <= graph.flops(smallest_mask(graph, options)) + OVERSHOOT * graph.flops():
         ended_by = "nothing left to remove"
     return {
         "allowed": options.control.max_drop,

@@ -19,7 +19,7 @@ from ekg_tf.pruning.history import History
 from ekg_tf.pruning.methods.by_name import SEARCHES, smallest_mask
 from ekg_tf.pruning.methods.scored import search
 from ekg_tf.pruning.methods.stagewise import PRECISION
-from ekg_tf.pruning.space.candidates import lowest_mask, removable
+from ekg_tf.pruning.space.candidates import OVERSHOOT, lowest_mask, removable
 from ekg_tf.pruning.space.limits import announcement, excluded, least_widths, lowest_width
 from ekg_tf.pruning.space.width_grid import grid
 from ekg_tf.pruning.worth.drop import Drop, Figure, drop_from, figure_of, values_of
@@ -64,6 +64,7 @@ def val(graph):
 def started(graph, val, folder, method, *, drop=None, rate=0.5, **options):
     """A search that has not been run."""
     options = {"score": "l1"} | SUPERNETS.get(method, {}) | options
+    options |= {"max_drop": drop.most} if drop else {}
     settings = search_options(rate, method=method, **options)
     history = History(folder, [(EXAMPLES, 5)])
     return SEARCHES[method](graph, val, history, settings, classification(), drop=drop)
@@ -186,6 +187,18 @@ def next_on_the_way_is_worse(running, mask):
     return len(changed) == 1 and running._too_bad(outputs)
 
 
+@pytest.mark.parametrize("method", ["swp", "global"])
+def test_a_search_that_may_lose_everything_ends_with_the_smallest_network(
+    tmp_path, graph, val, method
+):
+    with RunFolder.open(tmp_path, {}) as folder:
+        running = started(graph, val, folder, method, drop=limit(0.9999), rate=None, **LIMITS)
+        running._too_bad = lambda outputs: False
+        running.run()
+    smallest = graph.flops(smallest_mask(graph, running.options)) / graph.flops()
+    assert smallest <= running.history.rows[-1]["rate"] < smallest + OVERSHOOT
+
+
 @pytest.mark.parametrize("method", ["ekg", "uniform"])
 def test_what_comes_first_ends_the_search(tmp_path, graph, val, method):
     for name, rate, most in (("rate", 0.9, 0.9), ("drop", 0.02, 0.5)):
@@ -201,14 +214,14 @@ def test_a_killed_search_with_a_drop_ends_with_the_same_network(tmp_path, graph,
     found = []
     for name in ("whole", "killed"):
         with RunFolder.open(tmp_path / name, {}) as folder:
-            running = started(graph, val, folder, "ffp", drop=limit(), rate=None)
+            running = started(graph, val, folder, "ekg", drop=limit(), rate=None)
             running.run()
             if name == "killed":
-                folder.truncate("history.jsonl", 3)
-                running = started(graph, val, folder, "ffp", drop=limit(), rate=None)
+                folder.truncate("history.jsonl", 2)
+                running = started(graph, val, folder, "ekg", drop=limit(), rate=None)
                 running.run()
         found.append([row | {"seconds": 0} for row in running.history.rows])
-    assert found[0] == found[1] and len(found[0]) > 3
+    assert found[0] == found[1] and len(found[0]) > 2
 
 
 @pytest.mark.parametrize("method", ["ekg", "global"])
@@ -375,7 +388,7 @@ def test_a_run_keeps_to_its_limits_up_to_the_file(trained, digits, tmp_path, cap
     printed = capsys.readouterr().out
     assert "excluded: second; the group of second keeps its 10 filters" in printed
     assert "search: until 10.00% of the metric on D_val are lost" in printed
-    given = keras.models.load_model(folder / "pruned.keras")
+    given = keras.models.load_model(folder / "pruned.keras", compile=False)
     assert {type(layer).__module__.split(".")[0] for layer in given.layers} == {"keras"}
     widths = [given.get_layer(name).filters for name in ("first", "second", "third")]
     assert widths[1] == 10 and min(widths) >= 3 and sum(widths) < 30
@@ -385,15 +398,8 @@ def test_a_run_keeps_to_its_limits_up_to_the_file(trained, digits, tmp_path, cap
     assert all(row["val_accuracy"] >= 0.9 * drop["given"] for row in rows)
     assert drop["after"] == rows[-1]["watched"] and drop["ended_by"] == "max_drop"
     assert f"top-1 % {drop['given']:.4f} as given -> {drop['after']:.4f} on D_val" in printed
-    again = ekg.prune(trained, *digits, folder, **settings)
-    assert again.after == result.after
-    for change, words in (
-        ({"exclude": "first"}, r"exclude: \['sec\*'\] -> \['first'\]"),
-        ({"min_width": 2}, "min_width: 3 -> 2"),
-        ({"max_drop": 0.2}, "max_drop: 0.1 -> 0.2"),
-    ):
-        with pytest.raises(UserError, match=words):
-            ekg.prune(trained, *digits, folder, **(settings | change))
+    with pytest.raises(UserError, match=r"other arguments \(exclude: \['sec\*'\] -> \['first'\]\)"):
+        ekg.prune(trained, *digits, folder, **(settings | {"exclude": "first"}))
 
 
 @pytest.mark.parametrize(

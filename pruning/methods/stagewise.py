@@ -26,7 +26,7 @@ from ..space.stages import frozen_gates
 from ..space.width_grid import WidthGrid
 from ..supernet.ratings import StageRater
 from .base import Search
-from .combine import combine, pareto
+from .combine import BINS, combine, pareto
 from .evolution import Archive, evolve
 
 STATE = "search_evolution.npz"
@@ -77,7 +77,10 @@ class StageWiseSearch(Search):
         return self.rater.outputs(mask)
 
     def _lowest_rate(self) -> float:
-        return self.budget.size(self.grid.mask(np.zeros_like(self.grid.sizes))) / self.budget.full
+        """What all stages at their narrowest leave, and what `combine` may round away of it."""
+        narrowest = self.grid.mask(np.zeros_like(self.grid.sizes))
+        lowest = self.budget.size(narrowest) / self.budget.full
+        return lowest + (1 - lowest) * (len(self.stages) + 1) / BINS
 
     # ---------------------------------------------------------------- the stages
 
