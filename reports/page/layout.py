@@ -26,7 +26,7 @@ caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--rule); text-align: right;
   vertical-align: top; }
 td { white-space: nowrap; }
-th:first-child { text-align: left; font-weight: normal; }
+th:first-child { text-align: left; font-weight: normal; min-width: 7.5rem; }
 thead th { font-weight: 600; }
 .words td { text-align: left; white-space: normal; overflow-wrap: anywhere; max-width: 40rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr));

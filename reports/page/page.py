@@ -131,7 +131,9 @@ def _heading(runs: Sequence[Run]) -> list[Element]:
     if len(runs) > 1:
         found = [tag("h1", f"{len(runs)} runs side by side")]
         for run in runs:
-            found.append(tag("p", tag("strong", run.name), f": {figures.verdict_of(run)}"))
+            found.append(
+                tag("p", tag("strong", run.name), f": {figures.verdict_of(run, advice=False)}")
+            )
         return found
     run = runs[0]
     tiles = [tag("div", tag("dt", what), tag("dd", text)) for what, text in figures.brief(run)]
