@@ -844,7 +844,7 @@ def keras_zip_bomb(base: Base, folder: Path) -> Run:
 
 @case(r"bomb\.keras")
 def keras_zip_that_lies(base: Base, folder: Path) -> Run:
-    """A config.json of 3 GiB of spaces whose directory claims a hundred bytes."""
+    """A config.json of 64 MiB of spaces whose directory claims a hundred bytes."""
     path = folder / "bomb.keras"
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new,
@@ -854,7 +854,7 @@ def keras_zip_that_lies(base: Base, folder: Path) -> Run:
             if name != "config.json":
                 new.writestr(name, old.read(name))
         with new.open("config.json", "w", force_zip64=True) as entry:
-            for _ in range(3 * 2**10):
+            for _ in range(64):
                 entry.write(b" " * 2**20)
     _claim(path, b"config.json", 100)
     return base.prune(folder, model=path)
