@@ -97,6 +97,32 @@ def test_a_strategy_of_ones_own_over_machines_is_refused():
 # ---------------------------------------------------------------- two workers
 
 PRIMITIVES = """
+import pathlib
+from ekg_tf.utils import runfolder
+
+
+def folders(rank):
+    runfolder._SEEN_SECONDS = 0.5
+    cases = ((f"other{rank}", 0, "is not the folder"), ("same", rank, "other settings"))
+    for path, seed, problem in cases:
+        try:
+            runfolder.RunFolder.open(path, {"seed": seed})
+        except UserError as error:
+            assert problem in str(error)
+        else:
+            raise AssertionError("nothing was refused")
+        assert not pathlib.Path(path).exists()
+    runfolder._SEEN_SECONDS = 60
+    with runfolder.RunFolder.open("same", {"seed": 0}) as folder:
+        path = folder.write("result.json", lambda path: path.write_text('{"from": %d}' % rank))
+        assert path.read_text() == '{"from": 0}' and folder.finished
+        assert folder.read_json("result.json") == {"from": 0}
+        folder.append("metrics.jsonl", {"rank": rank})
+        assert folder.rows("metrics.jsonl") == [{"rank": 0}]
+        cluster.meet()
+        assert (path.parent / "metrics.jsonl").read_text().count("rank") == 1
+
+
 def main(argv):
     devices.import_tensorflow()
     devices.choose([], machines=True)
@@ -127,6 +153,7 @@ def main(argv):
         cluster.on_chief(lambda: int("x") if False else (_ for _ in ()).throw(UserError("full")))
     except UserError as error:
         assert str(error) == "full"
+    folders(rank)
     print("kept what it should", file=sys.stderr)
     if "--kill" in argv and rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
