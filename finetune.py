@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ekg_tf.cli import flags, manners
 from ekg_tf.options.training import Training
-from ekg_tf.utils import devices
-from ekg_tf.utils.runfolder import BASELINE
+from ekg_tf.utils import devices, progress
+from ekg_tf.utils.runfolder import BASELINE, EXPORTED
 
 
 def parser() -> manners.Parser:
@@ -77,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         kept = flags.record(args, finetuning, training) | {"data_digest": data.fingerprint}
         with flags.open_folder(args, kept, "finetune_state.npz") as folder:
             if folder.finished:
-                print(f"{folder.path} holds the finished run of this command:")
-                print_report(folder.read_json("result.json"))
+                progress.say(f"{folder.path} holds the finished run of this command:")
+                print_report(folder.read_json("result.json"), str(folder.file(EXPORTED)))
                 return
             model = run_finetuning(
                 folder, search_path, *phase, training, device, finetuning, args.rate

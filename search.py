@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from ekg_tf.cli import flags, manners
 from ekg_tf.utils import devices
 from ekg_tf.utils.errors import UserError
-from ekg_tf.utils.runfolder import START, SUPERNET_ORDER
+from ekg_tf.utils.runfolder import PRUNED, START, SUPERNET_ORDER
 
 
 def parser() -> manners.Parser:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         kept = flags.record(args, options, bank, work)
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             run_search(folder, *phase, options, device, bank)
-            print_summary(folder.read_json("search.json"))
+            print_summary(folder.read_json("search.json"), str(folder.file(PRUNED)))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from dataclasses import replace
 from ekg_tf.cli import flags, manners
 from ekg_tf.options import recipes
 from ekg_tf.options.training import Baseline, Training
-from ekg_tf.utils import devices
-from ekg_tf.utils.runfolder import START, SUPERNET_ORDER
+from ekg_tf.utils import devices, progress
+from ekg_tf.utils.runfolder import EXPORTED, START, SUPERNET_ORDER
 
 PHASES = ("baseline", "search", "test")
 
@@ -87,12 +87,14 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
         begun = ("baseline_state.npz", START, SUPERNET_ORDER)
         with flags.open_folder(args, kept, *begun) as folder:
             if folder.finished:
-                print(f"{folder.path} holds the finished run of this command:")
-                print_report(folder.read_json("result.json"))
+                progress.say(f"{folder.path} holds the finished run of this command:")
+                print_report(folder.read_json("result.json"), str(folder.file(EXPORTED)))
                 return
             # ---------------------------------------------------------- baseline
             if not args.trained_param:
-                print(f"baseline: {args.arch}, {of_baseline.epochs} epochs", flush=True)
+                assert of_baseline.epochs is not None  # it is resolved
+                epochs = progress.count(of_baseline.epochs, "epoch")
+                progress.say(f"baseline: {args.arch}, {epochs}")
                 network = baseline.trained(folder, network, work.task, data, of_baseline, device)
             else:
                 network = baseline.kept(folder, network)

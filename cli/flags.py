@@ -228,6 +228,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--compile", type=typed(_ON_OFF), help="XLA; default: on with a GPU, off on the CPU"
     )
     add_val_batch_size(group)
+    group.add_argument(
+        "--deployed_latency",
+        type=typed(_ON_OFF),
+        default=True,
+        help="measure the latency in LiteRT or ONNX Runtime as well, where one is installed; "
+        "default: on",
+    )
 
 
 def add_val_batch_size(group: argparse._ActionsContainer) -> None:
@@ -333,7 +340,10 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
 def device_of(args: argparse.Namespace) -> Device:
     """The `Device` that the flags ask for; chooses the GPUs, so call it before anything runs."""
     return devices.make(
-        devices.choose(args.gpu_id), args.compile, val_batch_images=args.val_batch_size
+        devices.choose(args.gpu_id),
+        args.compile,
+        val_batch_images=args.val_batch_size,
+        deployed_latency=args.deployed_latency,
     )
 
 

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from ..utils import interrupts
 from ..utils.errors import UserError
 
 USAGE_EXIT = 2
-INTERRUPT_EXIT = 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,13 +31,15 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
     Any other exception is a bug of ours and keeps its traceback.
     """
     try:
-        code = main(None)
+        with interrupts.answered():
+            code = main(None)
     except UserError as error:
         print(f"error: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(USAGE_EXIT)
     except KeyboardInterrupt:
-        print("\ninterrupted: run the same command again to resume", file=sys.stderr)
-        sys.exit(INTERRUPT_EXIT)
+        print(interrupts.RESUME, end="", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        interrupts.leave()
     sys.exit(code or 0)
 
 

@@ -16,8 +16,9 @@ from ..reports.finetuning import report, tested
 from ..reports.search import print_summary
 from ..training.task import Task
 from ..training.trainer import NO_EXTRAS, Extras, check_batch
+from ..utils import progress
 from ..utils.devices import Device
-from ..utils.runfolder import EXPORTED, RunFolder
+from ..utils.runfolder import RunFolder
 from .finetuning import run_finetuning
 from .searching import check, run_search
 
@@ -57,7 +58,7 @@ def search_phase(
 ) -> None:
     """The search of a plan; prints what it found."""
     budget = plan.search.budget
-    print(f"search: to {budget.rate:.0%} of the {budget.label}", flush=True)
+    progress.say(f"search: to {100 * budget.rate:g} % of the {budget.label}")
     run_search(folder, given, task, data, plan.search, device, plan.bank)
     print_summary(folder.read_json("search.json"))
 
@@ -72,7 +73,8 @@ def finetune_phase(
     extras: Extras = NO_EXTRAS,
 ) -> None:
     """The fine-tuning of a plan after its search in the same folder; ends with result.json."""
-    print(f"fine-tuning: {plan.training.epochs} epochs", flush=True)
+    assert plan.training.epochs is not None  # it is resolved
+    progress.say(f"fine-tuning: {progress.count(plan.training.epochs, 'epoch')}")
     pruned = run_finetuning(
         folder,
         folder.path,
@@ -87,4 +89,3 @@ def finetune_phase(
     more = {name: folder.read_json(f"{name}.json") for name in ("search", "finetune")}
     untuned = tested(folder.path)
     report(folder, given, given.read_again(pruned), task, data, device, more, untuned)
-    print(f"the pruned network is {folder.file(EXPORTED)}")

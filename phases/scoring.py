@@ -11,6 +11,7 @@ from ..nets.graph import ChannelGraph
 from ..options.scored import Scored
 from ..pruning.methods.scored import Score, search
 from ..reports.tables import before_after
+from ..utils import progress
 from ..utils.keras_files import load_keras
 from ..utils.runfolder import PRUNED, RunFolder
 from .searching import save_finished
@@ -58,6 +59,6 @@ def run_scored(
                 ("score, not fine-tuned", "score", ".4f"),
             )
         ]
-        print(before_after(rows))
+        progress.say(before_after(rows))
         folder.write_json("result.json", sides | {"steps": len(running.history.rows) - 1})
     return load_keras(folder.file(PRUNED), compile=False)

@@ -40,7 +40,7 @@ from ..reports.search import draw, seconds_of, summary
 from ..training.latency import latencies, latency_batches
 from ..training.task import Task
 from ..training.trainer import both_modes, recalibrate
-from ..utils import devices
+from ..utils import devices, progress
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.keras_files import load_keras, save_keras
@@ -87,28 +87,35 @@ def run_search(
             seconds |= {"bank": time.perf_counter() - begin}
         mask = history.mask(graph, len(history.rows) - 1)
         pruned = graph.pruned(mask)
-        proof = {"masked_and_pruned": agreement(graph, mask, pruned, val.inputs)}
+        with progress.doing("comparing the masked network with the pruned one"):
+            proof = {"masked_and_pruned": agreement(graph, mask, pruned, val.inputs)}
         recalibrate_frozen(pruned, data, device)
         results = summary(graph, history, options, teachers, seconds) | proof
         folder.write_json("search.json", results)
         draw(folder, history, options.budget.rate, options.budget.label)
-        for one in results["front"]:
-            network = graph.pruned(history.mask(graph, one["step"]))
-            recalibrate_frozen(network, data, device)
-            name = front_file(one["wanted"])
-            save_finished(folder.file(name), given, network, val.inputs)
-            folder.seal(name)
-        save_finished(folder.file(PRUNED), given, pruned, val.inputs)
-        folder.seal("search.json", PRUNED)
+        with progress.doing(f"writing {folder.file(PRUNED)}"):
+            for one in results["front"]:
+                network = graph.pruned(history.mask(graph, one["step"]))
+                recalibrate_frozen(network, data, device)
+                name = front_file(one["wanted"])
+                save_finished(folder.file(name), given, network, val.inputs)
+                folder.seal(name)
+            save_finished(folder.file(PRUNED), given, pruned, val.inputs)
+            folder.seal("search.json", PRUNED)
     results = folder.read_json("search.json")
     if "test" not in results:
         pruned = given.read_again(load_keras(folder.file(PRUNED), compile=False))
-        recalibrate(pruned.core, data, device)
-        test = {
-            "before": both_modes(given, task, data, "test", device),
-            "after": both_modes(pruned.core, task, data, "test", device),
-        }
-        _test_front(folder, given, task, results["front"], data, device)
+        examples = progress.count(len(data.test), "test example")
+        with progress.doing(f"testing both networks on {examples}"):
+            recalibrate(pruned.core, data, device)
+            test = {
+                "before": both_modes(given, task, data, "test", device),
+                "after": both_modes(pruned.core, task, data, "test", device),
+            }
+        if results["front"]:
+            kept = progress.count(len(results["front"]), "network")
+            with progress.doing(f"testing and timing {kept} kept on the way"):
+                _test_front(folder, given, task, results["front"], data, device)
         folder.write_json("search.json", results | {"test": test})
         folder.seal("search.json")
     return load_keras(folder.file(PRUNED), compile=False)
@@ -174,15 +181,14 @@ def _bank(folder, graph, history, data, options: SearchOptions, bank, device: De
     """Builds the memory bank; returns its manifest."""
     teachers = min(bank.teachers, len(history.rows) - 1)
     if teachers < bank.teachers:
-        print(
-            f"{options.method.name} made {teachers} networks before the last one: so many teachers"
-        )
+        made = progress.count(teachers, "network")
+        progress.say(f"{options.method.name} made {made} before the last one: so many teachers")
     if folder.has(MANIFEST):  # begun by an earlier process, perhaps on a fuller disk
         bank = replace(bank, kind=folder.read_json(MANIFEST)["kind"])
     kept = width(graph.model) if bank.features else 0
     free = shutil.disk_usage(folder.path).free
     planned = planned_bank(bank, graph.model, data, teachers, kept, free=free)
-    print(f"memory bank: {planned}", flush=True)
+    progress.say(f"memory bank: {planned}")
     batches = partial(
         eval_batches, data, "train", options.sampling.batch_size, shuffle_seed=options.sampling.seed
     )
@@ -223,8 +229,6 @@ def _test_front(
     folder: RunFolder, given: Given, task: Task, front: list[dict], data: Dataset, device: Device
 ) -> None:
     """Adds accuracies and latencies (ms per image) to the entries of a front, and draws them."""
-    if not front:
-        return
     files = [folder.file(front_file(one["wanted"])) for one in front]
     models = [given.read_again(load_keras(file, compile=False)).core for file in files]
     for one, network in zip(front, models, strict=True):
@@ -347,7 +351,10 @@ def _adapted(
     )
     count = len(subset) // batch
     distributed = iter(device.strategy.experimental_distribute_dataset(batches))
-    check_finite(steps(distributed, tf.constant(count))["loss"], 1)
+    examples = progress.count(len(subset), "training example")
+    with progress.doing(f"search: adapting the network to {examples} for one epoch"):
+        for step in range(count):  # one by one: Python, and so Ctrl-C, has its turn between them
+            check_finite(steps(distributed, tf.constant(1))["loss"], 1 + step)
     save_keras(path, start)
     folder.seal(START)
     return load_keras(path, compile=False)

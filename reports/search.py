@@ -7,9 +7,22 @@ from ..nets.proof import sentence
 from ..options.budgets import LABELS
 from ..options.search import SearchOptions
 from ..pruning.history import History
+from ..utils import progress
 from ..utils.runfolder import RunFolder
 from . import plots
+from .networks import metric_of
 from .tables import before_after, table
+from .verdict import next_step, verdict
+
+# What search.json calls the parts of a search, in words.
+PARTS = {
+    "start": "first look",
+    "importance": "ranking filters",
+    "proposals": "trying removals",
+    "bank": "memory bank",
+    "order": "ranking filters",
+    "supernet": "training the supernet",
+}
 
 
 def seconds_of(history: History) -> dict[str, float]:
@@ -92,15 +105,25 @@ def draw(folder: RunFolder, history: History, target_rate: float, label: str = "
     )
 
 
-def print_summary(results: dict) -> None:
-    """Prints the before -> after block and the seconds of a search's search.json."""
+def print_summary(results: dict, written: str | None = None) -> None:
+    """Shows the before -> after block of a search's search.json and how long it took.
+
+    Args:
+        written: file of the pruned network, where the search is all there is to be: the verdict is
+            shown as well.
+    """
+    progress.say(summary_text(results, written))
+
+
+def summary_text(results: dict, written: str | None = None) -> str:
+    """The text of `print_summary`."""
     rows = [
         (title, results[key]["before"], results[key]["after"], spec)
         for title, key, spec in (
             ("parameters", "parameters", ",.0f"),
             ("FLOPs (multiply-accumulates)", "flops", ",.0f"),
-            ("D_val loss", "val_loss", ".4f"),
-            ("D_val top-1 %", "val_accuracy", ".2f"),
+            ("loss on held-out training examples, adapted", "val_loss", ".4f"),
+            ("top-1 % on held-out training examples, adapted", "val_accuracy", ".2f"),
         )
         if results[key]["before"] is not None
     ]
@@ -116,14 +139,34 @@ def print_summary(results: dict) -> None:
         for name in tested["after"].get(f"{key}metrics", {}):
             sides = (tested[side][f"{key}metrics"][name] for side in ("before", "after"))
             rows.append((f"test {name}, {mode}, not fine-tuned", *sides, ".4f"))
-    print(before_after(rows))
-    seconds = ", ".join(f"{part} {value:.1f}" for part, value in results["seconds"].items())
-    counts = f"{results['evaluations']} evaluations, {results['images']:,} images"
-    print(f"{results['method']}: {results['steps']} steps, {counts}; seconds: {seconds}")
+    lines = [before_after(rows)]
+    seconds = ", ".join(
+        f"{PARTS.get(part, part)} {progress.duration(value)}"
+        for part, value in results["seconds"].items()
+    )
+    steps = progress.count(results["steps"], "step")
+    counts = f"{progress.count(results['evaluations'], 'smaller network')} tried"
+    lines.append(f"search by {results['method']}: {steps}, {counts}; {seconds}")
     if proof := results.get("masked_and_pruned"):  # searches before there was a proof lack it
-        print(sentence(proof))
+        lines.append(sentence(proof))
     if results["front"]:
-        print(front_table(results))
+        lines.append(front_table(results))
+    if written:
+        lines += ["", _verdict(results, written)]
+    return "\n".join(lines)
+
+
+def _verdict(results: dict, written: str) -> str:
+    sides = ({"test": results["test"][side]} for side in ("before", "after"))
+    figure = metric_of(*sides)
+    return verdict(
+        flops=(results["flops"]["before"], results["flops"]["after"]),
+        parameters=(results["parameters"]["before"], results["parameters"]["after"]),
+        metric=figure,
+        finetuned=False,
+        written=written,
+        following=next_step(figure, finetuned=False, folder=written.rpartition("/")[0] or "."),
+    )
 
 
 def front_table(results: dict) -> str:
@@ -142,7 +185,10 @@ def front_table(results: dict) -> str:
     ]
     header = ["rate wanted", f"{LABELS[results['budget']]} left", "FLOPs", "parameters"]
     figure = "top-1 %" if "top1" in results["front"][0]["test"] else "loss"
-    header += ["D_val loss", f"test {figure}, moving / batch statistics, not fine-tuned"]
+    header += [
+        "loss, held-out training examples",
+        f"test {figure}, moving / batch statistics, not fine-tuned",
+    ]
     batches = " / ".join(results["front"][0]["latency_ms"])
     return table([*header, f"ms per example, batch {batches}"], rows)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from ..op_utils import check_finite
+from ..utils import progress
 from ..utils.arrays import load_state, save_state
 from ..utils.errors import UserError
 
@@ -36,7 +37,8 @@ def fit(
     log_keep: Callable[[int], None],
     evaluate: Callable[[], dict] | None,
     checkpoint: Path,
-    progress: str,
+    what: str,
+    shown: Callable[[dict], str] = lambda row: "",
     callbacks: keras.callbacks.CallbackList | None = None,
     rows: Sequence[dict] = (),
 ) -> None:
@@ -56,7 +58,7 @@ def fit(
             "images_per_second" (without the first step, which may trace, if there is another) and
             what `evaluate` returned, which takes precedence.
         checkpoint: an .npz; the next epoch is only begun when it is complete on disk.
-        progress: what the progress bar says is being trained.
+        what: is being trained, in words. shown: what a line says of a finished epoch's row.
         callbacks: called at the beginning and end of the training and of every epoch, with the
             numbers of its row; they may stop it (`model.stop_training`).
         rows: of the epochs that an earlier process has logged; the callbacks are told of them, so
@@ -73,25 +75,29 @@ def fit(
     if done >= epochs:
         return
     told = _Told(callbacks, rows[:done])
-    bar = tqdm(
-        total=epochs * steps_per_epoch,
-        initial=min(done, epochs) * steps_per_epoch,
-        desc=progress,
-        unit="step",
-        disable=None,
-        dynamic_ncols=True,
-    )
-    with bar:
+    if done:
+        progress.say(f"{what}: goes on after epoch {done} of {epochs}")
+    steps = {"total": epochs * steps_per_epoch, "initial": done * steps_per_epoch}
+    with progress.bar(what, **steps) as bar:
+        last = shown(rows[done - 1]) if 0 < done <= len(rows) else ""
         for epoch in range(done, epochs):
             if told.stopped:
+                progress.say(f"{what}: a callback ended it after epoch {epoch} of {epochs}")
                 break
             told.begin(epoch)
             row = {"epoch": epoch + 1, "lr": float(optimizer.learning_rate)}
             batches = iter(strategy.experimental_distribute_dataset(epoch_batches(epoch)))
             intervals = _intervals(train_steps, batches, steps_per_epoch)
-            row |= _epoch(intervals, epoch * steps_per_epoch + 1, bar)
+            words = _Words(what, epoch, epochs, last)
+            if epoch == done:
+                progress.say(f"{what}: preparing the first step (this can take a minute)")
+            row |= _epoch(intervals, epoch * steps_per_epoch + 1, bar, words)
             if evaluate is not None:
-                row |= evaluate()
+                bar.to(bar.done, f"{words.place}, testing")
+                with progress.doing("testing it", quietly=True):
+                    row |= evaluate()
+            last = shown(row)
+            words.end(row, last, bar)
             log(row)
             told.end(epoch, row)
             save(checkpoint, model, optimizer, epoch + 1)
@@ -149,7 +155,36 @@ def _intervals(train_steps: Callable, batches, steps: int) -> Iterator[tuple[Ser
         done, size = done + size, max(1, int(size * INTERVAL_SECONDS / taken))
 
 
-def _epoch(intervals: Iterator[tuple[Series, float]], first_step: int, bar: tqdm) -> dict:
+@dataclass(frozen=True)
+class _Words:
+    """What is said of an epoch.
+
+    Attributes:
+        epoch: counted from 0. last: said of the epoch before it.
+    """
+
+    what: str
+    epoch: int
+    epochs: int
+    last: str
+
+    @property
+    def place(self) -> str:
+        return f"epoch {self.epoch + 1} of {self.epochs}"
+
+    def on_the_way(self, loss: float, speed: float) -> str:
+        parts = (self.place, f"loss {loss:.4f}", self.last, f"{speed:,.0f} examples/s")
+        return ", ".join(part for part in parts if part)
+
+    def end(self, row: dict, now: str, bar: progress.Bar) -> None:
+        seconds = progress.duration(row["seconds"])
+        parts = (self.place, f"loss {row['loss']:.4f}", now, seconds)
+        bar.note(", ".join(part for part in parts if part))
+
+
+def _epoch(
+    intervals: Iterator[tuple[Series, float]], first_step: int, bar: progress.Bar, words: _Words
+) -> dict:
     """Runs an epoch; its means, seconds and speed."""
     parts, seconds, images = [], [], []
     for series, taken in intervals:
@@ -157,10 +192,8 @@ def _epoch(intervals: Iterator[tuple[Series, float]], first_step: int, bar: tqdm
         images.append(float(series.pop("examples").sum()))
         seconds.append(taken)
         parts.append(series)
-        bar.set_postfix_str(
-            f"loss {series['loss'].mean():.4f}, {images[-1] / taken:.0f} images/s", refresh=False
-        )
-        bar.update(len(series["loss"]))
+        said = words.on_the_way(float(series["loss"].mean()), images[-1] / taken)
+        bar.advance(len(series["loss"]), said)
     means = {
         name: float(np.concatenate([part[name] for part in parts]).mean(dtype=np.float64))
         for name in parts[0]

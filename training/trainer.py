@@ -13,6 +13,7 @@ from ..nets.given import Given
 from ..nets.rebuild import to_policy
 from ..op_utils import make_train_step
 from ..options.training import Training
+from ..utils import progress
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.runfolder import RunFolder
@@ -23,6 +24,7 @@ from .evaluation import evaluate, make_evaluate, reestimate_bn
 from .task import Task
 
 METRICS = "metrics.jsonl"
+PHASES = {"baseline": "baseline", "supernet": "supernet", "finetune": "fine-tuning"}
 BN_IMAGES = 10_240  # training images that batch-norm statistics are re-estimated on, at most
 
 
@@ -146,13 +148,25 @@ def train(
             f"{part}{key}": value for part, run in evaluations for key, value in run().items()
         },
         checkpoint=folder.file(f"{phase}_state.npz"),
-        progress=phase,
+        what=PHASES[phase],
+        shown=_figure,
         callbacks=_callbacks(extras, own),
         rows=[row for row in folder.rows(METRICS) if row["phase"] == phase],
     )
     model.set_weights(trained.get_weights())
-    recalibrate(model, data, device)
+    images = progress.count(min(BN_IMAGES, len(data.train)), "training example")
+    with progress.doing(f"{PHASES[phase]}: re-estimating batch norms on {images}"):
+        recalibrate(model, data, device)
     return model
+
+
+def _figure(row: dict) -> str:
+    """What is said of an epoch on the test split: the user's metric, top-1, or the loss."""
+    for name, value in row.get("test_metrics", {}).items():
+        return f"test {name} {value:.4f}"
+    if "test_top1" in row:
+        return f"test top-1 {row['test_top1']:.2f} %"
+    return f"test loss {row['test_loss']:.4f}" if "test_loss" in row else ""
 
 
 def _optimizer(extras: Extras, options: Training, steps_per_epoch: int):

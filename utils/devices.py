@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import progress
 from .errors import UserError
 from .provenance import cpu_count, in_cores
 
@@ -59,6 +60,9 @@ def hold_stderr() -> Iterator[list[str]]:
         try:
             yield held
             failed = False
+        except KeyboardInterrupt:
+            failed = False  # what TensorFlow says of it helps nobody
+            raise
         finally:
             sys.stderr.flush()
             os.dup2(terminal, 2)
@@ -98,7 +102,7 @@ def choose(gpu_ids: list[int]) -> tf.distribute.Strategy:
     if not gpus or not gpu_ids:
         reason = "" if gpus else "no GPU found: "
         tf.config.set_visible_devices([], "GPU")
-        print(f"{reason}running on the CPU ({in_cores(cpu_count())})", flush=True)
+        progress.say(f"{reason}running on the CPU ({in_cores(cpu_count())})")
         return tf.distribute.get_strategy()
     unknown = [str(number) for number in gpu_ids if number >= len(gpus)]
     if unknown:
@@ -133,22 +137,27 @@ def _warn_of_missing_kernels(gpus: list[tf.config.PhysicalDevice]) -> None:
         details = tf.config.experimental.get_device_details(gpu)
         major, minor = details.get("compute_capability") or (0, 0)
         if major == 12:
-            print(
-                f"warning: {details.get('device_name', 'the GPU')} has compute capability "
+            progress.warn(
+                f"{details.get('device_name', 'the GPU')} has compute capability "
                 f"{major}.{minor}, for which the TensorFlow 2.21 wheels hold no kernels: use "
-                "NVIDIA's TensorFlow container, or switch XLA off (compile)",
-                flush=True,
+                "NVIDIA's TensorFlow container, or switch XLA off (compile)"
             )
             return
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where and how steps run: the strategy, XLA or not, and examples per evaluation batch."""
+    """Where and how steps run and are measured.
+
+    Attributes:
+        strategy: of training. compile: XLA. val_batch_images: examples per evaluation batch.
+        deployed_latency: whether latencies are measured in LiteRT or ONNX Runtime as well.
+    """
 
     strategy: tf.distribute.Strategy
     compile: bool
     val_batch_images: int = VAL_BATCH_IMAGES
+    deployed_latency: bool = True
 
 
 def make(
@@ -156,9 +165,11 @@ def make(
     compile: bool | None = None,
     *,
     val_batch_images: int = VAL_BATCH_IMAGES,
+    deployed_latency: bool = True,
 ) -> Device:
     """A `Device` of a strategy; `compile` None: XLA where there is a visible GPU."""
     import tensorflow as tf
 
     on_gpu = bool(tf.config.get_visible_devices("GPU"))
-    return Device(strategy, on_gpu if compile is None else compile, val_batch_images)
+    chosen = on_gpu if compile is None else compile
+    return Device(strategy, chosen, val_batch_images, deployed_latency)

@@ -7,6 +7,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from . import progress
 from .errors import UserError
 
 LOCK = ".lock"
@@ -56,10 +57,10 @@ class Lock:
                     f"another process is using {folder} (it holds {self._path}): wait for it or "
                     "give another folder"
                 ) from None
-            print(waiting, flush=True)
+            progress.say(waiting)
             fcntl.flock(self.descriptor, fcntl.LOCK_EX)
         except OSError:
-            print(f"warning: {folder} has no file locks, do not use it from two processes at once")
+            progress.warn(f"{folder} has no file locks, do not use it from two processes at once")
 
     def close(self, *, forget: bool = False) -> None:
         """Gives the folder free; harmless when repeated.

@@ -12,6 +12,7 @@ from ekg_tf.cli import manners
 from ekg_tf.utils import devices
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.jsonl import read_json
+from ekg_tf.utils.runfolder import EXPORTED, PRUNED
 
 
 def parser() -> manners.Parser:
@@ -33,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     for folder in args.folder:
         print(f"{folder}:")
+        finished = (folder / "result.json").exists()
         if (folder / "search.json").exists():
-            print_summary(read_json(folder / "search.json"))
-        if (folder / "result.json").exists():
-            print_report(read_json(folder / "result.json"))
+            searched = None if finished else str(folder / PRUNED)
+            print_summary(read_json(folder / "search.json"), searched)
+        if finished:
+            print_report(read_json(folder / "result.json"), str(folder / EXPORTED))

@@ -25,6 +25,7 @@ import numpy as np
 
 from ...nets.graph import ChannelGraph
 from ...options.bank import FULL, MANY_CLASSES, ONLINE, TOPK, Bank
+from ...utils import progress
 from ...utils.errors import UserError
 from ...utils.runfolder import RunFolder
 from ...utils.trees import parts_of
@@ -79,9 +80,13 @@ class Layout:
             " x ".join(f"{size:,}" for size in shape) for _, shape in self.arrays.values()
         )
         if self.kind == ONLINE:
-            beside = f"online, {self.teachers} teachers run beside the student"
+            teachers = progress.count(self.teachers, "teacher")
+            beside = f"online, {teachers} run beside the student"
             return beside + (f"; features {sizes}" if sizes else "")
-        return f"{self.kind}, {sizes}, {self.bytes / 1e6:,.1f} MB"
+        teachers = progress.count(self.teachers, "teacher")
+        examples = progress.count(self.examples, "training example")
+        kept = {FULL: "all outputs", TOPK: "the largest outputs"}[self.kind]
+        return f"{kept} of {teachers} on {examples}, {self.bytes / 2**20:,.1f} MiB on disk"
 
 
 def layout(
@@ -225,25 +230,30 @@ def build_bank(
     banks, wide = list(arrays.values()), layout.features
     both = FeaturePass(segments) if wide else None
     flushed = time.monotonic()
-    for batch in batches(manifest["batches_done"]):
-        index, means = batch["index"].numpy(), np.zeros((len(batch["index"]), wide), np.float32)
-        for number, (weights, mask) in enumerate(zip(teachers, masks, strict=True)):
-            if both is None:
-                outputs = segments.outputs_from(batch["inputs"], weights)
-            else:
-                outputs, found = both.run(batch["inputs"], weights, mask)
-                length = np.linalg.norm(found, axis=-1, keepdims=True)
-                means += found / np.maximum(length, 1e-12) / len(teachers)
-            if banks:
-                _write(banks, layout, index, number, [np.asarray(x) for x in parts_of(outputs)])
-        if kept is not None:
-            kept[index] = means
-        manifest["batches_done"] += 1
-        manifest["examples_done"] += len(batch["index"])
-        if time.monotonic() - flushed > BLOCK_SECONDS:
-            _flush(*banks, kept)
-            folder.write_json(MANIFEST, manifest)
-            flushed = time.monotonic()
+    done = manifest["examples_done"]
+    if done:
+        progress.say(f"memory bank: goes on after {done:,} of {layout.examples:,} examples")
+    with progress.bar("memory bank", layout.examples, initial=done) as bar:
+        for batch in batches(manifest["batches_done"]):
+            index, means = batch["index"].numpy(), np.zeros((len(batch["index"]), wide), np.float32)
+            for number, (weights, mask) in enumerate(zip(teachers, masks, strict=True)):
+                if both is None:
+                    outputs = segments.outputs_from(batch["inputs"], weights)
+                else:
+                    outputs, found = both.run(batch["inputs"], weights, mask)
+                    length = np.linalg.norm(found, axis=-1, keepdims=True)
+                    means += found / np.maximum(length, 1e-12) / len(teachers)
+                if banks:
+                    _write(banks, layout, index, number, [np.asarray(x) for x in parts_of(outputs)])
+            if kept is not None:
+                kept[index] = means
+            manifest["batches_done"] += 1
+            manifest["examples_done"] += len(batch["index"])
+            if time.monotonic() - flushed > BLOCK_SECONDS:
+                _flush(*banks, kept)
+                folder.write_json(MANIFEST, manifest)
+                flushed = time.monotonic()
+            bar.to(manifest["examples_done"])
     if manifest["examples_done"] != layout.examples:
         raise RuntimeError(f"{manifest['examples_done']} of {layout.examples} rows were written")
     _flush(*banks, kept)

@@ -58,7 +58,7 @@ class Search(Loop):
         raise NotImplementedError
 
     def _shown(self, row: dict) -> str:
-        return f"D_val loss {row['val_loss']:.4f}"
+        return f"loss on held-out training examples {row['val_loss']:.4f}"
 
     def _record(self, outputs: Any, seconds: dict[str, float], **more: Any) -> dict:
         """Appends the network that the gates hold now to the history; returns its row.

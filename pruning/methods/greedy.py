@@ -10,6 +10,7 @@ from ...nets.graph import ChannelGraph
 from ...options.methods import CACHE_MB, EKG
 from ...options.search import SearchOptions
 from ...training.task import Task
+from ...utils import progress
 from ..engine.evaluator import EVALUATORS, LazyEvaluator
 from ..engine.validation import Validation
 from ..history import History
@@ -60,7 +61,7 @@ class GreedySearch(Search):
         return getattr(self.options.method, name, DEFAULTS[name])
 
     def _begin(self, mask: np.ndarray) -> Any:
-        print(self.evaluator.current.cuts)
+        progress.say(str(self.evaluator.current.cuts))
         return self.evaluator.set_current(mask)
 
     def _restored(self) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ...nets.gates import Gates
 from ...nets.graph import ChannelGraph
 from ...options.budgets import Budget, Latency
+from ...utils import progress
 from ...utils.errors import UserError
 from ..history import History
 from ..space.budgets import make_budget
@@ -63,18 +63,16 @@ class Loop:
         self.gates.set_mask(self.history.mask(self.graph, last))
         self.budget.restore(self.history.rows)
         self._restored()
-        bar = tqdm(
-            total=100.0,
-            desc="search",
-            disable=None,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}] {postfix}",
-        )
-        with bar:
-            self._show(bar)
+        if last:
+            progress.say(f"search: goes on after step {last}, {self._left()}")
+        with progress.bar("search", 100.0, initial=self._percent()) as bar:
             while self.history.rows[-1]["rate"] > self.wanted.rate:
                 row = self._step()
                 log(row["step"], {key: row[key] for key in LOGGED if row.get(key) is not None})
-                self._show(bar)
+                said = f"step {row['step']}, {self._left()}, {self._shown(row)}"
+                bar.to(self._percent(), said)
+            row = self.history.rows[-1]
+            bar.note(f"{progress.count(row['step'], 'step')}, {self._left()}, {self._shown(row)}")
 
     def _first(self, begin: float) -> None:
         """Appends row 0, the whole network; `begin`: when it was begun, of time.perf_counter."""
@@ -91,11 +89,13 @@ class Loop:
         """What the progress bar says of a row's network."""
         raise NotImplementedError
 
-    def _show(self, bar: tqdm) -> None:
-        row = self.history.rows[-1]
-        bar.n = min(100.0, 100 * (1 - row["rate"]) / (1 - self.wanted.rate))
-        left = f"{self.wanted.name} left {100 * row['rate']:.1f} %"
-        bar.set_postfix_str(f"{left}, {self._shown(row)}")
+    def _percent(self) -> float:
+        """How far the search is."""
+        rate = self.history.rows[-1]["rate"]
+        return min(100.0, 100 * (1 - rate) / (1 - self.wanted.rate))
+
+    def _left(self) -> str:
+        return f"{100 * self.history.rows[-1]['rate']:.1f} % of the {self.wanted.label} left"
 
     def _unreachable(self) -> UserError:
         rate = self.history.rows[-1]["rate"]
