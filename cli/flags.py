@@ -259,6 +259,12 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="delete a former run in the folder; default: off"
     )
     group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="take a few steps, say how long all of it will take and what memory, and end without "
+        "writing anything; default: off",
+    )
+    group.add_argument(
         "--do_log", type=typed(_ON_OFF), default=True, help="write TensorBoard events; default: on"
     )
     group.add_argument(

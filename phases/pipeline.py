@@ -19,6 +19,7 @@ from ..training.trainer import NO_EXTRAS, Extras, check_batch
 from ..utils import progress
 from ..utils.devices import Device
 from ..utils.runfolder import RunFolder
+from .dry_run import Wanted
 from .finetuning import run_finetuning
 from .searching import check, run_search
 
@@ -40,6 +41,18 @@ class Plan:
             finetuning=recipes.finetuning(self.finetuning, facts),
             training=recipes.training(self.training, facts),
         )
+
+    def wanted(self, baseline: Training | None = None, until: str = "test") -> Wanted:
+        """What a dry run of it looks at.
+
+        Args:
+            baseline: its training, where it is part of the run. until: the last phase.
+        """
+        if until == "baseline":
+            return Wanted(baseline=baseline)
+        if until == "search":
+            return Wanted(self.search, self.bank, baseline=baseline)
+        return Wanted(self.search, self.bank, self.finetuning, self.training, baseline)
 
     def flags(self) -> dict[str, Any]:
         """{flag: value}: what a run folder keeps of it."""

@@ -46,6 +46,7 @@ from ..utils.errors import UserError
 from ..utils.keras_files import load_keras, save_keras
 from ..utils.runfolder import BASELINE, PRUNED, START, RunFolder, front_file, verify
 from ..utils.trees import mapped
+from .outlook import said_after_steps
 
 ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
 SAVED_IMAGES = 16  # that a written network is compared on
@@ -170,7 +171,12 @@ def _searched(
     running = method(
         graph, val, history, options, task, order=order, compile=device.compile, devices=replicas
     )
-    running.run(log=partial(folder.scalars, "search"))
+
+    def log(step: int, values: dict[str, float]) -> None:
+        folder.scalars("search", step, values)
+        said_after_steps(running)
+
+    running.run(log)
     seconds = seconds_of(history)
     if options.method.supernet:
         seconds |= seconds_before(folder)

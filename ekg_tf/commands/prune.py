@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ekg_tf.dataloader import unreadable_named
     from ekg_tf.phases import pipeline
+    from ekg_tf.phases.dry_run import dry_run
     from ekg_tf.phases.opening import work_of
     from ekg_tf.phases.rehearsal import rehearse
     from ekg_tf.reports.networks import print_report
@@ -52,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         plan = pipeline.Plan(search, bank, finetuning, training).resolved(work.data)
         pipeline.check_plan(work.given, work.data, plan, device)
         rehearse(*phase, device)
+        if args.dry_run:
+            progress.say(dry_run(*phase, plan.wanted(), device))
+            return
         kept = flags.record(args, plan, work)
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             if folder.finished:

@@ -1,5 +1,6 @@
 """The loop of every search, with or without data: from the whole network to the target."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -51,11 +52,17 @@ class Loop:
         if not isinstance(wanted, Latency):
             self.target = wanted.rate * self.budget.full
 
-    def run(self, log: Callable[[int, dict], None] = lambda step, values: None) -> None:
+    def run(
+        self,
+        log: Callable[[int, dict], None] = lambda step, values: None,
+        *,
+        most: int | None = None,
+    ) -> None:
         """Goes on from the last step of the history to the target.
 
         Args:
             log: called with (step, scalars) for every step taken.
+            most: steps that are taken; None: as many as it needs.
         """
         if not self.history.rows:
             self._first(time.perf_counter())
@@ -66,8 +73,9 @@ class Loop:
         if last:
             progress.say(f"search: goes on after step {last}, {self._left()}")
         with progress.bar("search", 100.0, initial=self._percent()) as bar:
-            while self.history.rows[-1]["rate"] > self.wanted.rate:
-                row = self._step()
+            end = math.inf if most is None else last + most
+            while self.history.rows[-1]["rate"] > self.wanted.rate and last < end:
+                row, last = self._step(), last + 1
                 log(row["step"], {key: row[key] for key in LOGGED if row.get(key) is not None})
                 said = f"step {row['step']}, {self._left()}, {self._shown(row)}"
                 bar.to(self._percent(), said)

@@ -100,6 +100,14 @@ class StageWiseSearch(Search):
             for number, stage in enumerate(self.stages):
                 self._evolve(number, self.grid.sizes[list(stage.gates)], bar)
 
+    def remaining(self) -> tuple[int, int]:
+        """Combinations to come, and versions of stages to be rated."""
+        wanted = self.options.method
+        rows = len(self._rates) + 1 - len(self.history.rows)
+        done = sum(archive.generations for archive in self._archives)
+        generations = wanted.generations * len(self.stages) - done
+        return max(0, rows), generations * wanted.population
+
     def _evolve(self, number: int, sizes: np.ndarray, bar: progress.Bar) -> None:
         began = time.perf_counter()
 
