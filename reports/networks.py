@@ -1,6 +1,7 @@
 """The figures of two networks side by side: size, FLOPs, accuracy, latency; and the verdict."""
 
 import resource
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,11 @@ from ..utils.devices import Device
 from .tables import before_after
 from .verdict import Latency, Metric, next_step, verdict
 
+MODES = (
+    "moving statistics: batch norms as they are in use; batch statistics: they normalise by each "
+    "test batch, as the search does"
+)
+COLUMNS = 100
 TOP5_CLASSES = 20  # from here up one of the five likeliest classes says something
 
 
@@ -135,7 +141,13 @@ def report_text(results: Mapping[str, Any], written: str | None = None) -> str:
     lines = [before_after(rows, ratios)]
     if "problem" in found:
         lines.append(f"latency in {found['runtime']}: not measured ({found['problem']})")
-    return "\n".join([*lines, "", verdict_text(results, written)])
+    lines.append(MODES)
+    return "\n".join([*lines, "", wrapped(verdict_text(results, written))])
+
+
+def wrapped(text: str) -> str:
+    """A paragraph in lines that a terminal shows whole; files and commands stay in one piece."""
+    return textwrap.fill(text, COLUMNS, break_long_words=False, break_on_hyphens=False)
 
 
 def verdict_text(results: Mapping[str, Any], written: str | None = None) -> str:
@@ -168,8 +180,10 @@ def metric_of(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Met
             return Metric(name, former.get("metrics", {}).get(name), value, count)
     if "top1" in tested:
         return Metric("top-1", former.get("top1"), tested["top1"], count, "%", True)
-    loss = former.get("loss")
-    return Metric("test loss", loss, tested["loss"], count, higher_is_better=False)
+    sides = [former.get("loss"), tested["loss"]]
+    errors = [one.get("loss_error") for one in (former, tested)]
+    known = None if None in errors else (errors[0], errors[1])
+    return Metric("test loss", *sides, count, higher_is_better=False, errors=known)
 
 
 def _latency(results: Mapping[str, Any]) -> Latency:

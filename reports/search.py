@@ -10,7 +10,7 @@ from ..pruning.history import History
 from ..utils import progress
 from ..utils.runfolder import RunFolder
 from . import plots
-from .networks import metric_of
+from .networks import MODES, metric_of, wrapped
 from .tables import before_after, table
 from .verdict import next_step, verdict
 
@@ -139,7 +139,7 @@ def summary_text(results: dict, written: str | None = None) -> str:
         for name in tested["after"].get(f"{key}metrics", {}):
             sides = (tested[side][f"{key}metrics"][name] for side in ("before", "after"))
             rows.append((f"test {name}, {mode}, not fine-tuned", *sides, ".4f"))
-    lines = [before_after(rows)]
+    lines = [before_after(rows), MODES]
     seconds = ", ".join(
         f"{PARTS.get(part, part)} {progress.duration(value)}"
         for part, value in results["seconds"].items()
@@ -152,7 +152,7 @@ def summary_text(results: dict, written: str | None = None) -> str:
     if results["front"]:
         lines.append(front_table(results))
     if written:
-        lines += ["", _verdict(results, written)]
+        lines += ["", wrapped(_verdict(results, written))]
     return "\n".join(lines)
 
 

@@ -88,13 +88,13 @@ def fit(
             row = {"epoch": epoch + 1, "lr": float(optimizer.learning_rate)}
             batches = iter(strategy.experimental_distribute_dataset(epoch_batches(epoch)))
             intervals = _intervals(train_steps, batches, steps_per_epoch)
-            words = _Words(what, epoch, epochs, last)
+            words = _Words(epoch, epochs, steps_per_epoch, last)
             if epoch == done:
                 progress.say(f"{what}: preparing the first step (this can take a minute)")
             row |= _epoch(intervals, epoch * steps_per_epoch + 1, bar, words)
             if evaluate is not None:
                 bar.to(bar.done, f"{words.place}, testing")
-                with progress.doing("testing it", quietly=True):
+                with progress.doing(f"{what}: {words.place}, testing", quietly=True):
                     row |= evaluate()
             last = shown(row)
             words.end(row, last, bar)
@@ -160,12 +160,12 @@ class _Words:
     """What is said of an epoch.
 
     Attributes:
-        epoch: counted from 0. last: said of the epoch before it.
+        epoch: counted from 0. steps: of an epoch. last: said of the epoch before it.
     """
 
-    what: str
     epoch: int
     epochs: int
+    steps: int
     last: str
 
     @property
@@ -193,7 +193,8 @@ def _epoch(
         seconds.append(taken)
         parts.append(series)
         said = words.on_the_way(float(series["loss"].mean()), images[-1] / taken)
-        bar.advance(len(series["loss"]), said)
+        ended = sum(len(part["loss"]) for part in parts) == words.steps
+        bar.advance(len(series["loss"]), said, line=not ended)  # it has a line of its own
     means = {
         name: float(np.concatenate([part[name] for part in parts]).mean(dtype=np.float64))
         for name in parts[0]

@@ -192,13 +192,13 @@ class Bar:
                 file=sys.stderr,
             )
 
-    def to(self, done: float, text: str = "") -> None:
-        """So much is done now; `text` says how well."""
+    def to(self, done: float, text: str = "", *, line: bool = True) -> None:
+        """So much is done now; `text` says how well. Without `line` none is shown for it."""
         self.done, self._text = min(done, self.total), text
         if self._tqdm is not None:
             self._tqdm.set_postfix_str(text, refresh=False)
             self._tqdm.update(self.done - self._tqdm.n)
-        elif self._mode == LINES and _clock.quiet() >= self._pause():
+        elif line and self._mode == LINES and _clock.quiet() >= self._pause():
             self._line(text)
 
     def tick(self) -> None:
@@ -208,9 +208,9 @@ class Bar:
         elif self._mode == LINES and _clock.quiet() >= 1.5 * self._pause():
             self._line(self._text or f"working for {duration(time.monotonic() - self._begin)}")
 
-    def advance(self, more: float, text: str = "") -> None:
+    def advance(self, more: float, text: str = "", *, line: bool = True) -> None:
         """As `to`, counted from what is done."""
-        self.to(self.done + more, text)
+        self.to(self.done + more, text, line=line)
 
     def note(self, text: str, line: str | None = None) -> None:
         """What is worth a line of its own, such as an epoch's end; without a terminal at most a
