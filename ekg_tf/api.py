@@ -15,7 +15,8 @@ from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 from ekg_tf.utils import devices, progress
 
-devices.import_tensorflow()
+with progress.shown(0):  # a line of ours would be a surprise here
+    devices.import_tensorflow()
 
 import keras
 import numpy as np

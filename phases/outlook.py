@@ -9,6 +9,7 @@ from ..reports.networks import peak_memory_mb
 from ..utils import progress
 
 MEASURED_STEPS = 2  # of the search; the last one is timed
+LEAST_SECONDS = 5.0  # that are worth a line
 FORWARD = 1 / 3  # of what a training step costs
 
 
@@ -50,12 +51,11 @@ def said_after_steps(running: Search) -> None:
     if len(running.history.rows) != 1 + MEASURED_STEPS or running.options.method.supernet:
         return
     left = search_outlook(running)
-    if not left.steps:
+    if left.seconds < LEAST_SECONDS:
         return
-    steps = progress.count(left.steps, "more step")
     tried = progress.count(left.evaluations, "smaller network")
     progress.say(
-        f"estimate from the first {MEASURED_STEPS} steps: about {steps} and {tried} to try, "
+        f"estimate after {MEASURED_STEPS} steps: about {left.steps} more, which try {tried}, in "
         f"{progress.duration(left.seconds)}; memory so far {gib(peak_memory_mb()['host'])}"
     )
 

@@ -1,5 +1,6 @@
 """The figures of two networks side by side: size, FLOPs, accuracy, latency; and the verdict."""
 
+import math
 import resource
 import textwrap
 from collections.abc import Mapping
@@ -125,7 +126,7 @@ def report_text(results: Mapping[str, Any], written: str | None = None) -> str:
                 title = f"top-{top[3:]} %, {mode}"
                 rows.append((title, *pair("test", f"{key}{top}"), ".2f"))
     for mode, key in modes:
-        for name in tested.get("metrics", {}):
+        for name in own_metrics(tested):
             rows.append((f"{name}, {mode}", *pair("test", f"{key}metrics", name), ".4f"))
     rows.append(("test loss, moving statistics", *pair("test", "loss"), ".4f"))
     ratios = {}
@@ -141,7 +142,7 @@ def report_text(results: Mapping[str, Any], written: str | None = None) -> str:
     lines = [before_after(rows, ratios)]
     if "problem" in found:
         lines.append(f"latency in {found['runtime']}: not measured ({found['problem']})")
-    lines.append(MODES)
+    lines.append(wrapped(MODES))
     return "\n".join([*lines, "", wrapped(verdict_text(results, written))])
 
 
@@ -175,15 +176,24 @@ def metric_of(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Met
     """
     tested, former = after["test"], (before or {}).get("test") or {}
     count = tested["examples"]
-    for name, value in tested.get("metrics", {}).items():
-        if not ("top1" in tested and "accuracy" in name):
-            return Metric(name, former.get("metrics", {}).get(name), value, count)
+    for name in own_metrics(tested):
+        return Metric(name, former.get("metrics", {}).get(name), tested["metrics"][name], count)
     if "top1" in tested:
         return Metric("top-1", former.get("top1"), tested["top1"], count, "%", True)
     sides = [former.get("loss"), tested["loss"]]
     errors = [one.get("loss_error") for one in (former, tested)]
     known = None if None in errors else (errors[0], errors[1])
     return Metric("test loss", *sides, count, higher_is_better=False, errors=known)
+
+
+def own_metrics(tested: Mapping[str, Any]) -> list[str]:
+    """Names of the user's metrics that say something else than top-1."""
+    top = tested.get("top1")
+    return [
+        name
+        for name, value in tested.get("metrics", {}).items()
+        if top is None or not ("acc" in name and math.isclose(100 * value, top, abs_tol=1e-3))
+    ]
 
 
 def _latency(results: Mapping[str, Any]) -> Latency:

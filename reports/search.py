@@ -10,7 +10,7 @@ from ..pruning.history import History
 from ..utils import progress
 from ..utils.runfolder import RunFolder
 from . import plots
-from .networks import MODES, metric_of, wrapped
+from .networks import MODES, metric_of, own_metrics, wrapped
 from .tables import before_after, table
 from .verdict import next_step, verdict
 
@@ -122,8 +122,6 @@ def summary_text(results: dict, written: str | None = None) -> str:
         for title, key, spec in (
             ("parameters", "parameters", ",.0f"),
             ("FLOPs (multiply-accumulates)", "flops", ",.0f"),
-            ("loss on held-out training examples, adapted", "val_loss", ".4f"),
-            ("top-1 % on held-out training examples, adapted", "val_accuracy", ".2f"),
         )
         if results[key]["before"] is not None
     ]
@@ -136,17 +134,18 @@ def summary_text(results: dict, written: str | None = None) -> str:
                 continue
             sides = (tested[side][f"{key}{name}"] for side in ("before", "after"))
             rows.append((f"test {title}, {mode}, not fine-tuned", *sides, spec))
-        for name in tested["after"].get(f"{key}metrics", {}):
+        for name in own_metrics(tested["after"]):
             sides = (tested[side][f"{key}metrics"][name] for side in ("before", "after"))
             rows.append((f"test {name}, {mode}, not fine-tuned", *sides, ".4f"))
-    lines = [before_after(rows), MODES]
+    lines = [before_after(rows), wrapped(MODES)]
     seconds = ", ".join(
         f"{PARTS.get(part, part)} {progress.duration(value)}"
         for part, value in results["seconds"].items()
     )
     steps = progress.count(results["steps"], "step")
     counts = f"{progress.count(results['evaluations'], 'smaller network')} tried"
-    lines.append(f"search by {results['method']}: {steps}, {counts}; {seconds}")
+    lines.append(wrapped(f"search by {results['method']}: {steps}, {counts}; {seconds}"))
+    lines.append(wrapped(_decided(results)))
     if proof := results.get("masked_and_pruned"):  # searches before there was a proof lack it
         lines.append(sentence(proof))
     if results["front"]:
@@ -154,6 +153,17 @@ def summary_text(results: dict, written: str | None = None) -> str:
     if written:
         lines += ["", wrapped(_verdict(results, written))]
     return "\n".join(lines)
+
+
+def _decided(results: dict) -> str:
+    """What the search decided by; its first network is the adapted one, not the one as given."""
+    losses, accuracies = results["val_loss"], results["val_accuracy"]
+    line = "loss on the held-out training examples that the search decides by: "
+    line += f"{losses['before']:.4f} at its start (adapted to some others), {losses['after']:.4f} "
+    if accuracies["before"] is None:
+        return f"{line}at its end"
+    tops = f"{accuracies['before']:.2f} % → {accuracies['after']:.2f} %"
+    return f"{line}at its end; top-1 there {tops}"
 
 
 def _verdict(results: dict, written: str) -> str:

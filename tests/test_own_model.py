@@ -28,6 +28,8 @@ HEADS = {
     "as a layer": [L.Dense(10, name="head"), L.Softmax(name="end")],
 }
 
+from tests.helpers.runs import state
+
 
 def own_network(head: list, sequential: bool = True) -> keras.Model:
     body = [
@@ -209,6 +211,20 @@ def test_three_phases_from_the_command_line(project, capsys, monkeypatch):
     assert alone["before"] is None
     assert alone["after"]["test"]["top1"] == figures["before"]["test"]["top1"]
     assert "not measured" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(project, capsys):
+    before = state(project)
+    argv = ["--model", project / "my.keras", "--data", project / "pngs", "--data_flip", "off"]
+    argv += ["--search_target_rate", "0.6", "--train_epoch", "7", "--num_teacher", "2"]
+    prune.main([str(one) for one in [*argv, "--dry_run", "--train_path", project / "dry"]])
+    assert state(project) == before and not (project / "dry").exists()
+    said = capsys.readouterr().out
+    for words in (
+        *("search by ekg to 60 % of the FLOPs: about ", " tried (", "fine-tuning: 7 epochs of "),
+        *("all outputs of 2 teachers on ", " of memory", "nothing was written"),
+    ):
+        assert words in said, words
 
 
 def test_prune_and_report_from_the_command_line(project, capsys, monkeypatch):

@@ -89,12 +89,11 @@ def fit(
             batches = iter(strategy.experimental_distribute_dataset(epoch_batches(epoch)))
             intervals = _intervals(train_steps, batches, steps_per_epoch)
             words = _Words(epoch, epochs, steps_per_epoch, last)
-            if epoch == done:
-                progress.say(f"{what}: preparing the first step (this can take a minute)")
             row |= _epoch(intervals, epoch * steps_per_epoch + 1, bar, words)
             if evaluate is not None:
                 bar.to(bar.done, f"{words.place}, testing")
-                with progress.doing(f"{what}: {words.place}, testing", quietly=True):
+                testing = f"{what}: {words.place}, testing"
+                with progress.doing(testing, after=progress.QUIET_SECONDS):
                     row |= evaluate()
             last = shown(row)
             words.end(row, last, bar)

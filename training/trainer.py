@@ -104,22 +104,9 @@ def train(
     # The seeds of dropout and the like are drawn in cloning: not from what this process did before,
     # so that a resumed run goes on with the same ones.
     keras.utils.set_random_seed(options.seed)
-    with device.strategy.scope():
-        # Cloned in any case: under MirroredStrategy variables must be made in its scope.
-        policy = "mixed_bfloat16" if options.mixed_precision else "float32"
-        trained = to_policy(model, policy)
-        optimizer = _optimizer(extras, options, steps_per_epoch)
-    train_steps = make_train_step(
-        trained,
-        optimizer,
-        objective.loss_fn,
-        device.strategy,
-        accum=options.accum,
-        weight_decay=options.weight_decay,
-        compile=device.compile,
-        teachers=objective.teachers,
-        forward=objective.forward_of and objective.forward_of(trained),
-    )
+    with progress.doing(f"{PHASES[phase]}: preparing the first step (this can take a minute)"):
+        ready = _prepared(model, objective, options, device, extras, steps_per_epoch)
+    trained, optimizer, train_steps = ready
     test_batches = eval_batches(data, "test", device.val_batch_images)
     own = _without_extra(trained, objective)
     tested = make_evaluate(own, objective.task, compile=device.compile)
@@ -158,6 +145,34 @@ def train(
     with progress.doing(f"{PHASES[phase]}: re-estimating batch norms on {images}"):
         recalibrate(model, data, device)
     return model
+
+
+def _prepared(
+    model: keras.Model,
+    objective: Objective,
+    options: Training,
+    device: Device,
+    extras: Extras,
+    steps_per_epoch: int,
+) -> tuple[keras.Model, keras.optimizers.Optimizer, Callable]:
+    """The network to train, its optimizer and the compiled step."""
+    with device.strategy.scope():
+        # Cloned in any case: under MirroredStrategy variables must be made in its scope.
+        policy = "mixed_bfloat16" if options.mixed_precision else "float32"
+        trained = to_policy(model, policy)
+        optimizer = _optimizer(extras, options, steps_per_epoch)
+    train_steps = make_train_step(
+        trained,
+        optimizer,
+        objective.loss_fn,
+        device.strategy,
+        accum=options.accum,
+        weight_decay=options.weight_decay,
+        compile=device.compile,
+        teachers=objective.teachers,
+        forward=objective.forward_of and objective.forward_of(trained),
+    )
+    return trained, optimizer, train_steps
 
 
 def _figure(row: dict) -> str:

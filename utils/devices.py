@@ -37,7 +37,7 @@ def import_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for name in ("absl", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with hold_stderr():
+    with hold_stderr(), progress.doing("loading TensorFlow", after=3):
         importlib.import_module("tensorflow")
 
 

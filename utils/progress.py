@@ -105,25 +105,28 @@ def _write(text: str) -> None:
 
 
 @contextmanager
-def doing(text: str, *, quietly: bool = False) -> Iterator[None]:
+def doing(text: str, *, after: float = 0) -> Iterator[None]:
     """Says what begins; while it lasts it is said again, ever more rarely, how long it has.
 
     Args:
-        quietly: the first line is left out, and all of them where a bar is seen.
+        after: so many seconds; what is over by then isn't spoken of, and nothing is where a bar is
+            seen.
     """
-    if not quietly:
+    if not after:
         say(text)
-    if mode() == OFF or (quietly and _open):
+    if mode() == OFF or (after and _open):
         yield
         return
-    begin, pause = time.monotonic(), QUIET_SECONDS
+    begin, pause, named = time.monotonic(), after or QUIET_SECONDS, not after
+    _clock.spoken()
 
     def still() -> None:
-        nonlocal pause
-        if _clock.quiet() >= pause:
-            passed = time.monotonic() - begin
-            _write(f"  ... still {text}, {duration(passed)} so far")
-            pause = min(LONGEST_QUIET, max(pause, passed / 2))
+        nonlocal pause, named
+        if _clock.quiet() < pause:
+            return
+        passed = time.monotonic() - begin
+        _write(f"  ... still at it, {duration(passed)} so far" if named else text)
+        named, pause = True, min(LONGEST_QUIET, max(QUIET_SECONDS, passed / 2))
 
     with _ticking(still):
         yield
@@ -177,7 +180,9 @@ class Bar:
 
     def __init__(self, what: str, total: float, initial: float, delay: float, mode: str):
         self.what, self.total, self.done = what, total, initial
-        self._initial, self._begin, self._mode = initial, time.monotonic(), mode
+        self._begin, self._mode = time.monotonic(), mode
+        self._initial: float | None = None
+        self._since = self._begin
         self._noted, self._text = initial, ""
         self._tqdm: Any = None
         if mode == BARS:
@@ -194,6 +199,9 @@ class Bar:
 
     def to(self, done: float, text: str = "", *, line: bool = True) -> None:
         """So much is done now; `text` says how well. Without `line` none is shown for it."""
+        if self._initial is None and done > self.done:
+            # What was first took longer: it was traced. The time left is judged from here on.
+            self._initial, self._since = done, time.monotonic()
         self.done, self._text = min(done, self.total), text
         if self._tqdm is not None:
             self._tqdm.set_postfix_str(text, refresh=False)
@@ -236,10 +244,10 @@ class Bar:
 
     def left(self) -> float | None:
         """Seconds until the end at the speed so far; None: unknown yet."""
-        made = self.done - self._initial
-        if made <= 0:
+        if self._initial is None or self.done <= self._initial:
             return None
-        return (time.monotonic() - self._begin) * (self.total - self.done) / made
+        made = self.done - self._initial
+        return (time.monotonic() - self._since) * (self.total - self.done) / made
 
     def _line(self, text: str, percent: bool = True) -> None:
         parts = [f"{100 * self.done / max(self.total, 1e-12):.0f} %"] if percent else []
@@ -263,6 +271,7 @@ def bar(what: str, total: float, *, initial: float = 0, delay: float = 0) -> Ite
         delay: seconds after which it is worth showing; such a bar leaves nothing behind.
     """
     one = Bar(what, total, initial, delay, mode())
+    _clock.spoken()
     shown_now = one._mode == BARS
     if shown_now:
         _open.append(one)
