@@ -176,6 +176,7 @@ def test_ctrl_c_is_answered_at_once_and_over_soon_even_in_the_middle_of_a_comput
         text=True,
     )
     assert process.stdout.readline() == "computing\n"
+    time.sleep(0.5)  # until it is blocked
     begin = time.monotonic()
     process.send_signal(2)
     assert process.stderr.readline() == "\n"
