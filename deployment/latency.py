@@ -50,17 +50,22 @@ def compared(before: keras.Model, after: keras.Model, seconds: float = 4.0) -> d
     if name is None:
         return None
     found = {"runtime": f"{TITLES[name]}, one CPU thread"}
-    example = tree_of(_random(one) for one in before.inputs)
     with hold_stderr(), tempfile.TemporaryDirectory() as folder:
         try:
+            example = tree_of(_random(one) for one in before.inputs)
             runs = [
                 _opened(name, one, Path(folder, str(n))) for n, one in enumerate((before, after))
             ]
             rounds = turns([partial(run, example) for run in runs], seconds)
-        except (UserError, ValueError) as error:  # the network has something that the runtime lacks
-            return found | {"problem": str(error)}
+        except Exception as error:  # converters and runtimes raise anything; a run must not end so
+            return found | {"problem": _reason(error)}
     times = dict(zip(("before", "after"), medians(rounds), strict=True))
     return found | {"batch": 1, "latency_ms": times, "ratio": list(ratio_of(rounds))}
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _random(tensor: keras.KerasTensor) -> np.ndarray:

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 EXIT = 130
@@ -44,31 +44,48 @@ def answered() -> Iterator[None]:
     former = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     watch = threading.Thread(target=_watch, args=(reading, terminal), daemon=True)
     watch.start()
+    interrupted = False
     try:
         yield
     except KeyboardInterrupt:
-        raise  # the watching goes on: what runs in other threads has no more than the grace, too
-    except BaseException:
-        signal.set_wakeup_fd(former)
+        interrupted = True  # the watching goes on: other threads have no more than the grace, too
         raise
-    else:
-        signal.set_wakeup_fd(former)
+    finally:
+        if not interrupted:
+            signal.set_wakeup_fd(former)
+            os.close(writing)  # which ends the watching
+            watch.join()
+            os.close(reading)
+            os.close(terminal)
 
 
 def _watch(reading: int, terminal: int) -> None:
-    while signal.SIGINT not in os.read(reading, 64):
-        pass
-    os.write(terminal, ANSWER.encode())
+    if not _interrupted(reading):
+        return
+    _write(terminal, ANSWER)
     end = threading.Timer(GRACE_SECONDS, _end, (terminal,))
     end.daemon = True
     end.start()
-    while signal.SIGINT not in os.read(reading, 64):
-        pass
-    _end(terminal)
+    if _interrupted(reading):
+        _end(terminal)
+    end.cancel()
+
+
+def _interrupted(reading: int) -> bool:
+    """Waits for the next Ctrl-C, or for the end of the watching."""
+    while signals := os.read(reading, 64):
+        if signal.SIGINT in signals:
+            return True
+    return False
+
+
+def _write(terminal: int, text: str) -> None:
+    with suppress(OSError):  # nobody reads it any more
+        os.write(terminal, text.encode())
 
 
 def _end(terminal: int) -> None:
-    os.write(terminal, RESUME.encode())
+    _write(terminal, RESUME)
     leave()
 
 
