@@ -137,7 +137,7 @@ def report_text(results: Mapping[str, Any], written: str | None = None) -> str:
     found = results.get("deployed", {})
     if "latency_ms" in found:
         name = f"latency, ms, {found['runtime']}"
-        rows.append((name, *found["latency_ms"].values(), ".3f"))
+        rows.append((name, *(found["latency_ms"][side] for side in ("before", "after")), ".3f"))
         ratios[name] = found["ratio"]
     lines = [before_after(rows, ratios)]
     if "problem" in found:

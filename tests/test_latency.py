@@ -52,6 +52,22 @@ def test_a_network_against_itself_shows_no_measurable_change():
     assert "no measurable change (ratio" in " ".join(text.split())
 
 
+def test_figures_read_from_a_file_are_told_the_same_way():
+    """JSON sorts keys: "after" comes before "before"."""
+    side = {"parameters": 10, "flops": 20, "latency_ms": {"1": 2.0}}
+    side["test"] = {"top1": 90.0, "loss": 0.3, "examples": 100, "batch_top1": 90.0}
+    times = {"after": 0.5, "before": 1.0}
+    found = {"runtime": "LiteRT, one CPU thread", "batch": 1, "latency_ms": times}
+    results = {"before": side, "after": side, "classes": 3, "deployed": found}
+    results["deployed"]["ratio"] = [0.45, 0.55]
+    text = report_text(results)
+    (line,) = (line for line in text.splitlines() if line.startswith("latency, ms, LiteRT"))
+    assert line.split()[-6:] == ["1.000", "0.500", "0.50", "(0.45", "to", "0.55)"]
+    said = " ".join(text.split())
+    assert "LiteRT, one CPU thread): 1.000 → 0.500 ms per example: faster" in said
+    assert "top-5" not in text
+
+
 def test_latency_where_networks_are_deployed():
     pytest.importorskip("ai_edge_litert")
     found = latency.compared(network(4), network(4), seconds=0.2)
