@@ -19,7 +19,7 @@ from ekg_tf.cli import flags, manners
 from ekg_tf.options import recipes
 from ekg_tf.options.training import Baseline, Training
 from ekg_tf.utils import devices, progress
-from ekg_tf.utils.runfolder import EXPORTED, START, SUPERNET_ORDER
+from ekg_tf.utils.runfolder import BASELINE, EXPORTED, START, SUPERNET_ORDER
 
 PHASES = ("baseline", "search", "test")
 
@@ -99,7 +99,8 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
             if not args.trained_param:
                 assert of_baseline.epochs is not None  # it is resolved
                 epochs = progress.count(of_baseline.epochs, "epoch")
-                progress.say(f"baseline: {args.arch}, {epochs}")
+                before = ", finished before" if folder.has(BASELINE) else ""
+                progress.say(f"baseline: {args.arch}, {epochs}{before}")
                 network = baseline.trained(folder, network, work.task, data, of_baseline, device)
             else:
                 network = baseline.kept(folder, network)

@@ -18,7 +18,7 @@ from ..training.task import Task
 from ..training.trainer import NO_EXTRAS, Extras, check_batch
 from ..utils import progress
 from ..utils.devices import Device
-from ..utils.runfolder import RunFolder
+from ..utils.runfolder import PRUNED, RunFolder
 from .dry_run import Wanted
 from .finetuning import run_finetuning
 from .searching import check, run_search
@@ -71,7 +71,8 @@ def search_phase(
 ) -> None:
     """The search of a plan; prints what it found."""
     budget = plan.search.budget
-    progress.say(f"search: to {100 * budget.rate:g} % of the {budget.label}")
+    before = ", finished before" if folder.has(PRUNED) else ""
+    progress.say(f"search: to {100 * budget.rate:g} % of the {budget.label}{before}")
     run_search(folder, given, task, data, plan.search, device, plan.bank)
     print_summary(folder.read_json("search.json"))
 
