@@ -16,7 +16,7 @@ class Metric:
     Attributes:
         name: as it is printed, such as "top-1".
         before, after: of the network as given, and of the pruned one; None: not measured.
-        examples: test examples.
+        examples: test examples; None: not known.
         unit: "%" makes it a share of the examples that are right; anything else is printed behind
             the numbers.
         higher_is_better: None: not known.
@@ -27,7 +27,7 @@ class Metric:
     name: str
     before: float | None
     after: float
-    examples: int
+    examples: int | None
     unit: str = ""
     higher_is_better: bool | None = None
     errors: tuple[float, float] | None = None
@@ -39,7 +39,7 @@ class Metric:
         return self._of_share(self.before), self._of_share(self.after)
 
     def _of_share(self, percent: float | None) -> float | None:
-        if self.unit != "%" or percent is None or self.examples < 1:
+        if self.unit != "%" or percent is None or not self.examples:
             return None
         least = 0.5 / self.examples  # that none of so many is wrong doesn't make the error zero
         share = min(1 - least, max(least, percent / 100))
@@ -69,7 +69,8 @@ class Metric:
             _with_error(value, error, self.unit)
             for value, error in zip((self.before, self.after), self.standard_errors(), strict=True)
         ]
-        told = f"{self.name} on {self.examples:,} test examples: {' → '.join(figures)}"
+        tested = "" if self.examples is None else f" on {self.examples:,} test examples"
+        told = f"{self.name}{tested}: {' → '.join(figures)}"
         change = self.change()
         if self.before is None or change is None:
             return f"{told}."
