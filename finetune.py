@@ -21,8 +21,8 @@ from pathlib import Path
 
 from ekg_tf.cli import flags, manners
 from ekg_tf.options.training import Training
-from ekg_tf.utils import devices
-from ekg_tf.utils.runfolder import BASELINE
+from ekg_tf.utils import devices, progress
+from ekg_tf.utils.runfolder import BASELINE, EXPORTED
 
 
 def parser() -> manners.Parser:
@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.cli import inputs
     from ekg_tf.dataloader import unreadable_named
     from ekg_tf.options import recipes
+    from ekg_tf.phases.dry_run import Wanted, dry_run
     from ekg_tf.phases.finetuning import objective_of, pruned_file, run_finetuning
     from ekg_tf.phases.opening import work_again
     from ekg_tf.reports.finetuning import report, tested
@@ -81,11 +82,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_batch(training, data, device)
         student = given.read_again(load_keras(pruned, compile=False)).core
         objective_of(search_path, student, task, data, finetuning, args.seed, device)
+        if args.dry_run:
+            wanted = Wanted(finetuning=finetuning, training=training)
+            small = given.read_again(load_keras(pruned, compile=False))
+            progress.say(dry_run(small, task, data, wanted, device))
+            return
         kept = flags.record(args, finetuning, training) | {"data_digest": data.fingerprint}
         with flags.open_folder(args, kept, "finetune_state.npz") as folder:
             if folder.finished:
-                print(f"{folder.path} holds the finished run of this command:")
-                print_report(folder.read_json("result.json"))
+                progress.say(f"{folder.path} holds the finished run of this command:")
+                print_report(folder.read_json("result.json"), str(folder.file(EXPORTED)))
                 return
             model = run_finetuning(
                 folder, search_path, *phase, training, device, finetuning, args.rate

@@ -18,9 +18,9 @@ if __name__ == "__main__":  # first, so that Ctrl-C is answered in one line from
 from collections.abc import Sequence
 
 from ekg_tf.cli import flags, manners
-from ekg_tf.utils import devices
+from ekg_tf.utils import devices, progress
 from ekg_tf.utils.errors import UserError
-from ekg_tf.utils.runfolder import START, SUPERNET_ORDER
+from ekg_tf.utils.runfolder import PRUNED, START, SUPERNET_ORDER
 
 
 def parser() -> manners.Parser:
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import keras
     from ekg_tf.dataloader import unreadable_named
     from ekg_tf.options import recipes
+    from ekg_tf.phases.dry_run import Wanted, dry_run
     from ekg_tf.phases.opening import work_of
     from ekg_tf.phases.rehearsal import rehearse
     from ekg_tf.phases.searching import check, run_search
@@ -61,7 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = recipes.search(options, work.data)
         check(work.given, work.data, options, bank)  # before there is a folder
         rehearse(*phase, device)
+        if args.dry_run:
+            progress.say(dry_run(*phase, Wanted(options, bank), device))
+            return
         kept = flags.record(args, options, bank, work)
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             run_search(folder, *phase, options, device, bank)
-            print_summary(folder.read_json("search.json"))
+            print_summary(folder.read_json("search.json"), str(folder.file(PRUNED)))

@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             before = after.read_again(load_keras(baseline, compile=False), examples_of(data))
         elif args.arch:
             before = Given.read(build(args.arch, inputs.classes_of(data), data.image_shape))
-        results = describe(before, after, work.task, data, device, accuracy=baseline.exists())
+        options = {"accuracy": baseline.exists(), "deployed": device.deployed_latency}
+        results = describe(before, after, work.task, data, device, **options)
     print_report(results)
     if args.json and cluster.is_chief():
         write_json(args.json, results)

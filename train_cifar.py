@@ -23,8 +23,8 @@ from dataclasses import replace
 from ekg_tf.cli import flags, manners
 from ekg_tf.options import recipes
 from ekg_tf.options.training import Baseline, Training
-from ekg_tf.utils import devices
-from ekg_tf.utils.runfolder import START, SUPERNET_ORDER
+from ekg_tf.utils import devices, progress
+from ekg_tf.utils.runfolder import BASELINE, EXPORTED, START, SUPERNET_ORDER
 
 PHASES = ("baseline", "search", "test")
 
@@ -73,6 +73,7 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
     from ekg_tf.cli import inputs
     from ekg_tf.dataloader import unreadable_named
     from ekg_tf.phases import baseline, pipeline
+    from ekg_tf.phases.dry_run import dry_run
     from ekg_tf.phases.opening import work_on
     from ekg_tf.reports.networks import print_report
 
@@ -87,17 +88,24 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
         # before there is a folder
         work = work_on(network, lambda fit: data)
         pipeline.check_plan(work.given, data, plan, device)
+        if args.dry_run:
+            wanted = plan.wanted(None if args.trained_param else of_baseline, until=args.until)
+            progress.say(dry_run(work.given, work.task, data, wanted, device))
+            return
         kept = flags.record(args, plan, recipes.as_baseline(of_baseline))
         kept |= work.flags() if args.trained_param else {"data_digest": data.fingerprint}
         begun = ("baseline_state.npz", START, SUPERNET_ORDER)
         with flags.open_folder(args, kept, *begun) as folder:
             if folder.finished:
-                print(f"{folder.path} holds the finished run of this command:")
-                print_report(folder.read_json("result.json"))
+                progress.say(f"{folder.path} holds the finished run of this command:")
+                print_report(folder.read_json("result.json"), str(folder.file(EXPORTED)))
                 return
             # ---------------------------------------------------------- baseline
             if not args.trained_param:
-                print(f"baseline: {args.arch}, {of_baseline.epochs} epochs", flush=True)
+                assert of_baseline.epochs is not None  # it is resolved
+                epochs = progress.count(of_baseline.epochs, "epoch")
+                before = ", finished before" if folder.has(BASELINE) else ""
+                progress.say(f"baseline: {args.arch}, {epochs}{before}")
                 network = baseline.trained(folder, network, work.task, data, of_baseline, device)
             else:
                 network = baseline.kept(folder, network)

@@ -271,6 +271,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--compile", type=typed(_ON_OFF), help="XLA; default: on with a GPU, off on the CPU"
     )
     add_val_batch_size(group)
+    group.add_argument(
+        "--deployed_latency",
+        type=typed(_ON_OFF),
+        default=True,
+        help="measure the latency in LiteRT or ONNX Runtime as well, where one is installed; "
+        "default: on",
+    )
 
 
 def add_val_batch_size(group: argparse._ActionsContainer) -> None:
@@ -295,6 +302,12 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--overwrite", action="store_true", help="delete a former run in the folder; default: off"
+    )
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="take a few steps, say how long all of it will take and what memory, and end without "
+        "writing anything; default: off",
     )
     group.add_argument(
         "--do_log", type=typed(_ON_OFF), default=True, help="write TensorBoard events; default: on"
@@ -384,8 +397,12 @@ def device_of(args: argparse.Namespace, *, machines: bool = False) -> Device:
     Args:
         machines: the command can run on several, where the environment names them.
     """
-    strategy = devices.choose(args.gpu_id, machines=machines)
-    return devices.make(strategy, args.compile, val_batch_images=args.val_batch_size)
+    return devices.make(
+        devices.choose(args.gpu_id, machines=machines),
+        args.compile,
+        val_batch_images=args.val_batch_size,
+        deployed_latency=args.deployed_latency,
+    )
 
 
 def budget_of(args: argparse.Namespace) -> Budget:

@@ -15,6 +15,7 @@ from ..nets.keras_graph import Compiled
 from ..nets.zoo.builders import build
 from ..nets.zoo.load import check_fits, load_network, load_own
 from ..options.data import Data
+from ..utils import progress
 from ..utils.errors import UserError
 from ..utils.jsonl import read_json
 from .flags import AIMS, ARCH, DATASET, NAMED_DATA, OWN_DATA, made
@@ -93,14 +94,16 @@ def data_of(args: argparse.Namespace, fit: Fit | None = None) -> Dataset:
         if idle:
             raise UserError(f"--{idle[0]} is for data of your own: give --data as well")
         args.dataset = args.dataset or DATASET
-        return load(
-            args.dataset, args.data_path, val_labels=args.val_labels, hold_out=args.hold_out
-        )
+        more = {"val_labels": args.val_labels, "hold_out": args.hold_out}
+        with progress.doing(f"reading {args.dataset}", after=3):
+            return load(args.dataset, args.data_path, **more)
     if named := [name for name in NAMED_DATA if getattr(args, name, None) is not None]:
         raise UserError(f"--data excludes --{named[0]}: give one or the other")
     if fit is None:
         raise UserError("--data needs --model: your data goes with a network of your own")
-    return own_data.load(args.data, fit, preprocessing(args))
+    options = preprocessing(args)
+    with progress.doing(f"reading {args.data}", after=3):
+        return own_data.load(args.data, fit, options)
 
 
 def preprocessing(args: argparse.Namespace) -> Data:
@@ -125,7 +128,9 @@ def named_network(args: argparse.Namespace, data: Dataset) -> keras.Model:
         UserError: as `load_network`.
     """
     shape = (args.arch, classes_of(data), data.image_shape)
-    return load_network(args.trained_param, *shape) if args.trained_param else build(*shape)
+    what = "reading" if args.trained_param else "making"
+    with progress.doing(f"{what} the network", after=3):
+        return load_network(args.trained_param, *shape) if args.trained_param else build(*shape)
 
 
 def network_and_reader(
@@ -147,7 +152,8 @@ def network_and_reader(
             "--model excludes --arch and --trained_param: a .keras file holds architecture and "
             "weights"
         )
-    network = load_own(args.model)
+    with progress.doing(f"reading {args.model}", after=3):
+        network = load_own(args.model)
 
     def read(fit: Fit) -> Dataset:
         data = data_of(args, fit)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..options.data import Data
 from ..options.kinds import CLASSES, NUMBERS
+from ..utils import progress
 from ..utils.errors import UserError
 from .dataset import Split, make_split
 from .fit import Fit, Output
@@ -149,10 +150,9 @@ def in_memory(split: Photos) -> Split:
 
 
 def _say_streamed(folder: Path, count: int) -> None:
-    print(
+    progress.say(
         f"{folder}: {count} images are more than the limit of memory (data_memory): each is read "
-        "from its file when it is needed",
-        flush=True,
+        "from its file when it is needed"
     )
 
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from ..options.data import Data
 from ..options.kinds import CLASSES
+from ..utils import progress
 from ..utils.errors import UserError
 from .checks import TargetError, checked_labels
 from .dataset import Split
@@ -169,9 +170,9 @@ def _labels(
         read = [leaves[number][0] for leaves in reader.all(places)]
         if (labels[places] == read).all():
             return labels
-    print(f"{reader.origin}: reading {count} examples for their labels", flush=True)
     column = Column(reader, number, like)
-    return column[:]
+    with progress.doing(f"{reader.origin}: reading {count} examples for their labels"):
+        return column[:]
 
 
 # ---------------------------------------------------------------- both splits

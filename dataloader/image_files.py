@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
-from ..utils import limits
+from ..utils import limits, progress
 from ..utils.errors import UserError
 from ..utils.files import printable
 from .indexed import in_threads, threads
@@ -69,10 +68,9 @@ class Listing:
         if self.skipped:
             few = ", ".join(printable(os.path.basename(name)) for name in self.skipped[:NAMED])
             more = ", ..." if len(self.skipped) > NAMED else ""
-            print(
+            progress.say(
                 f"{printable(self.folder)}: {len(self.skipped)} files are left out, which are no "
-                f"images ({', '.join(SUFFIXES)}) or hidden: {few}{more}",
-                flush=True,
+                f"images ({', '.join(SUFFIXES)}) or hidden: {few}{more}"
             )
 
 
@@ -100,9 +98,10 @@ def opened(
     try:
         look = partial(_look, folder, decode=decode, size=size)
         found = in_threads(look, names, threads(None))
-        label = "opening images"
-        for place, one in enumerate(tqdm(found, label, len(names), disable=None, leave=False)):
-            odd[place] = one
+        with progress.bar("opening images", len(names), delay=1) as bar:
+            for place, one in enumerate(found):
+                odd[place] = one
+                bar.advance(1)
     finally:
         Image.MAX_IMAGE_PIXELS = limit
     return odd

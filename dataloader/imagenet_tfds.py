@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
+from ..utils import progress
 from ..utils.arrays import load_state, save_state
 from ..utils.errors import UserError
 from .imagenet import FileSplit
@@ -70,7 +70,7 @@ def _split(folder: Path, split: str, shards: list[Path]) -> FileSplit:
         if os.access(folder, os.W_OK):
             save_state(index, places)
         else:
-            print(f"{folder} is not writable: its shards will be scanned by every run", flush=True)
+            progress.warn(f"{folder} is not writable: its shards will be scanned by every run")
     paths = [os.fspath(shard) for shard in shards]
     shard_of, offsets, lengths = (places[key] for key in ("shard", "offset", "length"))
 
@@ -102,18 +102,20 @@ def _scanned(split: str, shards: list[Path]) -> dict[str, np.ndarray]:
         example = tf.io.parse_single_example(record, FEATURES)
         return tf.strings.length(record), example["label"], example["file_name"]
 
-    for number, shard in enumerate(tqdm(shards, desc=f"index of {split}", disable=None)):
-        rows = tf.data.TFRecordDataset(os.fspath(shard)).map(parse, tf.data.AUTOTUNE)
-        position = 0
-        for lengths, labels, names in rows.batch(SCAN_RECORDS).as_numpy_iterator():
-            lengths = lengths.astype(np.int64)
-            ends = position + np.cumsum(lengths + HEADER_BYTES + FOOTER_BYTES)
-            columns["offset"].append(ends - FOOTER_BYTES - lengths)
-            columns["shard"].append(np.full(len(lengths), number))
-            columns["length"].append(lengths)
-            columns["label"].append(labels)
-            columns["name"].append(names.astype(np.bytes_))
-            position = int(ends[-1])
+    with progress.bar(f"index of {split}", len(shards)) as bar:
+        for number, shard in enumerate(shards):
+            rows = tf.data.TFRecordDataset(os.fspath(shard)).map(parse, tf.data.AUTOTUNE)
+            position = 0
+            for lengths, labels, names in rows.batch(SCAN_RECORDS).as_numpy_iterator():
+                lengths = lengths.astype(np.int64)
+                ends = position + np.cumsum(lengths + HEADER_BYTES + FOOTER_BYTES)
+                columns["offset"].append(ends - FOOTER_BYTES - lengths)
+                columns["shard"].append(np.full(len(lengths), number))
+                columns["length"].append(lengths)
+                columns["label"].append(labels)
+                columns["name"].append(names.astype(np.bytes_))
+                position = int(ends[-1])
+            bar.advance(1)
     places = {key: np.concatenate(parts) for key, parts in columns.items()}
     order = np.lexsort((places["name"], places["label"]))
     return {key: column[order] for key, column in places.items()}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..options.data import Sampling
+from ..utils import progress
 from ..utils.errors import UserError
 from .dataset import Dataset
 
@@ -127,4 +128,4 @@ def per_class_indices(
 @functools.cache
 def _warn(problem: str) -> None:
     """Said once: a search draws its parts several times."""
-    print(f"warning: {problem}", flush=True)
+    progress.warn(problem)

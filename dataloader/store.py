@@ -11,11 +11,13 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..utils import interrupts, progress
 from ..utils.errors import UserError
 from ..utils.limits import machine_bytes
 
@@ -140,14 +142,16 @@ class Store:
 
     def _spill(self, large: list[int], columns: Sequence[np.ndarray], expected: int | None) -> None:
         folder = Path(tempfile.mkdtemp(prefix="ekg_tf_data_"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        tidy = partial(shutil.rmtree, folder, ignore_errors=True)
+        atexit.register(tidy)
+        interrupts.before_end(tidy)
         row = sum(columns[k][0].nbytes for k in large)
         kept = sum(one.nbytes for k in large for one in self._chunks[k])
         for k in large:
             self._files[k] = folder / f"{k}.rows", columns[k].dtype, columns[k].shape[1:]
         self._check_disk(kept if expected is None else expected * row)
         size = "" if expected is None else f" ({expected * row / 2**30:.1f} GiB)"
-        print(f"{self._origin} doesn't fit into memory{size}: kept in {folder}", flush=True)
+        progress.say(f"{self._origin} doesn't fit into memory{size}: kept in {folder}")
         self._memory.left += kept
         for k in large:
             for chunk in _popped(self._chunks[k]):

@@ -22,7 +22,7 @@ from ..nets.keras_graph import ends
 from ..nets.rebuild import to_policy
 from ..training.latency import alternately
 from ..training.task import Task
-from ..utils import provenance
+from ..utils import progress, provenance
 from ..utils.columns import aligned
 from ..utils.errors import UserError
 from ..utils.files import size_of
@@ -123,7 +123,7 @@ def export(
                 other = _written(kind, unpruned, place, probe, calibration)
                 size = size_of(place)
             ways.append(Exported(kind.title, target, run, size, other))
-            print(f"{kind.title}: {target} ({size_of(target):,} bytes)", flush=True)
+            progress.say(f"{kind.title}: {target} ({size_of(target):,} bytes)")
         files = [
             {"format": way.title, "file": way.path.name, "bytes": size_of(way.path)} for way in ways
         ]

@@ -5,16 +5,18 @@ result = prune(model, (x_train, y_train), (x_test, y_test), "run", budget=0.5)
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
-from ekg_tf.utils import devices
+from ekg_tf.utils import devices, progress
 
-devices.import_tensorflow()
+with progress.shown(0):  # a line of ours would be a surprise here
+    devices.import_tensorflow()
 
 import keras
 import numpy as np
@@ -75,6 +77,21 @@ AUTO: Literal["auto"] = "auto"
 PathLike = str | os.PathLike[str]
 # One split: (x, y) or (x, y, weights), a finite tf.data.Dataset of such, or what `prune` says.
 Split = Any
+
+
+Taken = ParamSpec("Taken")
+Made = TypeVar("Made")
+
+
+def _shown(function: Callable[Taken, Made]) -> Callable[Taken, Made]:
+    """Shows of a call what its argument `verbose` says."""
+
+    @functools.wraps(function)
+    def call(*args: Taken.args, **kwargs: Taken.kwargs) -> Made:
+        with progress.shown(cast(progress.Verbose, kwargs.get("verbose", "auto"))):
+            return function(*args, **kwargs)
+
+    return call
 
 
 @dataclass(frozen=True)
@@ -250,6 +267,7 @@ def sensitivity(
     return Sensitivity(shares, found["groups"], found["whole"], found)
 
 
+@_shown
 @unreadable_named()
 def prune(
     model: keras.Model,
@@ -281,6 +299,8 @@ def prune(
     log: bool = True,
     compile: bool | None = None,
     val_batch_size: int = devices.VAL_BATCH_IMAGES,
+    deployed_latency: bool = True,
+    verbose: progress.Verbose = "auto",
 ) -> Result:
     """Searches a smaller network and fine-tunes it.
 
@@ -330,6 +350,10 @@ def prune(
         log: write TensorBoard events.
         compile: XLA; None: where there is a GPU.
         val_batch_size: examples per evaluation batch.
+        deployed_latency: measure the latency in LiteRT or ONNX Runtime as well, where one is
+            installed.
+        verbose: what is shown: "auto" (bars in a terminal and in notebooks, else lines), 0
+            (nothing but warnings), 1 (bars) or 2 (lines), as in `keras.Model.fit`.
 
     Returns:
         The result; its model has the inputs and outputs of `model` and is compiled as that is.
@@ -351,6 +375,7 @@ def prune(
     both = _bank(bank, search.method, finetune)
     aims = Aims(loss, metrics, loss_weights, class_weight, knowledge)
     run = _Run(model, train, test, folder, data, aims, seed, log, compile, val_batch_size)
+    run.measures(deployed_latency)
     work, extras = run.work, run.extras(optimizer, callbacks, validation)
     plan = pipeline.Plan(search, both, finetune, of_training).resolved(run.data)
     pipeline.check_plan(work.given, run.data, plan, run.device)
@@ -369,6 +394,7 @@ def prune(
         )
 
 
+@_shown
 @unreadable_named()
 def run_search(
     model: keras.Model,
@@ -395,6 +421,7 @@ def run_search(
     log: bool = True,
     compile: bool | None = None,
     val_batch_size: int = devices.VAL_BATCH_IMAGES,
+    verbose: progress.Verbose = "auto",
 ) -> Result:
     """The search alone; `run_finetuning` may follow, as often as wanted.
 
@@ -433,7 +460,7 @@ def run_search(
     with run.open(kept, overwrite) as opened:
         _searched(opened, *run.phase, options, run.device, bank)
         figures = opened.read_json("search.json")
-        print_summary(figures)
+        print_summary(figures, str(opened.file(PRUNED)))
         sides = [
             {
                 "parameters": figures["parameters"][side],
@@ -446,6 +473,7 @@ def run_search(
         return Result(model, sides[0], sides[1], figures["front"], opened.path)
 
 
+@_shown
 @unreadable_named()
 def run_finetuning(
     searched: PathLike,
@@ -470,6 +498,8 @@ def run_finetuning(
     log: bool = True,
     compile: bool | None = None,
     val_batch_size: int = devices.VAL_BATCH_IMAGES,
+    deployed_latency: bool = True,
+    verbose: progress.Verbose = "auto",
 ) -> Result:
     """The fine-tuning of a finished search.
 
@@ -500,6 +530,7 @@ def run_finetuning(
     model = load_keras(source / BASELINE, compile=loss is None)
     aims = Aims(loss, metrics, loss_weights, class_weight, knowledge)
     run = _Run(model, train, test, folder, data, aims, seed, log, compile, val_batch_size)
+    run.measures(deployed_latency)
     work, extras = run.work, run.extras(optimizer, callbacks, validation)
     finetune = recipes.finetuning(finetune, run.data)
     wanted = recipes.training(of_training, run.data)
@@ -521,6 +552,7 @@ def run_finetuning(
         return Result(result, figures["before"], figures["after"], [], opened.path)
 
 
+@_shown
 def search_with(
     model: keras.Model,
     score: Callable[[keras.Model], float],
@@ -537,6 +569,7 @@ def search_with(
     seed: int = 0,
     overwrite: bool = False,
     compile: bool | None = None,
+    verbose: progress.Verbose = "auto",
 ) -> Result:
     """A search by a function of one's own, for loops of one's own: a detector, a GAN, a metric.
 
@@ -560,7 +593,7 @@ def search_with(
         proposals: networks that are scored in a step, at most.
         examples: a few inputs, float32 [n, ...], as the network takes them (several as a tuple); by
             default drawn at random.
-        seed, overwrite, compile: as of `prune`.
+        seed, overwrite, compile, verbose: as of `prune`.
 
     Returns:
         The result; "score" stands beside the sizes in `before` and `after`.
@@ -617,7 +650,7 @@ def _folder(folder: PathLike | None) -> PathLike:
     if folder is not None:
         return _path(folder)
     folder = tempfile.mkdtemp(prefix="ekg_tf_")
-    print(f"no folder given: working in {folder}; this run can't be resumed", flush=True)
+    progress.say(f"no folder given: working in {folder}; this run can't be resumed")
     return folder
 
 
@@ -647,6 +680,7 @@ def register(
     layer_kinds.register_per_channel(layer, weights, sizes)
 
 
+@_shown
 @unreadable_named()
 def export(
     network: PathLike,
@@ -661,6 +695,7 @@ def export(
     data: Data | None = None,
     loss: Any = None,
     metrics: Any = None,
+    verbose: progress.Verbose = "auto",
 ) -> dict[str, Any]:
     """Writes a network in formats for deployment; each is run by its own runtime and measured.
 
@@ -673,7 +708,7 @@ def export(
         reference: the unpruned network, measured for comparison.
         calibration_images: of train.
         data: the normalisation.
-        loss, metrics: as of `prune`.
+        loss, metrics, verbose: as of `prune`.
 
     Returns:
         The figures, one dict per format under "exports".
@@ -879,6 +914,10 @@ class _Run:
         more = {"seed": seed, "do_log": log, "compile": compile, "val_batch_size": val_batch_size}
         self._kept = given | (data or Data()).flags() | aims.flags() | more
         keras.utils.set_random_seed(seed)
+
+    def measures(self, deployed_latency: bool) -> None:
+        """Whether the latency of the result is measured in LiteRT or ONNX Runtime as well."""
+        self.device = replace(self.device, deployed_latency=deployed_latency)
 
     def extras(self, optimizer: Any, callbacks: Sequence[Any], validation: Split | None) -> Extras:
         """Optimizer, callbacks and validation data of the fine-tuning.

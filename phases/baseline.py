@@ -11,6 +11,7 @@ from ..options.training import Training
 from ..pruning.knowledge.distill import plain_loss
 from ..training.task import Task
 from ..training.trainer import METRICS, Objective, both_modes, train
+from ..utils import progress
 from ..utils.devices import Device
 from ..utils.keras_files import load_keras, save_keras
 from ..utils.runfolder import BASELINE, RunFolder
@@ -71,7 +72,7 @@ def measure(
     }
     folder.write_json("baseline.json", results)
     test = results["test"]
-    print(
+    progress.say(
         f"{folder.file(BASELINE)}: {results['parameters']:,} parameters, {results['flops']:,} FLOPs"
         f", test top-1 {test['top1']:.2f} % (batch statistics {test['batch_top1']:.2f} %)"
     )

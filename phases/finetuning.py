@@ -24,7 +24,7 @@ from ..pruning.knowledge.distill import ensemble_loss, kd_loss, plain_loss, sing
 from ..reports.finetuning import draw
 from ..training.task import Task
 from ..training.trainer import METRICS, NO_EXTRAS, Extras, Objective, train
-from ..utils import cluster
+from ..utils import cluster, progress
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.jsonl import believed
@@ -95,7 +95,8 @@ def run_finetuning(
     folder.write_json("finetune.json", _described(finetuning) | {"rate": rate} | seconds)
     _save_weights(folder, student)
     draw(folder)
-    save_finished(folder, EXPORTED, given, student, examples_of(data))
+    with progress.doing(f"writing {folder.file(EXPORTED)}"):
+        save_finished(folder, EXPORTED, given, student, examples_of(data))
     return load_keras(folder.file(EXPORTED), compile=False)
 
 
@@ -135,7 +136,7 @@ def _save_weights(folder: RunFolder, model: keras.Model) -> None:
     try:
         arrays = to_pkl(model)
     except UserError as error:  # the layout has names for our own architectures' weights alone
-        print(f"{WEIGHTS} is not written: {error}")
+        progress.say(f"{WEIGHTS} is not written: {error}")
         return
     folder.write(WEIGHTS, lambda path: save_pkl(path, arrays))
 

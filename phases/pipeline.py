@@ -16,8 +16,10 @@ from ..reports.finetuning import report, tested
 from ..reports.search import print_summary
 from ..training.task import Task
 from ..training.trainer import NO_EXTRAS, Extras, check_batch
+from ..utils import progress
 from ..utils.devices import Device
-from ..utils.runfolder import EXPORTED, RunFolder
+from ..utils.runfolder import PRUNED, RunFolder
+from .dry_run import Wanted
 from .finetuning import run_finetuning
 from .searching import check, run_search
 
@@ -40,6 +42,18 @@ class Plan:
             training=recipes.training(self.training, facts),
         )
 
+    def wanted(self, baseline: Training | None = None, until: str = "test") -> Wanted:
+        """What a dry run of it looks at.
+
+        Args:
+            baseline: its training, where it is part of the run. until: the last phase.
+        """
+        if until == "baseline":
+            return Wanted(baseline=baseline)
+        if until == "search":
+            return Wanted(self.search, self.bank, baseline=baseline)
+        return Wanted(self.search, self.bank, self.finetuning, self.training, baseline)
+
     def flags(self) -> dict[str, Any]:
         """{flag: value}: what a run folder keeps of it."""
         bank = self.bank.flags() if self.bank else {"bank": NO_BANK}
@@ -57,9 +71,10 @@ def search_phase(
 ) -> None:
     """The search of a plan; prints what it found."""
     budget, most = plan.search.budget, plan.search.control.max_drop
-    ends = [] if budget.rate is None else [f"to {budget.rate:.0%} of the {budget.label}"]
-    ends += [] if most is None else [f"until {most:.2%} of the metric on D_val are lost"]
-    print(f"search: {' or '.join(ends)}", flush=True)
+    ends = [] if budget.rate is None else [f"to {100 * budget.rate:g} % of the {budget.label}"]
+    ends += [] if most is None else [f"until {100 * most:g} % of the metric on D_val are lost"]
+    before = ", finished before" if folder.has(PRUNED) else ""
+    progress.say(f"search: {' or '.join(ends)}{before}")
     run_search(folder, given, task, data, plan.search, device, plan.bank)
     print_summary(folder.read_json("search.json"))
 
@@ -74,7 +89,8 @@ def finetune_phase(
     extras: Extras = NO_EXTRAS,
 ) -> None:
     """The fine-tuning of a plan after its search in the same folder; ends with result.json."""
-    print(f"fine-tuning: {plan.training.epochs} epochs", flush=True)
+    assert plan.training.epochs is not None  # it is resolved
+    progress.say(f"fine-tuning: {progress.count(plan.training.epochs, 'epoch')}")
     pruned = run_finetuning(
         folder,
         folder.path,
@@ -89,4 +105,3 @@ def finetune_phase(
     more = {name: folder.read_json(f"{name}.json") for name in ("search", "finetune")}
     untuned = tested(folder.path)
     report(folder, given, given.read_again(pruned), task, data, device, more, untuned)
-    print(f"the pruned network is {folder.file(EXPORTED)}")

@@ -25,6 +25,7 @@ from ..pruning.engine.segments import Segments
 from ..pruning.knowledge.distill import plain_loss
 from ..training.diagnosis import first_cause
 from ..training.task import Task
+from ..utils import progress
 from ..utils.devices import Device
 from ..utils.errors import USERS, UserError
 from ..utils.keras_files import load_keras, save_keras
@@ -41,6 +42,12 @@ def rehearse(given: Given, task: Task, data: Dataset, device: Device) -> None:
     Raises:
         UserError: what can't work, at which step and where.
     """
+    few = progress.count(EXAMPLES, "example")
+    with progress.doing(f"checking the whole way on {few}: copy, save, prune, train a step"):
+        _rehearse(given, task, data, device)
+
+
+def _rehearse(given: Given, task: Task, data: Dataset, device: Device) -> None:
     inputs = examples_of(data, EXAMPLES)
     graph, pruned, mask = rehearse_network(given, inputs)
     with _step(given, "cutting it into segments"):

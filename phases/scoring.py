@@ -13,6 +13,7 @@ from ..pruning.methods.scored import Score, search
 from ..reports import written
 from ..reports.outline import of_mask
 from ..reports.tables import before_after
+from ..utils import progress
 from ..utils.keras_files import load_keras
 from ..utils.runfolder import PRUNED, RunFolder
 from .searching import save_finished
@@ -60,7 +61,7 @@ def run_scored(
                 ("score, not fine-tuned", "score", ".4f"),
             )
         ]
-        print(before_after(rows))
+        progress.say(before_after(rows))
         more = {"steps": len(running.history.rows) - 1, "network": of_mask(graph, mask)}
         folder.write_json("result.json", sides | more)
         written.write(folder)

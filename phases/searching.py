@@ -50,12 +50,13 @@ from ..training.evaluation import make_forward
 from ..training.latency import latencies, latency_batches
 from ..training.task import Task
 from ..training.trainer import both_modes, recalibrate
-from ..utils import cluster, devices
+from ..utils import cluster, devices, progress
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.keras_files import load_keras, save_keras
 from ..utils.runfolder import BASELINE, PRUNED, START, RunFolder, front_file, verify
 from ..utils.trees import mapped, rows_of
+from .outlook import said_after_steps
 
 ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
 SAVED_IMAGES = 16  # that a written network is compared on
@@ -98,28 +99,35 @@ def run_search(
             seconds |= {"bank": time.perf_counter() - begin}
         mask = history.mask(graph, len(history.rows) - 1)
         pruned = graph.pruned(mask)
-        proof = {"masked_and_pruned": agreement(graph, mask, pruned, val.inputs)}
+        with progress.doing("comparing the masked network with the pruned one"):
+            proof = {"masked_and_pruned": agreement(graph, mask, pruned, val.inputs)}
         recalibrate_frozen(pruned, data, device)
         results = summary(graph, history, options, teachers, seconds) | proof
         folder.write_json("search.json", results)
         draw(folder, history, options.budget.rate, options.budget.label)
-        for one in results["front"]:
-            network = graph.pruned(history.mask(graph, one["step"]))
-            recalibrate_frozen(network, data, device)
-            name = front_file(one["wanted"])
-            save_finished(folder, name, given, network, val.inputs)
-            folder.seal(name)
-        save_finished(folder, PRUNED, given, pruned, val.inputs)
-        folder.seal("search.json", PRUNED)
+        with progress.doing(f"writing {folder.file(PRUNED)}"):
+            for one in results["front"]:
+                network = graph.pruned(history.mask(graph, one["step"]))
+                recalibrate_frozen(network, data, device)
+                name = front_file(one["wanted"])
+                save_finished(folder, name, given, network, val.inputs)
+                folder.seal(name)
+            save_finished(folder, PRUNED, given, pruned, val.inputs)
+            folder.seal("search.json", PRUNED)
     results = folder.read_json("search.json")
     if "test" not in results:
         pruned = given.read_again(load_keras(folder.file(PRUNED), compile=False))
-        recalibrate(pruned.core, data, device)
-        test = {
-            "before": both_modes(given, task, data, "test", device),
-            "after": both_modes(pruned.core, task, data, "test", device),
-        }
-        _test_front(folder, given, task, results["front"], data, device)
+        examples = progress.count(len(data.test), "test example")
+        with progress.doing(f"testing both networks on {examples}"):
+            recalibrate(pruned.core, data, device)
+            test = {
+                "before": both_modes(given, task, data, "test", device),
+                "after": both_modes(pruned.core, task, data, "test", device),
+            }
+        if results["front"]:
+            kept = progress.count(len(results["front"]), "network")
+            with progress.doing(f"testing and timing {kept} kept on the way"):
+                _test_front(folder, given, task, results["front"], data, device)
         folder.write_json("search.json", results | {"test": test})
         folder.seal("search.json")
         written.write(folder)
@@ -181,7 +189,7 @@ def _searched(
     order = order_in(folder) if options.method.supernet else None
     drop = _drop(given, task, val, history, options, device)
     for line in [*announcement(graph, options.control), *([str(drop)] if drop else [])]:
-        print(line, flush=True)
+        progress.say(line)
     running = method(
         graph,
         val,
@@ -193,7 +201,12 @@ def _searched(
         compile=device.compile,
         devices=replicas,
     )
-    running.run(log=partial(folder.scalars, "search"))
+
+    def log(step: int, values: dict[str, float]) -> None:
+        folder.scalars("search", step, values)
+        said_after_steps(running)
+
+    running.run(log)
     seconds = seconds_of(history)
     if options.method.supernet:
         seconds |= seconds_before(folder)
@@ -226,15 +239,14 @@ def _bank(folder, graph, history, data, options: SearchOptions, bank, device: De
     """Builds the memory bank; returns its manifest."""
     teachers = min(bank.teachers, len(history.rows) - 1)
     if teachers < bank.teachers:
-        print(
-            f"{options.method.name} made {teachers} networks before the last one: so many teachers"
-        )
+        made = progress.count(teachers, "network")
+        progress.say(f"{options.method.name} made {made} before the last one: so many teachers")
     if folder.has(MANIFEST):  # begun by an earlier process, perhaps on a fuller disk
         bank = replace(bank, kind=folder.read_json(MANIFEST)["kind"])
     kept = width(graph.model) if bank.features else 0
     free = cluster.on_chief(lambda: shutil.disk_usage(folder.path).free)
     planned = planned_bank(bank, graph.model, data, teachers, kept, free=free)
-    print(f"memory bank: {planned}", flush=True)
+    progress.say(f"memory bank: {planned}")
     batches = partial(
         eval_batches,
         data,
@@ -280,8 +292,6 @@ def _test_front(
     folder: RunFolder, given: Given, task: Task, front: list[dict], data: Dataset, device: Device
 ) -> None:
     """Adds accuracies and latencies (ms per image) to the entries of a front, and draws them."""
-    if not front:
-        return
     files = [folder.file(front_file(one["wanted"])) for one in front]
     models = [given.read_again(load_keras(file, compile=False)).core for file in files]
     for one, network in zip(front, models, strict=True):
@@ -422,6 +432,11 @@ def _after_an_epoch(
     )
     count = len(subset) // batch
     distributed = iter(strategy.experimental_distribute_dataset(batches))
-    losses = np.asarray(steps(distributed, tf.constant(count))["loss"])
-    check_finite(losses, 1, lambda place: first_cause(batches, place, losses[:place], 0))
+    examples, losses = progress.count(len(subset), "training example"), np.zeros(0)
+    with progress.doing(f"search: adapting the network to {examples} for one epoch"):
+        for _ in range(count):  # one by one: Python, and so Ctrl-C, has its turn between them
+            losses = np.append(losses, steps(distributed, tf.constant(1))["loss"])
+            check_finite(
+                losses, 1, lambda place, known=losses: first_cause(batches, place, known[:place], 0)
+            )
     return start

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..nets.gates import Gate, Gates
 from ..nets.graph import ChannelGraph
 from ..options.methods import CACHE_MB
 from ..training.task import Task
+from ..utils import progress
 from .engine.evaluator import EVALUATORS, ExactEvaluator
 from .engine.validation import Validation
 from .space.candidates import Proposal
@@ -62,21 +62,23 @@ def sensitivities(
         gate.rank(scores[gate.units])
     whole, flops = measure(outputs), graph.flops()
     groups = []
-    for number, gate in enumerate(tqdm(gates, desc="sensitivity", unit="group", disable=None)):
-        counts = [_count(gate, one) for one in shares]
-        distinct = {count: _without(graph, gates, number, count) for count in counts}
-        found = running.each(list(distinct.values()), measure)
-        figures = dict(zip(distinct, found, strict=True))
-        groups.append(
-            {
-                "layers": list(gate.layers),
-                "width": gate.channels,
-                "removed": counts,
-                "flops": [distinct[count].size / max(1, flops) for count in counts],
-                "rise": [figures[count]["loss"] - whole["loss"] for count in counts],
-                "figures": [figures[count] for count in counts],
-            }
-        )
+    with progress.bar("sensitivity", len(gates)) as bar:
+        for number, gate in enumerate(gates):
+            counts = [_count(gate, one) for one in shares]
+            distinct = {count: _without(graph, gates, number, count) for count in counts}
+            found = running.each(list(distinct.values()), measure)
+            figures = dict(zip(distinct, found, strict=True))
+            groups.append(
+                {
+                    "layers": list(gate.layers),
+                    "width": gate.channels,
+                    "removed": counts,
+                    "flops": [distinct[count].size / max(1, flops) for count in counts],
+                    "rise": [figures[count]["loss"] - whole["loss"] for count in counts],
+                    "figures": [figures[count] for count in counts],
+                }
+            )
+            bar.advance(1)
     known = {"examples": len(val), "score": score, "shares": list(shares)}
     return known | {"whole": whole, "groups": groups}
 

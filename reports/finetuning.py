@@ -7,8 +7,9 @@ from ..dataloader import Dataset, own
 from ..nets.given import Given
 from ..training.task import Task
 from ..training.trainer import METRICS
+from ..utils import progress
 from ..utils.devices import Device
-from ..utils.runfolder import RunFolder, front_file, read_file
+from ..utils.runfolder import EXPORTED, RunFolder, front_file, read_file
 from . import plots
 from .networks import describe, peak_memory_mb, print_report
 from .written import write
@@ -59,9 +60,10 @@ def report(
         untuned: of `tested`, to say when the fine-tuning has done harm.
     """
     memory = {"peak_memory_mb": peak_memory_mb()}
-    results = describe(before, after, task, data, device) | more | memory
+    deployed = {"deployed": device.deployed_latency}
+    results = describe(before, after, task, data, device, **deployed) | more | memory
     folder.write_json("result.json", results)
-    print_report(results)
+    print_report(results, str(folder.file(EXPORTED)))
     write(folder)
     tuned = results["after"]["test"]
     if untuned and _worse(tuned, untuned):
@@ -69,7 +71,7 @@ def report(
         augmentation = "no crops and no mirroring, " if own_data else ""
         key, name, unit = ("top1", "top-1", " %") if "top1" in tuned else ("loss", "loss", "")
         before, after = (f"{side[key]:.{2 if unit else 4}f}{unit}" for side in (untuned, tuned))
-        print(
+        progress.say(
             f"the fine-tuning did harm: {name} {before} before it, {after} after it; try "
             f"{augmentation}a lower learning rate or more epochs"
         )

@@ -1,18 +1,33 @@
-"""The figures of two networks side by side: size, FLOPs, accuracy, latency."""
+"""The figures of two networks side by side: size, FLOPs, accuracy, latency; and the verdict."""
 
+import math
 import resource
+import textwrap
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
 from ..dataloader import Dataset
+from ..deployment.latency import compared
 from ..nets.given import Given
 from ..nets.graph import ChannelGraph
-from ..training.latency import latencies, latency_batches
+from ..nets.rebuild import at_shapes
+from ..training.latency import latency_batches, medians, ratio_of, timings
 from ..training.task import Task
 from ..training.trainer import both_modes
+from ..utils import progress
 from ..utils.devices import Device
 from .outline import of_pair
 from .tables import before_after
+from .verdict import Latency, Metric, next_step, verdict
+
+MODES = (
+    "moving statistics: batch norms as they are in use; batch statistics: they normalise by each "
+    "test batch, as the search does"
+)
+COLUMNS = 100
+TOP5_CLASSES = 20  # from here up one of the five likeliest classes says something
 
 
 def describe(
@@ -23,6 +38,7 @@ def describe(
     device: Device,
     *,
     accuracy: bool = True,
+    deployed: bool = True,
 ) -> dict:
     """Figures of two networks.
 
@@ -30,24 +46,35 @@ def describe(
         before, after: as they were given or read from a file; no `before`: its figures are null.
         task: what they are trained for.
         accuracy: False leaves the accuracy of `before` unmeasured (fresh weights).
+        deployed: whether latencies in LiteRT or ONNX Runtime are measured, where one is installed.
 
     Returns:
         {"before": {...}, "after": {...}}: parameters, flops (multiply-accumulates per example),
         latency in ms per example by batch size, and on the test split the figures of
-        `training.evaluation.evaluate` in both batch-norm modes. "network": `reports.outline` of
-        both, where there are both.
+        `training.evaluation.evaluate` in both batch-norm modes. "classes": of a classifier. Where
+        there are both networks, "network": `reports.outline` of both, "latency_ratio": {batch size:
+        [lowest, highest] after / before} and, unless there is no runtime, "deployed" of
+        `deployment.latency.compared`.
     """
     models = {"after": after} if before is None else {"before": before, "after": after}
-    given = [one.model for one in models.values()]
     shapes = [one.shape[1:] for one in after.core.inputs]
-    times = {
-        batch: latencies(given, batch, compile=device.compile, shapes=shapes)
-        for batch in latency_batches(data)
-    }
+    both = "both networks" if before else "the network"
+    batches = latency_batches(data)
+    with progress.doing(f"measuring the latency of {both}"):
+        networks = [one.model for one in models.values()]
+        rounds = {b: timings(networks, b, compile=device.compile, shapes=shapes) for b in batches}
+    times = {batch: medians(rounds[batch]) for batch in batches}
     graphs = {name: ChannelGraph(given.core) for name, given in models.items()}
     results: dict = {"before": None}
+    if task.is_classifier:
+        results["classes"] = int(after.core.outputs[0].shape[-1])
     if before is not None:
         results["network"] = of_pair(graphs["before"], graphs["after"])
+        results["latency_ratio"] = {str(batch): list(ratio_of(rounds[batch])) for batch in batches}
+    if before is not None and deployed:
+        with progress.doing("measuring the latency where it will run (LiteRT or ONNX Runtime)"):
+            if found := compared(*(at_shapes(one, shapes) for one in networks)):
+                results["deployed"] = found
     for number, (name, given) in enumerate(models.items()):
         results[name] = {
             "parameters": given.model.count_params(),
@@ -55,7 +82,10 @@ def describe(
             "latency_ms": {str(batch): times[batch][number] for batch in times},
         }
         if accuracy or name == "after":
-            results[name]["test"] = both_modes(given, task, data, "test", device)
+            which = {"before": "network as given", "after": "pruned network"}[name]
+            examples = progress.count(len(data.test), "test example")
+            with progress.doing(f"testing the {which} on {examples}"):
+                results[name]["test"] = both_modes(given, task, data, "test", device)
     return results
 
 
@@ -68,8 +98,17 @@ def peak_memory_mb() -> dict[str, float]:
     return peaks
 
 
-def print_report(results: dict) -> None:
-    """Prints the before -> after block of `describe`'s figures."""
+def print_report(results: Mapping[str, Any], written: str | None = None) -> None:
+    """Shows the before -> after block and the verdict of `describe`'s figures.
+
+    Args:
+        written: file of the pruned network.
+    """
+    progress.say(report_text(results, written))
+
+
+def report_text(results: Mapping[str, Any], written: str | None = None) -> str:
+    """The text of `print_report`."""
 
     def pair(*keys):
         values = []
@@ -86,15 +125,90 @@ def print_report(results: dict) -> None:
     ]
     tested = results["after"]["test"]
     modes = (("moving statistics", ""), ("batch statistics", "batch_"))
+    tops = ("top1",) if results.get("classes", TOP5_CLASSES) < TOP5_CLASSES else ("top1", "top5")
     if "top1" in tested:
         for mode, key in modes:
-            rows.append((f"top-1 %, {mode}", *pair("test", f"{key}top1"), ".2f"))
-            rows.append((f"top-5 %, {mode}", *pair("test", f"{key}top5"), ".2f"))
+            for top in tops:
+                title = f"top-{top[3:]} %, {mode}"
+                rows.append((title, *pair("test", f"{key}{top}"), ".2f"))
     for mode, key in modes:
-        for name in tested.get("metrics", {}):
+        for name in own_metrics(tested):
             rows.append((f"{name}, {mode}", *pair("test", f"{key}metrics", name), ".4f"))
     rows.append(("test loss, moving statistics", *pair("test", "loss"), ".4f"))
+    ratios = {}
     for batch in results["after"]["latency_ms"]:
         name = f"latency, ms per example, batch {batch}"
         rows.append((name, *pair("latency_ms", batch), ".3f"))
-    print(before_after(rows))
+        ratios[name] = results.get("latency_ratio", {}).get(batch)
+    found = results.get("deployed", {})
+    if "latency_ms" in found:
+        name = f"latency, ms, {found['runtime']}"
+        rows.append((name, *(found["latency_ms"][side] for side in ("before", "after")), ".3f"))
+        ratios[name] = found["ratio"]
+    lines = [before_after(rows, ratios)]
+    if "problem" in found:
+        lines.append(f"latency in {found['runtime']}: not measured ({found['problem']})")
+    lines.append(wrapped(MODES))
+    return "\n".join([*lines, "", wrapped(verdict_text(results, written))])
+
+
+def wrapped(text: str) -> str:
+    """A paragraph in lines that a terminal shows whole; files and commands stay in one piece."""
+    return textwrap.fill(text, COLUMNS, break_long_words=False, break_on_hyphens=False)
+
+
+def verdict_text(results: Mapping[str, Any], written: str | None = None) -> str:
+    """What became of a network in a few sentences, from `describe`'s figures."""
+    before, after = results["before"], results["after"]
+    figure = metric_of(before, after)
+    if before is None:
+        return figure.sentence()
+    folder = written.rpartition("/")[0] or "." if written else "FOLDER"
+    return verdict(
+        flops=(before["flops"], after["flops"]),
+        parameters=(before["parameters"], after["parameters"]),
+        metric=figure,
+        latency=_latency(results),
+        written=written,
+        following=next_step(figure, finetuned=True, folder=folder) if written else None,
+    )
+
+
+def metric_of(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Metric:
+    """The figure that a network is judged by: the user's first metric, else top-1, else the loss.
+
+    Args:
+        before, after: with "test", of `training.evaluation.evaluate`; without it: not measured.
+    """
+    tested, former = after["test"], (before or {}).get("test") or {}
+    count = tested["examples"]
+    for name in own_metrics(tested):
+        return Metric(name, former.get("metrics", {}).get(name), tested["metrics"][name], count)
+    if "top1" in tested:
+        return Metric("top-1", former.get("top1"), tested["top1"], count, "%", True)
+    sides = [former.get("loss"), tested["loss"]]
+    errors = [one.get("loss_error") for one in (former, tested)]
+    known = None if None in errors else (errors[0], errors[1])
+    return Metric("test loss", *sides, count, higher_is_better=False, errors=known)
+
+
+def own_metrics(tested: Mapping[str, Any]) -> list[str]:
+    """Names of the user's metrics that say something else than top-1."""
+    top = tested.get("top1")
+    return [
+        name
+        for name, value in tested.get("metrics", {}).items()
+        if top is None or not ("acc" in name and math.isclose(100 * value, top, abs_tol=1e-3))
+    ]
+
+
+def _latency(results: Mapping[str, Any]) -> Latency:
+    """Where it will run, if that was measured, else in Keras; one example at a time."""
+    found = results.get("deployed", {})
+    if "latency_ms" in found:
+        times = found["latency_ms"]
+        ratio, where = tuple(found["ratio"]), found["runtime"]
+        return Latency(times["before"], times["after"], found["batch"], ratio, where)
+    times = [results[side]["latency_ms"]["1"] for side in ("before", "after")]
+    ratio = results.get("latency_ratio", {}).get("1")
+    return Latency(*times, ratio=tuple(ratio) if ratio else None, where="Keras")

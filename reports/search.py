@@ -9,10 +9,23 @@ from ..options.search import SearchOptions
 from ..pruning.history import History
 from ..pruning.methods.by_name import smallest_mask
 from ..pruning.space.candidates import OVERSHOOT
+from ..utils import progress
 from ..utils.runfolder import RunFolder
 from . import plots
+from .networks import MODES, metric_of, own_metrics, wrapped
 from .outline import of_mask
 from .tables import before_after, table
+from .verdict import next_step, verdict
+
+# What search.json calls the parts of a search, in words.
+PARTS = {
+    "start": "first look",
+    "importance": "ranking filters",
+    "proposals": "trying removals",
+    "bank": "memory bank",
+    "order": "ranking filters",
+    "supernet": "training the supernet",
+}
 
 
 def seconds_of(history: History) -> dict[str, float]:
@@ -89,7 +102,9 @@ def front(history: History, rates: tuple[float, ...]) -> list[dict]:
     for wanted in sorted(rates, reverse=True):
         row = next((row for row in history.rows if row["rate"] <= wanted), None)
         if row is None:
-            print(f"the search ended before a rate of {wanted:g}: no network is written for it")
+            progress.say(
+                f"the search ended before a rate of {wanted:g}: no network is written for it"
+            )
             continue
         keys = ("step", "rate", "flops", "flops_rate", "parameters", "val_loss", "val_accuracy")
         rows.append({"wanted": wanted, **{key: row[key] for key in keys}})
@@ -128,15 +143,23 @@ def draw(
     )
 
 
-def print_summary(results: dict) -> None:
-    """Prints the before -> after block and the seconds of a search's search.json."""
+def print_summary(results: dict, written: str | None = None) -> None:
+    """Shows the before -> after block of a search's search.json and how long it took.
+
+    Args:
+        written: file of the pruned network, where the search is all there is to be: the verdict is
+            shown as well.
+    """
+    progress.say(summary_text(results, written))
+
+
+def summary_text(results: dict, written: str | None = None) -> str:
+    """The text of `print_summary`."""
     rows = [
         (title, results[key]["before"], results[key]["after"], spec)
         for title, key, spec in (
             ("parameters", "parameters", ",.0f"),
             ("FLOPs (multiply-accumulates)", "flops", ",.0f"),
-            ("D_val loss", "val_loss", ".4f"),
-            ("D_val top-1 %", "val_accuracy", ".2f"),
         )
         if results[key]["before"] is not None
     ]
@@ -149,23 +172,55 @@ def print_summary(results: dict) -> None:
                 continue
             sides = (tested[side][f"{key}{name}"] for side in ("before", "after"))
             rows.append((f"test {title}, {mode}, not fine-tuned", *sides, spec))
-        for name in tested["after"].get(f"{key}metrics", {}):
+        for name in own_metrics(tested["after"]):
             sides = (tested[side][f"{key}metrics"][name] for side in ("before", "after"))
             rows.append((f"test {name}, {mode}, not fine-tuned", *sides, ".4f"))
-    print(before_after(rows))
-    seconds = ", ".join(f"{part} {value:.1f}" for part, value in results["seconds"].items())
-    counts = f"{results['evaluations']} evaluations, {results['images']:,} images"
-    print(f"{results['method']}: {results['steps']} steps, {counts}; seconds: {seconds}")
+    lines = [before_after(rows), wrapped(MODES)]
+    seconds = ", ".join(
+        f"{PARTS.get(part, part)} {progress.duration(value)}"
+        for part, value in results["seconds"].items()
+    )
+    steps = progress.count(results["steps"], "step")
+    counts = f"{progress.count(results['evaluations'], 'smaller network')} tried"
+    lines.append(wrapped(f"search by {results['method']}: {steps}, {counts}; {seconds}"))
+    lines.append(wrapped(_decided(results)))
     if proof := results.get("masked_and_pruned"):  # searches before there was a proof lack it
-        print(sentence(proof))
+        lines.append(sentence(proof))
     if drop := results.get("drop"):
-        print(
+        lines.append(
             f"max_drop {drop['allowed']:g}: {drop['figure']} {drop['given']:.4f} as given -> "
             f"{drop['after']:.4f} on D_val, not fine-tuned; what ended the search: "
             f"{drop['ended_by']}"
         )
     if results["front"]:
-        print(front_table(results))
+        lines.append(front_table(results))
+    if written:
+        lines += ["", wrapped(_verdict(results, written))]
+    return "\n".join(lines)
+
+
+def _decided(results: dict) -> str:
+    """What the search decided by; its first network is the adapted one, not the one as given."""
+    losses, accuracies = results["val_loss"], results["val_accuracy"]
+    line = "loss on the held-out training examples that the search decides by: "
+    line += f"{losses['before']:.4f} at its start (adapted to some others), {losses['after']:.4f} "
+    if accuracies["before"] is None:
+        return f"{line}at its end"
+    tops = f"{accuracies['before']:.2f} % → {accuracies['after']:.2f} %"
+    return f"{line}at its end; top-1 there {tops}"
+
+
+def _verdict(results: dict, written: str) -> str:
+    sides = ({"test": results["test"][side]} for side in ("before", "after"))
+    figure = metric_of(*sides)
+    return verdict(
+        flops=(results["flops"]["before"], results["flops"]["after"]),
+        parameters=(results["parameters"]["before"], results["parameters"]["after"]),
+        metric=figure,
+        finetuned=False,
+        written=written,
+        following=next_step(figure, finetuned=False, folder=written.rpartition("/")[0] or "."),
+    )
 
 
 def front_table(results: dict) -> str:
@@ -184,7 +239,10 @@ def front_table(results: dict) -> str:
     ]
     header = ["rate wanted", f"{LABELS[results['budget']]} left", "FLOPs", "parameters"]
     figure = "top-1 %" if "top1" in results["front"][0]["test"] else "loss"
-    header += ["D_val loss", f"test {figure}, moving / batch statistics, not fine-tuned"]
+    header += [
+        "loss, held-out training examples",
+        f"test {figure}, moving / batch statistics, not fine-tuned",
+    ]
     batches = " / ".join(results["front"][0]["latency_ms"])
     return table([*header, f"ms per example, batch {batches}"], rows)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,18 +13,22 @@ NOT_MEASURED = "not measured"
 Row = tuple[str, float | None, float | None, str]
 
 
-def before_after(rows: Sequence[Row]) -> str:
+def before_after(
+    rows: Sequence[Row], ratios: Mapping[str, Sequence[float] | None] | None = None
+) -> str:
     """An aligned table with the columns name, before, after and after / before.
 
     Each row is (name, before, after, format spec of both numbers, e.g. ",.0f" or ".2%");
-    None stands for a number that was not measured. Example:
+    None stands for a number that was not measured. `ratios` has for the names of noisy figures the
+    (lowest, highest) ratio that their measurement admits. Example:
 
                       before       after   ratio
         parameters   855,770     402,212   0.470
     """
     cells = [["", "before", "after", "ratio"]]
     for name, before, after, spec in rows:
-        cells.append([name, _number(before, spec), _number(after, spec), _ratio(before, after)])
+        ratio = _ratio(before, after, (ratios or {}).get(name))
+        cells.append([name, _number(before, spec), _number(after, spec), ratio])
     return aligned(cells, right=(1, 2, 3))
 
 
@@ -32,9 +36,14 @@ def _number(value: float | None, spec: str) -> str:
     return NOT_MEASURED if value is None else format(value, spec)
 
 
-def _ratio(before: float | None, after: float | None) -> str:
+def _ratio(before: float | None, after: float | None, bounds: Sequence[float] | None = None) -> str:
     if before is None or after is None or before == 0:
         return "-"
+    if bounds:
+        low, high = bounds
+        if low <= 1 <= high:
+            return "1.00 (no measurable change)"
+        return f"{after / before:.2f} ({low:.2f} to {high:.2f})"
     return f"{after / before:.3f}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..utils import cluster
+from ..utils import cluster, progress
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
 from ..utils.runfolder import CARD, REPORT, RunFolder
@@ -23,9 +23,11 @@ def _write(folder: RunFolder) -> None:
         try:
             make(folder)
         except UserError as error:
-            print(f"{name} is not written: {error}")
+            progress.say(f"{name} is not written: {error}")
         except Exception as error:  # a mistake of ours mustn't end a run of hours
-            print(f"{name} is not written ({type(error).__name__}: {error}); please report this")
+            progress.say(
+                f"{name} is not written ({type(error).__name__}: {error}); please report this"
+            )
 
 
 def _report(folder: RunFolder) -> None:
@@ -35,7 +37,7 @@ def _report(folder: RunFolder) -> None:
 
 def _card(folder: RunFolder) -> None:
     if not folder.may_write(CARD):
-        print(f"{folder.path / CARD} is not ours, or was changed: it is left as it is")
+        progress.say(f"{folder.path / CARD} is not ours, or was changed: it is left as it is")
         return
     text = card.text_of(folder.path)
     atomic_write(folder.file(CARD), lambda path: path.write_text(text, encoding="utf-8"))

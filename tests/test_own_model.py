@@ -28,6 +28,8 @@ HEADS = {
     "as a layer": [L.Dense(10, name="head"), L.Softmax(name="end")],
 }
 
+from tests.helpers.runs import state
+
 
 def own_network(head: list, sequential: bool = True) -> keras.Model:
     body = [
@@ -156,8 +158,14 @@ def project(tmp_path_factory):
     return folder
 
 
+def quickly(monkeypatch):
+    """Nothing is measured that only has to be there."""
+    monkeypatch.setattr(measure, "timings", lambda models, *a, **k: np.ones((15, len(models))))
+    monkeypatch.setattr(measure, "compared", lambda before, after: None)
+
+
 def test_three_phases_from_the_command_line(project, capsys, monkeypatch):
-    monkeypatch.setattr(measure, "latencies", lambda models, *a, **k: [1.0] * len(models))
+    quickly(monkeypatch)
     run = project / "run"
     own = ["--model", project / "my.keras", "--data", project / "pngs", "--data_flip", "off"]
     argv = [
@@ -205,9 +213,23 @@ def test_three_phases_from_the_command_line(project, capsys, monkeypatch):
     assert "not measured" in capsys.readouterr().out
 
 
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(project, capsys):
+    before = state(project)
+    argv = ["--model", project / "my.keras", "--data", project / "pngs", "--data_flip", "off"]
+    argv += ["--search_target_rate", "0.6", "--train_epoch", "7", "--num_teacher", "2"]
+    prune.main([str(one) for one in [*argv, "--dry_run", "--train_path", project / "dry"]])
+    assert state(project) == before and not (project / "dry").exists()
+    said = capsys.readouterr().out
+    for words in (
+        *("search by ekg to 60 % of the FLOPs: about ", " tried (", "fine-tuning: 7 epochs of "),
+        *("all outputs of 2 teachers on ", " of memory", "nothing was written"),
+    ):
+        assert words in said, words
+
+
 def test_prune_and_report_from_the_command_line(project, capsys, monkeypatch):
     """All phases in one command, and the figures of its folder again."""
-    monkeypatch.setattr(measure, "latencies", lambda models, *a, **k: [1.0] * len(models))
+    quickly(monkeypatch)
     run = project / "in_one_go"
     argv = ["--model", project / "my.keras", "--data", project / "pngs", "--data_flip", "off"]
     argv += ["--method", "uniform", "--score", "l1", "--search_target_rate", "0.6"]
@@ -215,7 +237,7 @@ def test_prune_and_report_from_the_command_line(project, capsys, monkeypatch):
     argv = [str(argument) for argument in [*argv, "--train_path", run]]
     prune.main(argv)
     said = capsys.readouterr().out
-    assert "search: to 60% of the FLOPs" in said and "fine-tuning: 1 epochs" in said
+    assert "search: to 60 % of the FLOPs" in said and "fine-tuning: 1 epoch\n" in said
     args = json.loads((run / "args.json").read_text())
     assert (args["method"], args["finetune_method"], args["bank"]) == ("uniform", "plain", "none")
     assert (args["batch_size"], args["val_per_class"], args["data_crop"]) == (64, 8, None)
@@ -248,7 +270,7 @@ def rows():
 
 def test_series_from_a_function(tmp_path, monkeypatch, capsys):
     """A network of 1-D convolutions on the digits' rows, pruned and fine-tuned."""
-    monkeypatch.setattr(measure, "latencies", lambda models, *a, **k: [1.0] * len(models))
+    quickly(monkeypatch)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "series_of_rows.py").write_text(SERIES)
     keras.utils.set_random_seed(0)

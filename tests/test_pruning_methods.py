@@ -16,7 +16,7 @@ from ekg_tf.utils.runfolder import RunFolder
 
 from tests.helpers.networks import residual, shaken
 from tests.helpers.options import search_options
-from tests.helpers.searches import validation
+from tests.helpers.searches import greedy_search, validation
 
 EXAMPLES = 40
 
@@ -109,3 +109,15 @@ def test_filters_leave_several_gates_at_once():
     mask = without(gates, {0: 2, 1: 1})
     assert np.flatnonzero(mask == 0).tolist() == [1, 2, gates[1].start + gates[1].channels - 1]
     assert gates.mask().all()
+
+
+def test_a_walk_without_data_foresees_the_number_of_steps(tmp_path):
+    search = greedy_search(tmp_path / "run", "exact", target=0.5)
+    assert search.remaining() == (0, 0)
+    steps = len(search.history.rows) - 1
+    tried = sum(row["evaluations"] for row in search.history.rows)
+    del search.history.rows[1:]
+    search.gates.set_mask(search.graph.open_mask())
+    foreseen, trials = search.remaining()
+    assert steps / 2 <= foreseen <= 2 * steps
+    assert tried / 3 <= trials <= 3 * tried

@@ -26,4 +26,7 @@ def test_the_cheapest_to_compute_again_goes_first(budget, kept, taken):
 def test_a_proposal_starts_at_the_last_kept_cut():
     cuts = PrefixCuts([1000, 40, 40, 10], [1, 2, 1, 5], 50)
     assert [cuts.before(segment) for segment in range(4)] == [0, 1, 1, 3]
-    assert str(cuts) == "prefix cache: the activations at 2 of 3 cuts, 0 MB"
+    assert str(cuts) == (
+        "activations kept at 2 of 3 cuts of the network, 0 MiB: proposals are evaluated from there "
+        "on"
+    )

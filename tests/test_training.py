@@ -122,7 +122,7 @@ class Run:
             steps_per_epoch=STEPS,
             log_keep=self.keep,
             checkpoint=self.checkpoint,
-            progress="test",
+            what="test",
             **arguments,
         )
         return self

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from ..op_utils import check_finite, distributed
-from ..utils import cluster
+from ..utils import cluster, progress
 from ..utils.arrays import load_state, save_state
 from ..utils.errors import UserError
 from .diagnosis import first_cause
@@ -39,7 +39,8 @@ def fit(
     log_keep: Callable[[int], None],
     evaluate: Callable[[], dict] | None,
     checkpoint: Path,
-    progress: str,
+    what: str,
+    shown: Callable[[dict], str] = lambda row: "",
     callbacks: keras.callbacks.CallbackList | None = None,
     rows: Sequence[dict] = (),
 ) -> None:
@@ -60,7 +61,7 @@ def fit(
             "images_per_second" (without the first step, which may trace, if there is another) and
             what `evaluate` returned, which takes precedence.
         checkpoint: an .npz; the next epoch is only begun when it is complete on disk.
-        progress: what the progress bar says is being trained.
+        what: is being trained, in words. shown: what a line says of a finished epoch's row.
         callbacks: called at the beginning and end of the training and of every epoch, with the
             numbers of its row; they may stop it (`model.stop_training`).
         rows: of the epochs that an earlier process has logged; the callbacks are told of them, so
@@ -78,26 +79,29 @@ def fit(
     if done >= epochs:
         return
     told = _Told(callbacks, rows[:done])
-    bar = tqdm(
-        total=epochs * steps_per_epoch,
-        initial=min(done, epochs) * steps_per_epoch,
-        desc=progress,
-        unit="step",
-        disable=None,
-        dynamic_ncols=True,
-    )
-    with bar:
+    if done:
+        progress.say(f"{what}: goes on after epoch {done} of {epochs}")
+    steps = {"total": epochs * steps_per_epoch, "initial": done * steps_per_epoch}
+    with progress.bar(what, **steps) as bar:
+        last = shown(rows[done - 1]) if 0 < done <= len(rows) else ""
         for epoch in range(done, epochs):
             if cluster.on_chief(lambda: told.stopped):
+                progress.say(f"{what}: a callback ended it after epoch {epoch} of {epochs}")
                 break
             told.begin(epoch)
             row = {"epoch": epoch + 1, "lr": float(optimizer.learning_rate)}
             batches = iter(distributed(strategy, epoch_batches(epoch)))
             intervals = _intervals(train_steps, batches, steps_per_epoch)
-            before = epoch * steps_per_epoch
-            row |= _epoch(intervals, before, bar, partial(epoch_batches, epoch))
+            words = _Words(epoch, epochs, steps_per_epoch, last)
+            before, again = epoch * steps_per_epoch, partial(epoch_batches, epoch)
+            row |= _epoch(intervals, before, bar, words, again)
             if evaluate is not None:
-                row |= evaluate()
+                bar.to(bar.done, f"{words.place}, testing")
+                testing = f"{what}: {words.place}, testing"
+                with progress.doing(testing, after=progress.QUIET_SECONDS):
+                    row |= evaluate()
+            last = shown(row)
+            words.end(row, last, bar)
             log(row)
             told.end(epoch, row)
             save(checkpoint, model, optimizer, epoch + 1)
@@ -165,10 +169,38 @@ def _check(losses: np.ndarray, steps_before: int, again: Callable[[], tf.data.Da
     )
 
 
+@dataclass(frozen=True)
+class _Words:
+    """What is said of an epoch.
+
+    Attributes:
+        epoch: counted from 0. steps: of an epoch. last: said of the epoch before it.
+    """
+
+    epoch: int
+    epochs: int
+    steps: int
+    last: str
+
+    @property
+    def place(self) -> str:
+        return f"epoch {self.epoch + 1} of {self.epochs}"
+
+    def on_the_way(self, loss: float, speed: float) -> str:
+        parts = (self.place, f"loss {loss:.4f}", self.last, f"{speed:,.0f} examples/s")
+        return ", ".join(part for part in parts if part)
+
+    def end(self, row: dict, now: str, bar: progress.Bar) -> None:
+        seconds = progress.duration(row["seconds"])
+        parts = (self.place, f"loss {row['loss']:.4f}", now, seconds)
+        bar.note(", ".join(part for part in parts if part))
+
+
 def _epoch(
     intervals: Iterator[tuple[Series, float]],
     steps_before: int,
-    bar: tqdm,
+    bar: progress.Bar,
+    words: _Words,
     again: Callable[[], tf.data.Dataset],
 ) -> dict:
     """Runs an epoch; its means, seconds and speed. `again` gives its batches once more."""
@@ -178,10 +210,9 @@ def _epoch(
         images.append(float(series.pop("examples").sum()))
         seconds.append(taken)
         parts.append(series)
-        bar.set_postfix_str(
-            f"loss {series['loss'].mean():.4f}, {images[-1] / taken:.0f} images/s", refresh=False
-        )
-        bar.update(len(series["loss"]))
+        said = words.on_the_way(float(series["loss"].mean()), images[-1] / taken)
+        ended = sum(len(part["loss"]) for part in parts) == words.steps
+        bar.advance(len(series["loss"]), said, line=not ended)  # it has a line of its own
     means = {
         name: float(np.concatenate([part[name] for part in parts]).mean(dtype=np.float64))
         for name in parts[0]

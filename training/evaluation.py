@@ -75,7 +75,7 @@ def make_evaluate(
     def run(batch):
         outputs = forward(batch["inputs"])
         losses = task.example_losses(outputs, batch["targets"], batch.get("weights"))
-        sums = [tf.reduce_sum(losses)]
+        sums = [tf.reduce_sum(losses), tf.reduce_sum(losses**2)]
         if task.is_classifier:
             sums += _hits(outputs, tf.cast(batch["targets"], tf.int32), (1, top))
         return tf.stack(sums), outputs if metrics.any else ()
@@ -93,8 +93,10 @@ def make_evaluate(
         *sums, examples = cluster.summed(sums) if shared else sums
         if not examples:
             raise ValueError("there is no example to evaluate on")
-        loss, *hits = sums
-        result = {"loss": float(loss / examples)}
+        loss, squares, *hits = sums
+        mean = loss / examples
+        variance = np.maximum(0.0, squares / examples - mean**2)
+        result = {"loss": float(mean), "loss_error": float(np.sqrt(variance / examples))}
         if task.is_classifier:
             classes = model.output_shape[-1]
             top1, topk = (float(100 * one / examples) for one in hits)
@@ -124,9 +126,9 @@ def evaluate(model: keras.Model, task: Task, batches: Iterable[Batch], **options
         options: as in `make_evaluate` (bn, compile, top, shared); traces anew at every call.
 
     Returns:
-        {"loss": mean of the task's loss, "examples": count}; of a classifier "top1" and "top5" in
-        percent (None up to five classes); "metrics" {name: value} where the task has some of the
-        user's.
+        {"loss": mean of the task's loss, "loss_error": its standard error, "examples": count}; of a
+        classifier "top1" and "top5" in percent (None up to five classes); "metrics" {name: value}
+        where the task has some of the user's.
 
     Raises:
         ValueError: there is no example.

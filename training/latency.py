@@ -30,8 +30,26 @@ def latencies(
     """Median milliseconds per image of an inference-mode forward pass of every model.
 
     Args:
+        models, batch_images, compile, seconds, shapes: as of `timings`.
+    """
+    rounds = timings(models, batch_images, compile=compile, seconds=seconds, shapes=shapes)
+    return medians(rounds)
+
+
+def timings(
+    models: list[keras.Model],
+    batch_images: int,
+    *,
+    compile: bool = False,
+    seconds: float = 4.0,
+    shapes: Sequence[Sequence[int]] | None = None,
+) -> np.ndarray:
+    """Milliseconds per image of inference-mode forward passes, float64 [rounds, models].
+
+    Args:
         models: they take images of one shape.
         batch_images: images per pass.
+        compile: XLA.
         seconds: time to spend on all models together, after the warm-up; at least 15 passes each.
         shapes: of their inputs without the batch; None: those of the first model, which then leaves
             no size open.
@@ -44,14 +62,14 @@ def latencies(
         tf.constant(rng.random((batch_images, *shape)), tf.float32) for shape in shapes
     )
     # .numpy() waits for the result
-    medians = alternately(
+    rounds = turns(
         [
             partial(_passed, forward, packed(model, inputs))
             for model, forward in zip(models, forwards, strict=True)
         ],
         seconds,
     )
-    return [milliseconds / batch_images for milliseconds in medians]
+    return rounds / batch_images
 
 
 def _passed(forward: Callable, inputs: Any) -> list[np.ndarray]:
@@ -59,20 +77,57 @@ def _passed(forward: Callable, inputs: Any) -> list[np.ndarray]:
 
 
 def alternately(calls: Sequence[Callable[[], object]], seconds: float = 4.0) -> list[float]:
-    """Median milliseconds of every call, each returning when its work is done.
+    """Median milliseconds of every call; `calls` and `seconds` as of `turns`."""
+    return medians(turns(calls, seconds))
 
-    The calls take turns for `seconds` in all after a warm-up of 3 rounds, at least 15 rounds.
+
+def turns(calls: Sequence[Callable[[], object]], seconds: float = 4.0) -> np.ndarray:
+    """Milliseconds of calls that take turns, float64 [rounds, calls].
+
+    Every other round goes backwards: what runs second profits from what ran before it.
+
+    Args:
+        calls: each returns when its work is done.
+        seconds: for all of them, after a warm-up of 3 rounds; at least 15 rounds.
     """
     for call in [*calls] * WARM_UP:
         call()
-    times: list[list[float]] = [[] for _ in calls]
+    rounds: list[list[float]] = []
+    numbers = list(range(len(calls)))
     start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(times[0]) < LEAST_RUNS:
-        for call, series in zip(calls, times, strict=True):
+    while time.perf_counter() - start < seconds or len(rounds) < LEAST_RUNS:
+        taken = [0.0] * len(calls)
+        for number in numbers if len(rounds) % 2 else reversed(numbers):
             begin = time.perf_counter()
-            call()
-            series.append(time.perf_counter() - begin)
-    return [1000 * float(np.median(series)) for series in times]
+            calls[number]()
+            taken[number] = time.perf_counter() - begin
+        rounds.append(taken)
+    return 1000 * np.array(rounds)
+
+
+def medians(rounds: np.ndarray) -> list[float]:
+    """Of every column of `turns` or `timings`."""
+    return [float(one) for one in np.median(rounds, axis=0)]
+
+
+BLOCKS = 8  # that a measurement is cut into, to see how far its parts are apart
+# Two copies of one network lie at other places in memory: seen to make so much of a difference.
+SYSTEMATIC = 0.03
+
+
+def ratio_of(rounds: np.ndarray, of: int = 1, to: int = 0) -> tuple[float, float]:
+    """(lowest, highest) ratio of two columns of `turns` that the measurement admits.
+
+    The rounds are cut into 8 blocks in time order; each gives a ratio of medians. Returned are the
+    lowest and the highest of them, 3 % further apart at each end. Under noise that hits all blocks
+    alike the true ratio lies outside with a probability below 1 %.
+
+    Args:
+        of, to: numbers of the columns; the ratio is `of` / `to`.
+    """
+    blocks = np.array_split(rounds, min(BLOCKS, len(rounds)))
+    ratios = [np.median(one[:, of]) / np.median(one[:, to]) for one in blocks]
+    return float(min(ratios)) * (1 - SYSTEMATIC), float(max(ratios)) * (1 + SYSTEMATIC)
 
 
 LARGE_BATCH, LARGE_BATCH_PIXELS = 128, 128 * 128 * 128  # images of 224 come in batches of 32

@@ -13,7 +13,7 @@ from ..nets.given import Given
 from ..nets.rebuild import to_policy
 from ..op_utils import make_train_step
 from ..options.training import Training
-from ..utils import cluster
+from ..utils import cluster, progress
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.runfolder import RunFolder
@@ -25,6 +25,7 @@ from .metrics import UserMetrics
 from .task import Task
 
 METRICS = "metrics.jsonl"
+PHASES = {"baseline": "baseline", "supernet": "supernet", "finetune": "fine-tuning"}
 BN_IMAGES = 10_240  # training images that batch-norm statistics are re-estimated on, at most
 
 
@@ -104,22 +105,9 @@ def train(
     # The seeds of dropout and the like are drawn in cloning: not from what this process did before,
     # so that a resumed run goes on with the same ones.
     keras.utils.set_random_seed(options.seed)
-    with device.strategy.scope():
-        # Cloned in any case: under MirroredStrategy variables must be made in its scope.
-        policy = "mixed_bfloat16" if options.mixed_precision else "float32"
-        trained = to_policy(model, policy)
-        optimizer = _optimizer(extras, options, steps_per_epoch)
-    train_steps = make_train_step(
-        trained,
-        optimizer,
-        objective.loss_fn,
-        device.strategy,
-        accum=options.accum,
-        weight_decay=options.weight_decay,
-        compile=device.compile,
-        teachers=objective.teachers,
-        forward=objective.forward_of and objective.forward_of(trained),
-    )
+    with progress.doing(f"{PHASES[phase]}: preparing the first step (this can take a minute)"):
+        ready = _prepared(model, objective, options, device, extras, steps_per_epoch)
+    trained, optimizer, train_steps = ready
     shared = shares(objective.task)
     test_batches = _batches(data, "test", device, shared)
     own = _without_extra(trained, objective)
@@ -149,13 +137,53 @@ def train(
             f"{part}{key}": value for part, run in evaluations for key, value in run().items()
         },
         checkpoint=folder.file(f"{phase}_state.npz"),
-        progress=phase,
+        what=PHASES[phase],
+        shown=_figure,
         callbacks=_callbacks(extras, own),
         rows=[row for row in folder.rows(METRICS) if row["phase"] == phase],
     )
     model.set_weights(trained.get_weights())
-    recalibrate(model, data, device)
+    images = progress.count(min(BN_IMAGES, len(data.train)), "training example")
+    with progress.doing(f"{PHASES[phase]}: re-estimating batch norms on {images}"):
+        recalibrate(model, data, device)
     return model
+
+
+def _prepared(
+    model: keras.Model,
+    objective: Objective,
+    options: Training,
+    device: Device,
+    extras: Extras,
+    steps_per_epoch: int,
+) -> tuple[keras.Model, keras.optimizers.Optimizer, Callable]:
+    """The network to train, its optimizer and the compiled step."""
+    with device.strategy.scope():
+        # Cloned in any case: under MirroredStrategy variables must be made in its scope.
+        policy = "mixed_bfloat16" if options.mixed_precision else "float32"
+        trained = to_policy(model, policy)
+        optimizer = _optimizer(extras, options, steps_per_epoch)
+    train_steps = make_train_step(
+        trained,
+        optimizer,
+        objective.loss_fn,
+        device.strategy,
+        accum=options.accum,
+        weight_decay=options.weight_decay,
+        compile=device.compile,
+        teachers=objective.teachers,
+        forward=objective.forward_of and objective.forward_of(trained),
+    )
+    return trained, optimizer, train_steps
+
+
+def _figure(row: dict) -> str:
+    """What is said of an epoch on the test split: the user's metric, top-1, or the loss."""
+    for name, value in row.get("test_metrics", {}).items():
+        return f"test {name} {value:.4f}"
+    if "test_top1" in row:
+        return f"test top-1 {row['test_top1']:.2f} %"
+    return f"test loss {row['test_loss']:.4f}" if "test_loss" in row else ""
 
 
 def _optimizer(extras: Extras, options: Training, steps_per_epoch: int):

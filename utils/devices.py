@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import cluster
+from . import cluster, progress
 from .errors import UserError
 from .provenance import cpu_count, in_cores
 
@@ -42,7 +42,7 @@ def import_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if several else "2")
     for name in ("absl", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with hold_stderr():
+    with hold_stderr(), progress.doing("loading TensorFlow", after=3):
         importlib.import_module("tensorflow")
 
 
@@ -82,6 +82,9 @@ def hold_stderr() -> Iterator[list[str]]:
         try:
             yield held
             failed = False
+        except KeyboardInterrupt:
+            failed = False  # what TensorFlow says of it helps nobody
+            raise
         finally:
             sys.stderr.flush()
             os.dup2(terminal, 2)
@@ -123,7 +126,7 @@ def choose(gpu_ids: list[int], *, machines: bool = False) -> tf.distribute.Strat
     if not gpus or not gpu_ids:
         reason = "" if gpus else "no GPU found: "
         tf.config.set_visible_devices([], "GPU")
-        print(f"{reason}running on the CPU ({in_cores(cpu_count())})", flush=True)
+        progress.say(f"{reason}running on the CPU ({in_cores(cpu_count())})")
         return _over_machines() if machines and cluster.named() else tf.distribute.get_strategy()
     unknown = [str(number) for number in gpu_ids if number >= len(gpus)]
     if unknown:
@@ -151,7 +154,7 @@ def _over_machines() -> tf.distribute.Strategy:
     spec = found.cluster_spec()
     others = sum(spec.num_tasks(job) for job in spec.jobs) - 1
     own = spec.task_address(found.task_type, found.task_id)
-    print(f"this is {own}: waiting for {others} other machine(s)", flush=True)
+    progress.say(f"this is {own}: waiting for {others} other machine(s)")
     strategy = tf.distribute.MultiWorkerMirroredStrategy(found)
     cluster.join(found)
     # Every step takes as many batches as were counted before: nothing to agree on in each.
@@ -165,9 +168,9 @@ def _over_machines() -> tf.distribute.Strategy:
         )
     place = f"machine {cluster.rank() + 1} of {cluster.size()}, {devices} device(s) on each"
     if cluster.is_chief():
-        print(f"{place}: this one writes the run folder", flush=True)
+        progress.say(f"{place}: this one writes the run folder")
     else:
-        print(f"{place}: the first one shows how the run goes", flush=True)
+        progress.say(f"{place}: the first one shows how the run goes")
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
     return strategy
 
@@ -187,22 +190,27 @@ def _warn_of_missing_kernels(gpus: list[tf.config.PhysicalDevice]) -> None:
         details = tf.config.experimental.get_device_details(gpu)
         major, minor = details.get("compute_capability") or (0, 0)
         if major == 12:
-            print(
-                f"warning: {details.get('device_name', 'the GPU')} has compute capability "
+            progress.warn(
+                f"{details.get('device_name', 'the GPU')} has compute capability "
                 f"{major}.{minor}, for which the TensorFlow 2.21 wheels hold no kernels: use "
-                "NVIDIA's TensorFlow container, or switch XLA off (compile)",
-                flush=True,
+                "NVIDIA's TensorFlow container, or switch XLA off (compile)"
             )
             return
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where and how steps run: the strategy, XLA or not, and examples per evaluation batch."""
+    """Where and how steps run and are measured.
+
+    Attributes:
+        strategy: of training. compile: XLA. val_batch_images: examples per evaluation batch.
+        deployed_latency: whether latencies are measured in LiteRT or ONNX Runtime as well.
+    """
 
     strategy: tf.distribute.Strategy
     compile: bool
     val_batch_images: int = VAL_BATCH_IMAGES
+    deployed_latency: bool = True
 
 
 def make(
@@ -210,6 +218,7 @@ def make(
     compile: bool | None = None,
     *,
     val_batch_images: int = VAL_BATCH_IMAGES,
+    deployed_latency: bool = True,
 ) -> Device:
     """A `Device` of a strategy; `compile` None: XLA where there is a visible GPU.
 
@@ -225,4 +234,5 @@ def make(
             "the commands (docs/machines.md)"
         )
     on_gpu = bool(tf.config.get_visible_devices("GPU"))
-    return Device(strategy, on_gpu if compile is None else compile, val_batch_images)
+    chosen = on_gpu if compile is None else compile
+    return Device(strategy, chosen, val_batch_images, deployed_latency)

@@ -7,6 +7,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from . import progress
 from .errors import UserError
 
 LOCK = ".lock"
@@ -24,13 +25,14 @@ class Lock:
 
     Args:
         folder: the file .lock lies in it.
+        waiting: said where another process holds it, which is then waited for.
 
     Raises:
         Taken: another process holds the lock.
         UserError: the folder is a file or can't be written.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, waiting: str | None = None):
         self._path = folder / LOCK
         self._made_folder = False
         try:
@@ -46,21 +48,24 @@ class Lock:
             ) from error
         self._open = True
         try:
-            self._take(folder)
+            self._take(folder, waiting)
         except BaseException:
             self.close()
             raise
 
-    def _take(self, folder: Path) -> None:
+    def _take(self, folder: Path, waiting: str | None) -> None:
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Taken(
-                f"another process is using {folder} (it holds {self._path}): wait for it or give "
-                "another folder"
-            ) from None
+            if waiting is None:
+                raise Taken(
+                    f"another process is using {folder} (it holds {self._path}): wait for it or "
+                    "give another folder"
+                ) from None
+            progress.say(waiting)
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
         except OSError:
-            print(f"warning: {folder} has no file locks, do not use it from two processes at once")
+            progress.warn(f"{folder} has no file locks, do not use it from two processes at once")
 
     def close(self, *, forget: bool = False) -> None:
         """Gives the folder free; harmless when repeated.

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from ekg_tf.cli import flags, manners
 from ekg_tf.options.training import Training
-from ekg_tf.utils import devices
+from ekg_tf.utils import devices, progress
 from ekg_tf.utils.errors import UserError
-from ekg_tf.utils.runfolder import START, SUPERNET_ORDER
+from ekg_tf.utils.runfolder import EXPORTED, START, SUPERNET_ORDER
 
 
 def parser() -> manners.Parser:
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ekg_tf.dataloader import unreadable_named
     from ekg_tf.phases import pipeline
+    from ekg_tf.phases.dry_run import dry_run
     from ekg_tf.phases.opening import work_of
     from ekg_tf.phases.rehearsal import rehearse
     from ekg_tf.reports.networks import print_report
@@ -52,11 +53,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         plan = pipeline.Plan(search, bank, finetuning, training).resolved(work.data)
         pipeline.check_plan(work.given, work.data, plan, device)
         rehearse(*phase, device)
+        if args.dry_run:
+            progress.say(dry_run(*phase, plan.wanted(), device))
+            return
         kept = flags.record(args, plan, work)
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             if folder.finished:
-                print(f"{folder.path} holds the finished run of this command:")
-                print_report(folder.read_json("result.json"))
+                progress.say(f"{folder.path} holds the finished run of this command:")
+                print_report(folder.read_json("result.json"), str(folder.file(EXPORTED)))
                 return
             pipeline.search_phase(folder, *phase, plan, device)
             pipeline.finetune_phase(folder, *phase, plan, device)

@@ -7,6 +7,7 @@ ekg-tf report run1 run2 --out compared.html  # side by side
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ekg_tf.cli import flags, manners
@@ -14,7 +15,7 @@ from ekg_tf.utils import devices
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.files import atomic_write
 from ekg_tf.utils.jsonl import believed
-from ekg_tf.utils.runfolder import REPORT, RunFolder, read_file
+from ekg_tf.utils.runfolder import EXPORTED, PRUNED, REPORT, RunFolder, read_file
 
 HEAD = 4096  # bytes in which a page of ours says that it is one
 
@@ -88,9 +89,11 @@ def _print_figures(folders: Sequence[Path]) -> None:
 
     for folder in ended:
         print(f"{folder}:")
+        finished = (folder / "result.json").exists()
+        searched = None if finished else str(folder / PRUNED)
         for name, side, show in (
-            ("search.json", None, print_summary),
-            ("result.json", "after", print_report),
+            ("search.json", None, partial(print_summary, written=searched)),
+            ("result.json", "after", partial(print_report, written=str(folder / EXPORTED))),
         ):
             if not (folder / name).exists():
                 continue

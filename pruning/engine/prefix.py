@@ -30,7 +30,8 @@ class PrefixCuts:
 
     def __str__(self) -> str:
         count = f"{len(self.kept) - 1} of {len(self._behind) - 1}"
-        return f"prefix cache: the activations at {count} cuts, {self.bytes / 2**20:,.0f} MB"
+        what = f"activations kept at {count} cuts of the network"
+        return f"{what}, {self.bytes / 2**20:,.0f} MiB: proposals are evaluated from there on"
 
     def _total(self, sizes: list[int]) -> int:
         return sum(sizes[cut] for cut in self.kept[1:])

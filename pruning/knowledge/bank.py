@@ -27,7 +27,7 @@ import numpy as np
 
 from ...nets.graph import ChannelGraph
 from ...options.bank import FULL, MANY_CLASSES, ONLINE, TOPK, Bank
-from ...utils import cluster
+from ...utils import cluster, progress
 from ...utils.errors import UserError
 from ...utils.jsonl import read_json, write_json
 from ...utils.runfolder import RunFolder
@@ -83,9 +83,13 @@ class Layout:
             " x ".join(f"{size:,}" for size in shape) for _, shape in self.arrays.values()
         )
         if self.kind == ONLINE:
-            beside = f"online, {self.teachers} teachers run beside the student"
+            teachers = progress.count(self.teachers, "teacher")
+            beside = f"online, {teachers} run beside the student"
             return beside + (f"; features {sizes}" if sizes else "")
-        return f"{self.kind}, {sizes}, {self.bytes / 1e6:,.1f} MB"
+        teachers = progress.count(self.teachers, "teacher")
+        examples = progress.count(self.examples, "training example")
+        kept = {FULL: "all outputs", TOPK: "the largest outputs"}[self.kind]
+        return f"{kept} of {teachers} on {examples}, {self.bytes / 2**20:,.1f} MiB on disk"
 
 
 def layout(
@@ -227,12 +231,17 @@ def build_bank(
     both = FeaturePass(segments) if layout.features else None
     store = _Store(folder, layout, manifest) if cluster.is_chief() else None
     own, left = iter(batches(manifest["batches_done"])), True
-    while left:
-        batch = next(own, None)
-        rows = [] if batch is None else _rows(batch, teachers, layout, segments, both)
-        told = cluster.collected(rows)
-        left = all(told)  # the last round is of fewer batches, or of none
-        cluster.on_chief(lambda told=told: store.add(told))
+    done = manifest["examples_done"]
+    if done:
+        progress.say(f"memory bank: goes on after {done:,} of {layout.examples:,} examples")
+    with progress.bar("memory bank", layout.examples, initial=done) as bar:
+        while left:
+            batch = next(own, None)
+            rows = [] if batch is None else _rows(batch, teachers, layout, segments, both)
+            told = cluster.collected(rows)
+            left = all(told)  # the last round is of fewer batches, or of none
+            cluster.on_chief(lambda told=told: store.add(told))
+            bar.to(manifest["examples_done"])
     manifest = cluster.on_chief(lambda: store.finished())
     folder.seal(MANIFEST, *layout.arrays)
     return manifest

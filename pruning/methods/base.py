@@ -78,8 +78,12 @@ class Search(Loop):
         """Outputs of theta_0 on D_val, tree of float32 [n, ...]."""
         raise NotImplementedError
 
+    def remaining(self) -> tuple[int, int]:
+        """About how many steps are to come until the target, and how many evaluations in them."""
+        raise NotImplementedError
+
     def _shown(self, row: dict) -> str:
-        return f"D_val loss {row['val_loss']:.4f}"
+        return f"loss on held-out training examples {row['val_loss']:.4f}"
 
     def _record(self, outputs: Any, seconds: dict[str, float], **more: Any) -> dict:
         """Appends the network that the gates hold now to the history; returns its row.

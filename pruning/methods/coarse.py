@@ -5,6 +5,7 @@ Fine: the candidates' loss on D_val decides. So a search takes a few rounds of a
 instead of many steps; close to the target single gates give a few filters, to end exactly.
 """
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ FRACTION = 0.2  # of the remaining distance to the target that a coarse candidat
 CLOSE = 0.015  # of the whole size: from here on single gates finish
 LARGEST_SHARE = 0.5  # of its filters that a gate loses at once, at most
 SUBSETS = (0.2, 1 / 3, 0.5, 2 / 3, 1.0)  # shares of the gates that take part, cheapest first
+FINE_STEPS = 2  # with single gates, about, until the target is met
 FINE = 8  # single-gate proposals that are evaluated in a step close to the target, cheapest first
 
 
@@ -29,6 +31,16 @@ class CoarseToFineSearch(GreedySearch):
 
     The reward is minus the loss on D_val alone, without a teacher.
     """
+
+    def remaining(self) -> tuple[int, int]:
+        """As `GreedySearch.remaining`: coarse rounds each go a fifth of the way that is left, the
+        last per cents go gate by gate."""
+        distance = self.history.rows[-1]["rate"] - self.wanted.goal
+        if distance <= 0:
+            return 0, 0
+        rounds = max(0, math.ceil(math.log(CLOSE / distance) / math.log(1 - FRACTION)))
+        per_round = 2 * len(SUBSETS) + 1
+        return rounds + FINE_STEPS, rounds * per_round + FINE_STEPS * FINE
 
     def _step(self) -> dict | None:
         begin = time.perf_counter()

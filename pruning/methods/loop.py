@@ -1,16 +1,17 @@
 """The loop of every search, with or without data: from the whole network to the target."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ...nets.gates import Gates
 from ...nets.graph import ChannelGraph
 from ...options.budgets import Budget, Latency
 from ...options.control import Control
+from ...utils import progress
 from ...utils.errors import UserError
 from ..history import History
 from ..space.budgets import make_budget
@@ -62,11 +63,17 @@ class Loop:
         if not isinstance(wanted, Latency):
             self.target = wanted.goal * self.budget.full
 
-    def run(self, log: Callable[[int, dict], None] = lambda step, values: None) -> None:
+    def run(
+        self,
+        log: Callable[[int, dict], None] = lambda step, values: None,
+        *,
+        most: int | None = None,
+    ) -> None:
         """Goes on from the last step of the history to the target, or as far as `drop` allows.
 
         Args:
             log: called with (step, scalars) for every step taken.
+            most: steps that are taken; None: as many as it needs.
 
         Raises:
             UserError: not even the first step is allowed, or as the steps.
@@ -77,20 +84,20 @@ class Loop:
         self.gates.set_mask(self.history.mask(self.graph, last))
         self.budget.restore(self.history.rows)
         self._restored()
-        bar = tqdm(
-            total=100.0,
-            desc="search",
-            disable=None,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}] {postfix}",
-        )
-        with bar:
-            self._show(bar)
-            while not self._at_end():
+        if last:
+            progress.say(f"search: goes on after step {last}, {self._left()}")
+        with progress.bar("search", 100.0, initial=self._percent()) as bar:
+            end = math.inf if most is None else last + most
+            while not self._at_end() and last < end:
                 row = self._step()
                 if row is None:
                     break
+                last += 1
                 log(row["step"], {key: row[key] for key in LOGGED if row.get(key) is not None})
-                self._show(bar)
+                said = f"step {row['step']}, {self._left()}, {self._shown(row)}"
+                bar.to(self._percent(), said)
+            row = self.history.rows[-1]
+            bar.note(f"{progress.count(row['step'], 'step')}, {self._left()}, {self._shown(row)}")
         if len(self.history.rows) == 1:
             raise self._nothing_allowed()
 
@@ -117,11 +124,13 @@ class Loop:
         """What the progress bar says of a row's network."""
         raise NotImplementedError
 
-    def _show(self, bar: tqdm) -> None:
-        row = self.history.rows[-1]
-        bar.n = min(100.0, 100 * (1 - row["rate"]) / (1 - self.wanted.goal))
-        left = f"{self.wanted.name} left {100 * row['rate']:.1f} %"
-        bar.set_postfix_str(f"{left}, {self._shown(row)}")
+    def _percent(self) -> float:
+        """How far the search is."""
+        rate = self.history.rows[-1]["rate"]
+        return min(100.0, 100 * (1 - rate) / (1 - self.wanted.goal))
+
+    def _left(self) -> str:
+        return f"{100 * self.history.rows[-1]['rate']:.1f} % of the {self.wanted.label} left"
 
     def _nothing_allowed(self) -> UserError:
         return UserError(

@@ -27,6 +27,10 @@ class OneShotSearch(GreedySearch):
     bisection: the next one on the way, in which one more group has given filters, is worse.
     """
 
+    def remaining(self) -> tuple[int, int]:
+        """One step, which evaluates nothing but its own result."""
+        return int(len(self.history.rows) == 1), 0
+
     def _step(self) -> dict | None:
         begin = time.perf_counter()
         scores = self._ranked(Reward(self.task, self.val))

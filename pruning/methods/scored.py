@@ -19,6 +19,7 @@ import numpy as np
 from ...nets.graph import ChannelGraph
 from ...options.budgets import Latency
 from ...options.scored import Scored
+from ...utils import progress
 from ...utils.errors import UserError
 from ...utils.runfolder import RunFolder
 from ..history import History
@@ -78,7 +79,7 @@ class ScoredSearch(Loop):
     def _restored(self) -> None:
         if (most := self.options.control.max_drop) is not None:
             self.drop = drop_from(Figure("score", self.history.rows[0]["score"], True), most)
-            print(self.drop, flush=True)
+            progress.say(str(self.drop))
 
     def _shown(self, row: dict) -> str:
         return f"score {row['score']:.4f}"
@@ -195,7 +196,7 @@ def search(
     """
     check(graph, options)
     for line in announcement(graph, options.control):
-        print(line, flush=True)
+        progress.say(line)
     running = ScoredSearch(graph, finished, score, History(folder, ()), options, compile=compile)
     running.run(log)
     return running

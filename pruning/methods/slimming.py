@@ -58,10 +58,10 @@ class GridCandidates(Candidates):
 class SlimmingSearch(GreedySearch):
     """Removes grid steps by validation accuracy; the order of the channels stays the supernet's."""
 
-    def _make_candidates(self) -> Candidates:
+    def _make_candidates(self, gates: Gates) -> Candidates:
         round_to = self.options.budget.round_to
-        grid = WidthGrid(self.gates, self.options.method.width_steps, round_to)
-        return GridCandidates(self.gates, self.budget.size, self.target, grid, round_to)
+        grid = WidthGrid(gates, self.options.method.width_steps, round_to)
+        return GridCandidates(gates, self.budget.size, self.target, grid, round_to)
 
     def _step(self) -> dict | None:
         begin = time.perf_counter()

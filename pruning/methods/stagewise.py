@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ...nets.graph import ChannelGraph
 from ...options.search import SearchOptions
 from ...training.task import Task
-from ...utils import cluster
+from ...utils import cluster, progress
 from ...utils.arrays import load_state, save_state
 from ..engine.validation import Validation
 from ..history import History
@@ -73,7 +72,7 @@ class StageWiseSearch(Search):
         self._rates = sorted({*steps, *options.budget.keep, self._end}, reverse=True)
 
     def _begin(self, mask: np.ndarray) -> Any:
-        print(self.rater.plan(), flush=True)
+        progress.say(self.rater.plan())
         return self.rater.outputs(mask)
 
     def _lowest_rate(self) -> float:
@@ -103,12 +102,21 @@ class StageWiseSearch(Search):
         wanted = self.options.method
         done = sum(archive.generations for archive in self._archives)
         total = wanted.generations * len(self.stages)
-        bar = tqdm(total=total, initial=done, desc="evolution", unit="generation", disable=None)
-        with bar:
+        if done:
+            progress.say(f"evolution: goes on after generation {done} of {total}")
+        with progress.bar("evolution", total, initial=done) as bar:
             for number, stage in enumerate(self.stages):
                 self._evolve(number, self.grid.sizes[list(stage.gates)], bar)
 
-    def _evolve(self, number: int, sizes: np.ndarray, bar: tqdm) -> None:
+    def remaining(self) -> tuple[int, int]:
+        """Combinations to come, and versions of stages to be rated."""
+        wanted = self.options.method
+        rows = len(self._rates) + 1 - len(self.history.rows)
+        done = sum(archive.generations for archive in self._archives)
+        generations = wanted.generations * len(self.stages) - done
+        return max(0, rows), generations * wanted.population
+
+    def _evolve(self, number: int, sizes: np.ndarray, bar: progress.Bar) -> None:
         began = time.perf_counter()
 
         def done() -> None:
@@ -116,8 +124,7 @@ class StageWiseSearch(Search):
             now = time.perf_counter()
             self._seconds, began = self._seconds + now - began, now
             self._save()
-            bar.update()
-            bar.set_postfix_str(f"stage {number + 1} of {len(self.stages)}")
+            bar.advance(1, f"stage {number + 1} of {len(self.stages)}")
 
         evolve(
             self._archives[number],

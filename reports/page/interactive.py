@@ -15,6 +15,7 @@ import sys
 from functools import cache
 from typing import Any
 
+from ...utils import progress
 from . import static
 from .charts import Chart, Drawing, Lines, Map
 
@@ -66,11 +67,11 @@ def script() -> str | None:
     try:
         result = subprocess.run(command, input=START.encode(), capture_output=True, timeout=SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
-        print(f"report.html gets still pictures: vl-convert-python failed ({error})")
+        progress.say(f"report.html gets still pictures: vl-convert-python failed ({error})")
         return None
     if result.returncode or not result.stdout:
         lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
-        print(f"report.html gets still pictures: vl-convert-python failed ({lines[-1]})")
+        progress.say(f"report.html gets still pictures: vl-convert-python failed ({lines[-1]})")
         return None
     bundle = result.stdout.decode()
     return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
