@@ -3,11 +3,11 @@
 `NaiveEvaluator` runs the whole masked network for every proposal and is the reference.
 `ExactEvaluator` gives the same rewards faster: it keeps the current network's activations at the
 cuts, runs a proposal from the cut before its gate on sliced kernels, and stops as soon as a
-proposal can no longer be the best. `LazyEvaluator` evaluates fewer proposals, some on a part of
-D_val only, and does not always choose the best one.
+proposal can no longer be the best. `fast.FastEvaluator` evaluates fewer proposals, some on a part
+of D_val only, and does not always choose the best one.
 """
 
-import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,17 +32,27 @@ TIE = 1e-6
 class Outcome:
     """The best proposal of a step.
 
-    `rewards` has one entry per proposal, float64; NaN where a proposal was left out or given up
-    before its end. `outputs` are those of the best one on D_val, tree of float32 [n, ...];
-    `evaluations` proposals were run, on `images` examples together.
+    `chosen` are the numbers of the proposals that are taken at once: mostly the best one alone.
+    `reward` and `outputs` are those of the network without them, outputs on D_val, tree of float32
+    [n, ...]. `rewards` has one entry per proposal, float64; NaN where a proposal was left out or
+    not finished. `evaluations` networks were run, on `images` examples together.
     """
 
-    best: int
+    chosen: tuple[int, ...]
     reward: float
     rewards: np.ndarray
     outputs: Any
     evaluations: int
     images: int
+
+    @property
+    def best(self) -> int:
+        """Number of the best proposal."""
+        return self.chosen[0]
+
+
+# (proposals, best first; most of them) -> the numbers of those that can be taken at once
+Together = Callable[[list[Proposal], int], list[int]]
 
 
 class Trials:
@@ -67,6 +77,7 @@ class Trials:
         self._sums = np.zeros(len(proposals))
         self._outputs: list[list[Any]] = [[] for _ in proposals]
         self._batches = [0] * len(proposals)
+        self._joint = 0  # networks without several proposals that were run
         # What the first i examples cost the current network, and at least the others any network
         # (-inf as long as one of them has no known bound).
         own = reward.all_losses(current).astype(np.float64)
@@ -105,6 +116,18 @@ class Trials:
         """Of the current network."""
         return float(self._current[-1]) / (len(self._current) - 1)
 
+    @property
+    def excess(self) -> float:
+        """What of the current network's loss may differ between networks, above 0: what it is more
+        than the least one, or its size where that isn't known."""
+        more = float(self._current[-1] - self._rest[0]) / (len(self._current) - 1)
+        return max(more if np.isfinite(more) else abs(self.current_loss), TIE)
+
+    def rises(self) -> np.ndarray:
+        """Loss minus the current network's on the images seen, float64 [proposals]; NaN if none."""
+        seen = np.where(self.images > 0, self.images, np.nan)
+        return (self._sums - self._current[self.images]) / seen
+
     def ratios(self) -> np.ndarray:
         """Loss over the current network's on the images seen, float64 [proposals]; NaN if none."""
         own = self._current[self.images]
@@ -114,10 +137,27 @@ class Trials:
     def outcome(self) -> Outcome:
         """The finished proposal with the largest reward."""
         best = int(np.argmin(self.losses))
-        rewards = np.where(np.isinf(self.losses), np.nan, -self.losses)
-        run = int(np.count_nonzero(self.images))
         outputs = mapped(lambda *parts: np.concatenate(parts), *self._outputs[best])
-        return Outcome(best, float(rewards[best]), rewards, outputs, run, int(self.images.sum()))
+        return self._outcome((best,), float(-self.losses[best]), outputs)
+
+    def joint(self, chosen: Sequence[int], outputs: Any, most: float) -> Outcome | None:
+        """The outcome of taking several proposals at once.
+
+        Args:
+            outputs: of the network without all of them on D_val, tree of float32 [n, ...].
+            most: None is returned if the loss is more than so much above the current network's.
+        """
+        self._joint += 1
+        loss = float(self.reward.all_losses(outputs).astype(np.float64).mean())
+        if not loss - self.current_loss <= most:
+            return None
+        return self._outcome(tuple(int(index) for index in chosen), -loss, outputs)
+
+    def _outcome(self, chosen: tuple[int, ...], reward: float, outputs: Any) -> Outcome:
+        rewards = np.where(np.isinf(self.losses), np.nan, -self.losses)
+        run = int(np.count_nonzero(self.images)) + self._joint
+        images = int(self.images.sum()) + self._joint * (len(self._current) - 1)
+        return Outcome(chosen, reward, rewards, outputs, run, images)
 
 
 class ExactEvaluator:
@@ -154,27 +194,32 @@ class ExactEvaluator:
         evaluations so far in which each counts as much as all earlier ones."""
         return dict(self._ratios)
 
-    def best(self, proposals: list[Proposal], reward: Reward) -> Outcome:
+    def state(self) -> dict[str, Any]:
+        """What a choice depends on that isn't in the history: nothing."""
+        return {}
+
+    def best(
+        self, proposals: list[Proposal], reward: Reward, together: Together | None = None
+    ) -> Outcome:
         """The proposal with the largest reward; the same choice as `NaiveEvaluator`.
 
         Proposals of the best expected reward go first, so that later ones can be given up early.
+
+        Args:
+            together: which proposals may be taken at once, for evaluators that do so; None: one.
         """
         trials = Trials(proposals, reward, self.current.outputs)
         ratios = np.array([self._ratios.get(one.gate, 0) for one in proposals])
         expected = ratios * trials.current_loss
-        self._work_off(trials, np.argsort(expected, kind="stable"), expected)
-        for one, ratio in zip(proposals, trials.ratios().tolist(), strict=True):
-            if np.isfinite(ratio):
-                self._ratios[one.gate] = (self._ratios.get(one.gate, ratio) + ratio) / 2
+        self._run(trials, np.argsort(expected, kind="stable"), give_up=True)
+        self._take_in(trials)
         return trials.outcome()
 
-    def _work_off(self, trials: Trials, order: np.ndarray, expected: np.ndarray) -> None:
-        """Finishes every proposal that may be the best.
-
-        Args:
-            order: numbers of the proposals by rising `expected` loss.
-        """
-        self._run(trials, order, give_up=True)
+    def _take_in(self, trials: Trials) -> None:
+        """Remembers what proposals have cost."""
+        for one, ratio in zip(trials.proposals, trials.ratios().tolist(), strict=True):
+            if np.isfinite(ratio):
+                self._ratios[one.gate] = (self._ratios.get(one.gate, ratio) + ratio) / 2
 
     def _run(self, trials: Trials, order, batches: int | None = None, give_up: bool = False):
         """Runs proposals side by side until each has seen so many batches (None: all), or is
@@ -197,39 +242,6 @@ class ExactEvaluator:
         list(self.current.pool.map(run, order))
 
 
-class LazyEvaluator(ExactEvaluator):
-    """Lazy greedy (CELF, Leskovec et al. 2007): the same machinery on fewer proposals.
-
-    CELF evaluates proposals by falling expectation until a fresh reward beats every stale
-    expectation. But rewards are not submodular: gates differ less than a gate does from step to
-    step, so a stale expectation is a weak promise and half of D_val says much more. So three
-    quarters of the proposals see the first half of D_val, the best three of them are finished
-    unless they are clearly behind there, and then CELF goes on. A better proposal may still be
-    missed.
-    """
-
-    SCREENED, FINISHED, BEHIND = 3 / 4, 3, 1.05
-    # Evaluated side by side; a constant, for the choice must not depend on the number of cores.
-    WAVE = 2
-
-    def _work_off(self, trials: Trials, order: np.ndarray, expected: np.ndarray) -> None:
-        screened = order[: math.ceil(self.SCREENED * len(order))]
-        self._run(trials, screened, math.ceil(len(self.current.rows) / 2))
-        # A loss below zero is the better, the larger its share of the current network's.
-        ratios = trials.ratios() * (-1 if trials.current_loss < 0 else 1)
-        best_first = screened[np.argsort(ratios[screened], kind="stable")][: self.FINISHED]
-        least = ratios[best_first[0]]
-        bound = max(self.BEHIND * least, least / self.BEHIND)
-        chosen = best_first[ratios[best_first] <= bound]
-        for index in set(screened) - set(chosen):
-            trials.forget(index)
-        self._run(trials, chosen)
-        for first in range(len(screened), len(order), self.WAVE):
-            if trials.losses.min() <= expected[order[first]]:
-                break
-            self._run(trials, order[first : first + self.WAVE])
-
-
 class NaiveEvaluator(ExactEvaluator):
     """The reference: a full masked forward pass for every proposal, nothing reused."""
 
@@ -245,7 +257,9 @@ class NaiveEvaluator(ExactEvaluator):
 
         self._forward = forward
 
-    def best(self, proposals: list[Proposal], reward: Reward) -> Outcome:
+    def best(
+        self, proposals: list[Proposal], reward: Reward, together: Together | None = None
+    ) -> Outcome:
         """Evaluates every proposal and takes the first of the largest rewards."""
         rewards, best = [], 0
         for number, proposal in enumerate(proposals):
@@ -255,7 +269,4 @@ class NaiveEvaluator(ExactEvaluator):
             if number == 0 or rewards[-1] > rewards[best]:
                 best, kept = number, outputs
         examples = len(proposals) * self.current.rows[-1].stop
-        return Outcome(best, rewards[best], np.array(rewards), kept, len(proposals), examples)
-
-
-EVALUATORS = {"exact": ExactEvaluator, "lazy": LazyEvaluator, "naive": NaiveEvaluator}
+        return Outcome((best,), rewards[best], np.array(rewards), kept, len(proposals), examples)
