@@ -21,14 +21,17 @@ class FastEvaluator(ExactEvaluator):
     1. Every proposal is run through its own segments only; `Forecast` ranks them by that.
     2. The best LOOKED of them see the first half of D_val. Where a gate's effect isn't local, three
        quarters of its kind do, those that cost least when they were last seen.
-    3. Those whose loss there is within TIED of the least one are taken at once, at most TOGETHER,
-       if the network without all of them costs on all of D_val what they promised one by one.
-    4. Else the best FINISHED are finished and the best is taken.
+    3. Of those that tie with the best one there, at most TOGETHER are taken at once if all of them
+       promise to cost less than a tie.
+    4. Else the best FINISHED see all of D_val, and those that tie there are taken at once.
+
+    A tie is a loss within TIED of the current network's. Several are taken only if the network
+    without all of them keeps on all of D_val, but for a tie, what they promised one by one.
 
     Everything a choice depends on is in `state`, and none of it on the number of cores.
     """
 
-    LOOKED, SEEN_AGAIN, FINISHED = 6, 3 / 4, 3
+    LOOKED, SEEN_AGAIN, FINISHED = 6, 3 / 4, 4
     TOGETHER, TIED, WORSE = 4, 0.02, 1.25
 
     def __init__(self, graph: ChannelGraph, data: Validation, **options):
@@ -54,18 +57,25 @@ class FastEvaluator(ExactEvaluator):
         effects, looked = self._to_look_at(trials)
         self._run(trials, looked, math.ceil(len(self.current.rows) / 2))
         self._learn(trials, effects, looked)
-        rises = trials.rises()
-        order = looked[np.argsort(rises[looked], kind="stable")]
-        chosen = self._tied(trials, order, together)
-        if len(chosen) > 1:
-            outputs = self._without_all([proposals[index] for index in chosen])
-            promised = max(float(rises[chosen].sum()), 0.0)
-            if outcome := trials.joint(chosen, outputs, self.WORSE * promised + self._tie(trials)):
-                return outcome
+        order = looked[np.argsort(trials.rises()[looked], kind="stable")]
+        tied = self._tied(trials, order, together)
+        unnoticed = trials.rises()[tied].sum() <= self._tie(trials)
+        if unnoticed and (outcome := self._at_once(trials, tied)):
+            return outcome
         for index in order[self.FINISHED :]:
             trials.forget(index)
-        self._run(trials, order[: self.FINISHED])
-        return trials.outcome()
+        order = order[: self.FINISHED]
+        self._run(trials, order)
+        order = order[np.argsort(trials.losses[order], kind="stable")]
+        return self._at_once(trials, self._tied(trials, order, together)) or trials.outcome()
+
+    def _at_once(self, trials: Trials, chosen: np.ndarray) -> Outcome | None:
+        """Several proposals taken at once; None if that breaks what they promised."""
+        if len(chosen) < 2:
+            return None
+        outputs = self._without_all([trials.proposals[index] for index in chosen])
+        promised = max(float(trials.rises()[chosen].sum()), 0.0)
+        return trials.joint(chosen, outputs, self.WORSE * promised + self._tie(trials))
 
     def _to_look_at(self, trials: Trials) -> tuple[list[Effect | None], np.ndarray]:
         """The local effects of the proposals, and the numbers of those that are evaluated."""
