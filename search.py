@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     devices.import_tensorflow()
     import keras
+    from ekg_tf.cli import inputs
     from ekg_tf.dataloader import unreadable_named
     from ekg_tf.options import recipes
     from ekg_tf.phases.opening import work_of
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         phase = work.given, work.task, work.data
         options = recipes.search(options, work.data)
         check(work.given, work.data, options, bank)  # before there is a folder
-        rehearse(*phase, device)
+        rehearse(*phase, device, known=inputs.is_built(args))
         kept = flags.record(args, options, bank, work)
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             run_search(folder, *phase, options, device, bank)

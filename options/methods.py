@@ -22,7 +22,7 @@ _CACHE: dict[str, Any] = {
 _EVALUATOR: dict[str, Any] = {
     "flag": "evaluator",
     "choices": EVALUATORS,
-    "help": "fast: a fraction of the work, not always the same choice; naive: every proposal from scratch",
+    "help": "fast: a fraction of the work, a slightly other choice; naive: all from scratch",
 }
 
 

@@ -15,7 +15,6 @@ from ekg_tf.pruning.engine.validation import Validation
 from ekg_tf.pruning.space.candidates import Candidates
 from ekg_tf.pruning.worth.rewards import Reward
 from ekg_tf.training.task import classification
-from ekg_tf.utils.runfolder import RunFolder
 
 from tests.helpers.networks import (
     dense_block,

@@ -18,20 +18,21 @@ from .validation import Validation
 class FastEvaluator(ExactEvaluator):
     """The machinery of `ExactEvaluator` on a few proposals, of which several may be taken at once.
 
-    1. Every proposal is run through its own segments only; `Forecast` ranks them by that.
-    2. The best LOOKED of them see the first half of D_val. Where a gate's effect isn't local, three
-       quarters of its kind do, those that cost least when they were last seen.
-    3. Of those that tie with the best one there, at most TOGETHER are taken at once if all of them
-       promise to cost less than a tie.
-    4. Else the best FINISHED see all of D_val, and those that tie there are taken at once.
+    1. Every proposal is run through its own segments only, on the first half of D_val; `Forecast`
+       ranks them by that, and the best FINISHED stay.
+    2. Where a gate's effect isn't local, three quarters of its kind stay, those that cost least
+       when they were last seen. If more than FINISHED stay in all, they see the first half of
+       D_val, and the best FINISHED there go on.
+    3. These see all of D_val. Those that tie with the best one, at most TOGETHER, are taken at
+       once if the network without all of them keeps, but for a tie, what they promised one by one.
+       Else the best one is taken.
 
-    A tie is a loss within TIED of the current network's. Several are taken only if the network
-    without all of them keeps on all of D_val, but for a tie, what they promised one by one.
+    A tie is a loss within TIED of the current network's.
 
     Everything a choice depends on is in `state`, and none of it on the number of cores.
     """
 
-    LOOKED, SEEN_AGAIN, FINISHED = 6, 3 / 4, 4
+    FINISHED, SEEN_AGAIN = 5, 3 / 4
     TOGETHER, TIED, WORSE = 4, 0.02, 1.25
 
     def __init__(self, graph: ChannelGraph, data: Validation, **options):
@@ -54,20 +55,18 @@ class FastEvaluator(ExactEvaluator):
     ) -> Outcome:
         """A proposal of a large reward, or several of nearly equal ones."""
         trials = Trials(proposals, reward, self.current.outputs)
-        effects, looked = self._to_look_at(trials)
-        self._run(trials, looked, math.ceil(len(self.current.rows) / 2))
-        self._learn(trials, effects, looked)
-        order = looked[np.argsort(trials.rises()[looked], kind="stable")]
+        effects: list[Effect | None]
+        few = len(proposals) <= self.FINISHED
+        effects = [None] * len(proposals) if few else self._effects.of(proposals)
+        looked = self._to_look_at(trials, effects)
+        if len(looked) > self.FINISHED:
+            self._run(trials, looked, math.ceil(len(self.current.rows) / 2))
+            looked = looked[np.argsort(trials.rises()[looked], kind="stable")]
+        self._run(trials, looked[: self.FINISHED])
+        self._learn(trials, effects)
+        order = np.argsort(trials.losses, kind="stable")
         tied = self._tied(trials, order, together)
-        unnoticed = trials.rises()[tied].sum() <= self._tie(trials)
-        if unnoticed and (outcome := self._at_once(trials, tied)):
-            return outcome
-        for index in order[self.FINISHED :]:
-            trials.forget(index)
-        order = order[: self.FINISHED]
-        self._run(trials, order)
-        order = order[np.argsort(trials.losses[order], kind="stable")]
-        return self._at_once(trials, self._tied(trials, order, together)) or trials.outcome()
+        return self._at_once(trials, tied) or trials.outcome()
 
     def _at_once(self, trials: Trials, chosen: np.ndarray) -> Outcome | None:
         """Several proposals taken at once; None if that breaks what they promised."""
@@ -77,32 +76,30 @@ class FastEvaluator(ExactEvaluator):
         promised = max(float(trials.rises()[chosen].sum()), 0.0)
         return trials.joint(chosen, outputs, self.WORSE * promised + self._tie(trials))
 
-    def _to_look_at(self, trials: Trials) -> tuple[list[Effect | None], np.ndarray]:
-        """The local effects of the proposals, and the numbers of those that are evaluated."""
-        proposals = trials.proposals
-        if len(proposals) <= self.LOOKED:
-            return self._effects.of(proposals), np.arange(len(proposals))
-        effects = self._effects.of(proposals)
-        local = np.array([index for index, one in enumerate(effects) if one], int)
-        expected = [self._forecast.of(one, trials.excess) for one in effects if one]
-        others = np.array([index for index, one in enumerate(effects) if not one], int)
-        ratios = np.array([self._ratios.get(proposals[index].gate, -np.inf) for index in others])
-        if trials.current_loss < 0:
-            ratios = np.where(np.isfinite(ratios), -ratios, ratios)
+    def _to_look_at(self, trials: Trials, effects: list[Effect | None]) -> np.ndarray:
+        """The numbers of the proposals that are evaluated at all, int [looked]."""
+        numbers = np.arange(len(effects))
+        if len(effects) <= self.FINISHED:
+            return numbers
+        foretold = [self._forecast.of(one, trials.excess) for one in effects if one]
+        is_local = np.array([one is not None for one in effects])
+        local, others = numbers[is_local], numbers[~is_local]
+        gates = [trials.proposals[number].gate for number in others]
+        # A loss below zero is the better, the larger its share of the current network's.
+        sign = -1 if trials.current_loss < 0 else 1
+        ratios = [sign * self._ratios[gate] if gate in self._ratios else -np.inf for gate in gates]
         seen_again = math.ceil(self.SEEN_AGAIN * len(others))
-        looked = np.concatenate(
+        return np.concatenate(
             [
-                local[np.argsort(expected, kind="stable")][: self.LOOKED],
+                local[np.argsort(foretold, kind="stable")][: self.FINISHED],
                 others[np.argsort(ratios, kind="stable")][:seen_again],
             ]
         )
-        return effects, looked.astype(int)
 
-    def _learn(self, trials: Trials, effects: list[Effect | None], looked: np.ndarray) -> None:
-        rises = trials.rises()
-        for index in looked:
-            if effect := effects[index]:
-                self._forecast.learn(effect, float(rises[index]), trials.excess)
+    def _learn(self, trials: Trials, effects: list[Effect | None]) -> None:
+        for effect, rise in zip(effects, trials.rises().tolist(), strict=True):
+            if effect and np.isfinite(rise):
+                self._forecast.learn(effect, rise, trials.excess)
         self._take_in(trials)
 
     def _tie(self, trials: Trials) -> float:
@@ -110,8 +107,8 @@ class FastEvaluator(ExactEvaluator):
 
     def _tied(self, trials: Trials, order: np.ndarray, together: Together | None) -> np.ndarray:
         """The first of `order` and those that are as good as it and can be taken with it."""
-        rises = trials.rises()
-        close = order[rises[order] <= rises[order[0]] + self._tie(trials)]
+        losses = trials.losses[order]
+        close = order[losses <= losses[0] + self._tie(trials)]
         if together is None or len(close) < 2:
             return close[:1]
         kept = together([trials.proposals[index] for index in close], self.TOGETHER)

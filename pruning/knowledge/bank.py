@@ -17,7 +17,9 @@ holds the mean over the K teachers of their penultimate features, each of unit l
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,7 @@ import numpy as np
 from ...nets.graph import ChannelGraph
 from ...options.bank import FULL, MANY_CLASSES, ONLINE, TOPK, Bank
 from ...utils.errors import UserError
+from ...utils.provenance import cpu_count
 from ...utils.runfolder import RunFolder
 from ...utils.trees import parts_of
 from ..engine.features import FeaturePass
@@ -225,15 +228,20 @@ def build_bank(
     banks, wide = list(arrays.values()), layout.features
     both = FeaturePass(segments) if wide else None
     flushed = time.monotonic()
-    for batch in batches(manifest["batches_done"]):
+
+    def outputs_of(batch: dict, number: int) -> tuple[Any, np.ndarray | None]:
+        if both is None:
+            return segments.outputs_from(batch["inputs"], teachers[number]), None
+        outputs, found = both.run(batch["inputs"], teachers[number], masks[number])
+        return outputs, found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
+
+    # On the CPU, teachers side by side keep all cores busy.
+    workers = 1 if compile else cpu_count()
+    for batch, found in _ahead(outputs_of, batches(manifest["batches_done"]), len(masks), workers):
         index, means = batch["index"].numpy(), np.zeros((len(batch["index"]), wide), np.float32)
-        for number, (weights, mask) in enumerate(zip(teachers, masks, strict=True)):
-            if both is None:
-                outputs = segments.outputs_from(batch["inputs"], weights)
-            else:
-                outputs, found = both.run(batch["inputs"], weights, mask)
-                length = np.linalg.norm(found, axis=-1, keepdims=True)
-                means += found / np.maximum(length, 1e-12) / len(teachers)
+        for number, (outputs, features) in enumerate(found):
+            if features is not None:
+                means += features / len(teachers)
             if banks:
                 _write(banks, layout, index, number, [np.asarray(x) for x in parts_of(outputs)])
         if kept is not None:
@@ -251,6 +259,24 @@ def build_bank(
     folder.write_json(MANIFEST, manifest)
     folder.seal(MANIFEST, *layout.arrays)
     return manifest
+
+
+def _ahead(
+    function: Callable[[dict, int], Any], batches: Iterable[dict], count: int, workers: int
+) -> Iterator[tuple[dict, list]]:
+    """(batch, [function(batch, i) for i in 0 .. count - 1]) for all batches in order.
+
+    The calls of a batch and of the next one run in `workers` threads.
+    """
+    pending: deque = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for batch in batches:
+            pending.append((batch, [pool.submit(function, batch, i) for i in range(count)]))
+            if len(pending) > 1:
+                first, calls = pending.popleft()
+                yield first, [call.result() for call in calls]
+        for first, calls in pending:
+            yield first, [call.result() for call in calls]
 
 
 def _flush(*arrays: np.memmap | None) -> None:
