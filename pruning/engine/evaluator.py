@@ -51,8 +51,8 @@ class Outcome:
         return self.chosen[0]
 
 
-# (proposals, best first; most of them) -> the numbers of those that can be taken at once
-Together = Callable[[list[Proposal], int], list[int]]
+# (proposals, best first) -> the numbers of those that can be taken at once
+Together = Callable[[list[Proposal]], list[int]]
 
 
 class Trials:
@@ -211,7 +211,7 @@ class ExactEvaluator:
         trials = Trials(proposals, reward, self.current.outputs)
         ratios = np.array([self._ratios.get(one.gate, 0) for one in proposals])
         expected = ratios * trials.current_loss
-        self._run(trials, np.argsort(expected, kind="stable"), give_up=True)
+        self._run(trials, np.argsort(expected, kind="stable"))
         self._take_in(trials)
         return trials.outcome()
 
@@ -221,21 +221,19 @@ class ExactEvaluator:
             if np.isfinite(ratio):
                 self._ratios[one.gate] = (self._ratios.get(one.gate, ratio) + ratio) / 2
 
-    def _run(self, trials: Trials, order, batches: int | None = None, give_up: bool = False):
-        """Runs proposals side by side until each has seen so many batches (None: all), or is
-        hopeless."""
-        rows = self.current.rows[:batches]
-        parts = self.current.segments
+    def _run(self, trials: Trials, order: np.ndarray) -> None:
+        """Runs proposals side by side until each has seen all batches, or is hopeless."""
+        rows, parts = self.current.rows, self.current.segments
 
         def run(index: int) -> None:
             place, proposal = self.current.place, trials.proposals[index]
             first = self.current.cuts.before(parts.first_segment(proposal.gate))
             with tf.device(place.device):
                 weights = parts.changed_weights(place.weights, proposal.mask, proposal.gate)
-                for number in range(trials.batches(index), len(rows)):
+                for number in range(len(rows)):
                     outputs = parts.outputs_from(place.cache[number][first], weights, first)
                     trials.add(index, rows[number], outputs)
-                    if give_up and trials.hopeless(index):
+                    if trials.hopeless(index):
                         trials.forget(index)
                         return
 

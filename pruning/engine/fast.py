@@ -19,13 +19,14 @@ class FastEvaluator(ExactEvaluator):
     """The machinery of `ExactEvaluator` on a few proposals, of which several may be taken at once.
 
     1. Every proposal is run through its own segments only, on the first half of D_val; `Forecast`
-       ranks them by that, and the best FINISHED stay.
-    2. Where a gate's effect isn't local, three quarters of its kind stay, those that cost least
-       when they were last seen. If more than FINISHED stay in all, they see the first half of
-       D_val, and the best FINISHED there go on.
-    3. These see all of D_val. Those that tie with the best one, at most TOGETHER, are taken at
-       once if the network without all of them keeps, but for a tie, what they promised one by one.
-       Else the best one is taken.
+       ranks them by that. The first ones that together promise to cost less than a tie are taken
+       at once, unseen, if the network without all of them really does.
+    2. Else the best FINISHED stay. Where a gate's effect isn't local, three quarters of its kind
+       stay, those that cost least when they were last seen. If more than FINISHED stay in all,
+       they see the first half of D_val, and the best FINISHED there go on.
+    3. These see all of D_val. Those that tie with the best one are taken at once if the network
+       without all of them keeps, but for a tie, what they promised one by one. Else the best one
+       is taken.
 
     A tie is a loss within TIED of the current network's.
 
@@ -33,7 +34,7 @@ class FastEvaluator(ExactEvaluator):
     """
 
     FINISHED, SEEN_AGAIN = 5, 3 / 4
-    TOGETHER, TIED, WORSE = 4, 0.02, 1.25
+    TIED, WORSE = 0.02, 1.25
 
     def __init__(self, graph: ChannelGraph, data: Validation, **options):
         super().__init__(graph, data, slopes=True, **options)
@@ -58,23 +59,42 @@ class FastEvaluator(ExactEvaluator):
         effects: list[Effect | None]
         few = len(proposals) <= self.FINISHED
         effects = [None] * len(proposals) if few else self._effects.of(proposals)
+        if outcome := self._unseen(trials, effects, together):
+            return outcome
         looked = self._to_look_at(trials, effects)
         if len(looked) > self.FINISHED:
-            self._run(trials, looked, math.ceil(len(self.current.rows) / 2))
+            self._see(trials, looked, math.ceil(len(self.current.rows) / 2))
             looked = looked[np.argsort(trials.rises()[looked], kind="stable")]
-        self._run(trials, looked[: self.FINISHED])
+        self._see(trials, looked[: self.FINISHED], len(self.current.rows))
         self._learn(trials, effects)
         order = np.argsort(trials.losses, kind="stable")
         tied = self._tied(trials, order, together)
-        return self._at_once(trials, tied) or trials.outcome()
+        promised = self.WORSE * max(float(trials.rises()[tied].sum()), 0.0)
+        return self._at_once(trials, tied, promised) or trials.outcome()
 
-    def _at_once(self, trials: Trials, chosen: np.ndarray) -> Outcome | None:
-        """Several proposals taken at once; None if that breaks what they promised."""
+    def _unseen(
+        self, trials: Trials, effects: list[Effect | None], together: Together | None
+    ) -> Outcome | None:
+        """Proposals whose foretold rises are together less than a tie, taken at once."""
+        if together is None:
+            return None
+        local = np.array([index for index, one in enumerate(effects) if one], int)
+        logs = np.array([self._forecast.of(one, trials.excess) for one in effects if one])
+        order = np.argsort(logs, kind="stable")
+        rises = trials.excess * np.maximum(np.exp(logs[order]) - Forecast.EPSILON, 0)
+        chosen = local[order][np.cumsum(rises) <= self._tie(trials)]
+        if len(chosen) < 2:
+            return None
+        chosen = chosen[together([trials.proposals[index] for index in chosen])]
+        return self._at_once(trials, chosen, 0.0)
+
+    def _at_once(self, trials: Trials, chosen: np.ndarray, promised: float) -> Outcome | None:
+        """Several proposals taken at once; None if the loss rises by more than a tie above what
+        was promised."""
         if len(chosen) < 2:
             return None
         outputs = self._without_all([trials.proposals[index] for index in chosen])
-        promised = max(float(trials.rises()[chosen].sum()), 0.0)
-        return trials.joint(chosen, outputs, self.WORSE * promised + self._tie(trials))
+        return trials.joint(chosen, outputs, promised + self._tie(trials))
 
     def _to_look_at(self, trials: Trials, effects: list[Effect | None]) -> np.ndarray:
         """The numbers of the proposals that are evaluated at all, int [looked]."""
@@ -111,8 +131,23 @@ class FastEvaluator(ExactEvaluator):
         close = order[losses <= losses[0] + self._tie(trials)]
         if together is None or len(close) < 2:
             return close[:1]
-        kept = together([trials.proposals[index] for index in close], self.TOGETHER)
-        return close[kept]
+        return close[together([trials.proposals[index] for index in close])]
+
+    def _see(self, trials: Trials, chosen: np.ndarray, batches: int) -> None:
+        """Runs proposals until each has seen so many batches, all of these side by side."""
+        parts = self.current.segments
+
+        def run(index: int, number: int) -> Any:
+            place, proposal = self.current.place, trials.proposals[index]
+            first = self.current.cuts.before(parts.first_segment(proposal.gate))
+            with tf.device(place.device):
+                weights = parts.changed_weights(place.weights, proposal.mask, proposal.gate)
+                return parts.outputs_from(place.cache[number][first], weights, first)
+
+        tasks = [(i, number) for i in chosen for number in range(trials.batches(i), batches)]
+        found = self.current.pool.map(lambda task: run(*task), tasks)
+        for (index, number), outputs in zip(tasks, found, strict=True):
+            trials.add(index, self.current.rows[number], outputs)
 
     def _without_all(self, proposals: list[Proposal]) -> Any:
         """Outputs of the network without what several proposals remove, tree of float32 [n, ...];

@@ -104,11 +104,11 @@ class GreedySearch(Search):
             **more,
         )
 
-    def _together(self, proposals: list[Proposal], most: int) -> list[int]:
+    def _together(self, proposals: list[Proposal]) -> list[int]:
         """As `Candidates.together`, down to the next rate at which a network is kept."""
         rate, budget = self.history.rows[-1]["rate"], self.options.budget
         wanted = max(one for one in (*budget.keep, budget.rate) if one < rate)
-        return self.candidates.together(proposals, most, wanted=wanted * self.budget.full)
+        return self.candidates.together(proposals, wanted * self.budget.full)
 
     def _ranked(self, reward: Reward) -> np.ndarray:
         """The scores of the current network's units, float64 [U + 1]; the gates are ranked by
