@@ -1,9 +1,12 @@
 """What the fast evaluator costs in quality: its final networks beside exact's, draw by draw.
 
     python -m ekg_tf.benchmarks.fast_quality --arch ResNet-20 --dataset DIGITS \\
-        --search_batch_size 128 \\
-        --trained_param runs/digits/baseline.keras --search_target_rate 0.45 \\
-        --train_path NEW_FOLDER --out docs/results/fast_quality_digits.json
+        --search_batch_size 128 --trained_param runs/digits/baseline.keras \\
+        --search_target_rate 0.45 --train_path NEW_FOLDER \\
+        --out docs/results/fast_quality_digits.json
+    python -m ekg_tf.benchmarks.fast_quality --arch ResNet-20 --dataset CIFAR10 --data_path DIR \\
+        --trained_param runs/cifar/baseline.keras --search_target_rate 0.45 --seeds 3 \\
+        --train_path NEW_FOLDER --out docs/results/fast_quality_cifar.json
 
 The final loss of a greedy search hangs on every choice before, so one search says little: both
 evaluators search with every one of `--seeds` draws of D_subset and D_val. Everything else is as in
