@@ -131,6 +131,25 @@ def whole_search(run: dict) -> str:
     return f"{machine_line(run['machine'])}\n\n{table(header, rows)}"
 
 
+def peers(run: dict) -> str:
+    """Torch-Pruning's one-shot rankings beside our searches."""
+    rows = [
+        [one["method"], f"not measured: {one['skipped']}", *[""] * 4]
+        if "skipped" in one
+        else [
+            one["method"],
+            f"{one['wall_seconds']:.0f} s",
+            f"{one['flops_rate']:.3f}",
+            f"{one['val_loss']:.4f}",
+            f"{one['val_accuracy']:.1f}",
+            f"{one['test_accuracy']:.1f}",
+        ]
+        for one in run["rows"]
+    ]
+    header = ["method", "wall time", "FLOPs left", "D_val loss", "D_val top-1 %", "test top-1 %"]
+    return f"{machine_line(run['machine'])}\n\n{table(header, rows)}"
+
+
 def op_speed(run: dict, without: dict, search: dict | None) -> str:
     """Where a forward pass goes, and the convolutions' rate.
 
@@ -252,6 +271,7 @@ SECTIONS = {
     "fast_quality_digits": fast_quality,
     "fast_quality_cifar": fast_quality,
     "whole_search": whole_search,
+    "peers": peers,
     "train_speed": train_speed,
     "latency": latency,
 }
