@@ -20,7 +20,8 @@ class FastEvaluator(ExactEvaluator):
 
     1. Every proposal is run through its own segments only, on the first half of D_val; `Forecast`
        ranks them by that. The first ones that together promise to cost at most UNNOTICED are taken
-       at once, unseen, if the network without all of them really does.
+       at once, unseen, if the network without all of them really does. That saves something only
+       where there are more than twice FINISHED proposals.
     2. Else the best FINISHED stay. Where a gate's effect isn't local, three quarters of its kind
        stay, those that cost least when they were last seen. If more than FINISHED stay in all,
        they see the first half of D_val, and the best FINISHED there go on.
@@ -77,7 +78,7 @@ class FastEvaluator(ExactEvaluator):
         self, trials: Trials, effects: list[Effect | None], together: Together | None
     ) -> Outcome | None:
         """Proposals whose foretold rises are together too small to notice, taken at once."""
-        if together is None:
+        if together is None or len(effects) <= 2 * self.FINISHED:
             return None
         local = np.array([index for index, one in enumerate(effects) if one], int)
         logs = np.array([self._forecast.of(one, trials.excess) for one in effects if one])
