@@ -198,6 +198,9 @@ class ExactEvaluator:
         """What a choice depends on that isn't in the history: nothing."""
         return {}
 
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes in the `state` of an earlier process."""
+
     def best(
         self, proposals: list[Proposal], reward: Reward, together: Together | None = None
     ) -> Outcome:

@@ -57,15 +57,17 @@ class FastEvaluator(ExactEvaluator):
     ) -> Outcome:
         """A proposal of a large reward, or several of nearly equal ones."""
         trials = Trials(proposals, reward, self.current.outputs)
-        effects: list[Effect | None]
-        few = len(proposals) <= self.FINISHED
-        effects = [None] * len(proposals) if few else self._effects.of(proposals)
+        effects: list[Effect | None] = [None] * len(proposals)
+        if len(proposals) > self.FINISHED:
+            effects = self._effects.of(proposals)
         if outcome := self._unseen(trials, effects, together):
             return outcome
         looked = self._to_look_at(trials, effects)
         if len(looked) > self.FINISHED:
             self._see(trials, looked, math.ceil(len(self.current.rows) / 2))
             looked = looked[np.argsort(trials.rises()[looked], kind="stable")]
+            for number in looked[self.FINISHED :]:
+                trials.forget(number)
         self._see(trials, looked[: self.FINISHED], len(self.current.rows))
         self._learn(trials, effects)
         order = np.argsort(trials.losses, kind="stable")

@@ -60,7 +60,7 @@ class LocalEffects:
     def of(self, proposals: Sequence[Proposal]) -> list[Effect | None]:
         """The effects on the examples whose slopes are kept, side by side.
 
-        None where it isn't local, or the current network was set without slopes.
+        None where it isn't local or isn't finite, or the current network was set without slopes.
         """
         return list(self._current.pool.map(self._effect, proposals))
 
@@ -77,6 +77,8 @@ class LocalEffects:
                 y = parts.run(cache[first], weights, first, end)
                 found.append(_along(y, cache[end], slopes[end]))
         effects = np.concatenate(found).astype(np.float64)
+        if not np.isfinite(effects).all():
+            return None  # the whole evaluation will tell
         harm, spread = np.maximum(effects, 0).mean(), np.sqrt(np.mean(effects**2))
         return Effect(float(harm), float(spread), first / len(parts.segments))
 

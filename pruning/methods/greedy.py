@@ -66,8 +66,9 @@ class GreedySearch(Search):
     def _restored(self) -> None:
         for step, row in enumerate(self.history.rows):
             self.knowledge.add(self.history.outputs(step), len(row.get("gates", [0])))
-        if "learnt" in self.history.rows[-1]:
-            self.evaluator.restore(self.history.rows[-1]["learnt"])
+        learnt = [row["learnt"] for row in self.history.rows if "learnt" in row]
+        if learnt:
+            self.evaluator.restore(learnt[-1])
 
     def _step(self) -> dict:
         begin = time.perf_counter()
@@ -92,7 +93,7 @@ class GreedySearch(Search):
         self.knowledge.add(outcome.outputs, len(taken))
         gates = [one.gate for one in taken]
         names = [self.gates[gate].name for gate in gates]
-        more = {"gate": gates[0], "name": names[0]}
+        more: dict[str, Any] = {"gate": gates[0], "name": names[0]}
         if learnt := self.evaluator.state():
             more = {"gates": gates, "names": names, "learnt": learnt}
         return self._record(
