@@ -159,7 +159,7 @@ def test_what_promises_to_cost_nothing_is_taken_unseen(monkeypatch):
     case = Case(resnet)
     everything = lambda proposals: list(range(len(proposals)))  # noqa: E731
     local = [one for one in case.evaluator._effects.of(case.proposals) if one]
-    monkeypatch.setattr(FastEvaluator, "UNNOTICED", 1e3)  # whatever they cost is less
+    monkeypatch.setattr(FastEvaluator, "TIED", 1e3)  # whatever they cost is less
     outcome = case.evaluator.best(case.proposals, case.reward, everything)
     assert len(outcome.chosen) == len(local) > 1
     assert (outcome.evaluations, outcome.images) == (1, len(case.val))

@@ -19,9 +19,9 @@ class FastEvaluator(ExactEvaluator):
     """The machinery of `ExactEvaluator` on a few proposals, of which several may be taken at once.
 
     1. Every proposal is run through its own segments only, on the first half of D_val; `Forecast`
-       ranks them by that. The first ones that together promise to cost at most UNNOTICED are taken
-       at once, unseen, if the network without all of them really does. That saves something only
-       where there are more than twice FINISHED proposals.
+       ranks them by that. The first ones that together promise to cost less than a tie are taken
+       at once, unseen, if they are at least FINISHED of more than twice as many proposals, and if
+       the network without all of them keeps that.
     2. Else the best FINISHED stay. Where a gate's effect isn't local, three quarters of its kind
        stay, those that cost least when they were last seen. If more than FINISHED stay in all,
        they see the first half of D_val, and the best FINISHED there go on.
@@ -29,13 +29,13 @@ class FastEvaluator(ExactEvaluator):
        without all of them keeps, but for a tie, what they promised one by one. Else the best one
        is taken.
 
-    A tie is a difference of at most TIED of the current network's loss; UNNOTICED is such a share.
+    A tie is a difference of at most TIED of the current network's loss.
 
     Everything a choice depends on is in `state`, and none of it on the number of cores.
     """
 
     FINISHED, SEEN_AGAIN = 5, 3 / 4
-    UNNOTICED, TIED, WORSE = 0.005, 0.02, 1.25
+    TIED, WORSE = 0.02, 1.25
 
     def __init__(self, graph: ChannelGraph, data: Validation, **options):
         super().__init__(graph, data, slopes=True, **options)
@@ -73,7 +73,7 @@ class FastEvaluator(ExactEvaluator):
         order = np.argsort(trials.losses, kind="stable")
         tied = self._tied(trials, order, together)
         promised = max(float(trials.rises()[tied].sum()), 0.0)
-        most = self.WORSE * promised + self._share(trials, self.TIED)
+        most = self.WORSE * promised + self._tie(trials)
         return self._at_once(trials, tied, most) or trials.outcome()
 
     def _unseen(
@@ -86,12 +86,12 @@ class FastEvaluator(ExactEvaluator):
         logs = np.array([self._forecast.of(one, trials.excess) for one in effects if one])
         order = np.argsort(logs, kind="stable")
         rises = trials.excess * np.maximum(np.exp(logs[order]) - Forecast.EPSILON, 0)
-        most = self._share(trials, self.UNNOTICED)
-        chosen = local[order][np.cumsum(rises) <= most]
-        if len(chosen) < 2:
+        chosen = local[order][np.cumsum(rises) <= self._tie(trials)]
+        if len(chosen):
+            chosen = chosen[together([trials.proposals[index] for index in chosen])]
+        if len(chosen) < self.FINISHED:
             return None
-        chosen = chosen[together([trials.proposals[index] for index in chosen])]
-        return self._at_once(trials, chosen, most)
+        return self._at_once(trials, chosen, self._tie(trials))
 
     def _at_once(self, trials: Trials, chosen: np.ndarray, most: float) -> Outcome | None:
         """Several proposals taken at once; None if that raises the loss by more than `most`."""
@@ -126,13 +126,13 @@ class FastEvaluator(ExactEvaluator):
                 self._forecast.learn(effect, rise, trials.excess)
         self._take_in(trials)
 
-    def _share(self, trials: Trials, share: float) -> float:
-        return share * max(abs(trials.current_loss), 1e-12)
+    def _tie(self, trials: Trials) -> float:
+        return self.TIED * max(abs(trials.current_loss), 1e-12)
 
     def _tied(self, trials: Trials, order: np.ndarray, together: Together | None) -> np.ndarray:
         """The first of `order` and those that are as good as it and can be taken with it."""
         losses = trials.losses[order]
-        close = order[losses <= losses[0] + self._share(trials, self.TIED)]
+        close = order[losses <= losses[0] + self._tie(trials)]
         if together is None or len(close) < 2:
             return close[:1]
         return close[together([trials.proposals[index] for index in close])]
