@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     devices.import_tensorflow()
     import keras
+    from ekg_tf.cli import inputs
     from ekg_tf.dataloader import unreadable_named
     from ekg_tf.options import recipes
     from ekg_tf.phases.dry_run import Wanted, dry_run
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         phase = work.given, work.task, work.data
         options = recipes.search(options, work.data)
         check(work.given, work.data, options, bank)  # before there is a folder
-        rehearse(*phase, device)
+        rehearse(*phase, device, known=inputs.is_built(args))
         if args.dry_run:
             progress.say(dry_run(*phase, Wanted(options, bank), device))
             return

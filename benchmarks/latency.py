@@ -4,7 +4,7 @@
         --trained_param res56_cifar10.pkl --search_target_rate 0.45 \\
         --train_path NEW_FOLDER --out docs/results/latency.json
 
-One search per rounding, by default cheap ones (lazy, L1, no teacher, 8 images a class) because the
+One search per rounding, by default cheap ones (fast, L1, no teacher, 8 images a class) because the
 speed of a network depends on its widths only. All networks are then timed in turn.
 """
 
@@ -82,12 +82,12 @@ def main(argv: list[str] | None = None) -> None:
     flags.add_device(parser)
     group = parser.add_argument_group(
         "search",
-        "by default --score l1 --search_teacher none --evaluator lazy --val_per_class 8; each of "
+        "by default --score l1 --search_teacher none --evaluator fast --val_per_class 8; each of "
         f"--round_to {' '.join(map(str, ROUNDINGS))}",
     )
     flags.add_settings(group, Flops, EKG, Sampling)
     machine.add_out(parser)
-    parser.set_defaults(evaluator="lazy", score="l1", search_teacher="none", val_per_class=8)
+    parser.set_defaults(evaluator="fast", score="l1", search_teacher="none", val_per_class=8)
     args = parser.parse_args(argv)
     budget, method = flags.made(Flops, args), flags.made(EKG, args)
     device = flags.device_of(args)

@@ -1,10 +1,10 @@
-"""The exact, lazy and naive evaluators side by side, on the proposals of one real search.
+"""The exact, fast and naive evaluators side by side, on the proposals of one real search.
 
     python -m ekg_tf.benchmarks.search_speed --search_path FINISHED_EXACT_SEARCH \\
         --out docs/results/search_speed.json
 
 The steps are those of a finished `search.py --evaluator exact` (`benchmarks.whole_search` makes
-one). At every step of it the lazy evaluator, and at every fifth all three, evaluate the same
+one). At every step of it the fast evaluator, and at every fifth all three, evaluate the same
 proposals from the same state. One-time building is reported apart.
 """
 
@@ -30,7 +30,8 @@ from ..options.search import SearchOptions
 from ..phases.opening import fit_of
 from ..phases.searching import prepare
 from ..pruning.engine.current import CurrentNetwork
-from ..pruning.engine.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator, Outcome
+from ..pruning.engine.evaluator import ExactEvaluator, NaiveEvaluator, Outcome
+from ..pruning.engine.fast import FastEvaluator
 from ..pruning.engine.validation import Validation
 from ..pruning.history import History, output_shapes
 from ..pruning.space.candidates import Candidates, Proposal
@@ -61,12 +62,12 @@ class Alternating:
     """
 
     def __init__(self, graph: ChannelGraph, data: Validation, every: int):
+        fast, self._fast = timed(FastEvaluator, graph, data)
         exact, self._exact = timed(ExactEvaluator, graph, data)
-        lazy, self._lazy = timed(LazyEvaluator, graph, data)
         naive, self._naive = timed(NaiveEvaluator, graph, data)
-        self._lazy.current = self._exact.current
+        self._exact.current = self._fast.current
         self._graph, self._every, self.rows = graph, every, []
-        self.build_seconds = {"exact": exact, "lazy": lazy, "naive": naive}
+        self.build_seconds = {"exact": exact, "fast": fast, "naive": naive}
 
     def importance(self, mask: np.ndarray, reward: Reward) -> np.ndarray:
         """Makes the network under a unit mask, float32 [U + 1], the current one; begins a row.
@@ -86,15 +87,15 @@ class Alternating:
             chosen: the proposal that the search which is followed took.
         """
         row = self.rows[-1] | {"proposals": len(proposals)}
-        row["lazy_seconds"], lazy = timed(self._lazy.best, proposals, reward)
-        row["lazy_evaluations"], row["lazy_images"] = lazy.evaluations, lazy.images
-        row["lazy_same_choice"] = lazy.best == chosen
+        row["fast_seconds"], fast = timed(self._fast.best, proposals, reward)
+        row["fast_evaluations"], row["fast_images"] = fast.evaluations, fast.images
+        row["fast_same_choice"] = fast.best == chosen
         if len(self.rows) % self._every == 1 % self._every:
             if len(self.rows) == 1:
                 # Its first batch traces and is no part of the step.
                 self.build_seconds["naive"] += timed(self._naive.best, proposals[:1], reward)[0]
             # What the exact one would remember from the last step, had it taken it.
-            self._exact.remember(self._lazy.ratios())
+            self._exact.remember(self._fast.ratios())
             row["exact_seconds"], exact = timed(self._exact.best, proposals, reward)
             row["exact_images"] = exact.images
             row["naive_seconds"], naive = timed(self._naive.best, proposals, reward)
@@ -151,18 +152,18 @@ def summary(rows: list[dict]) -> dict:
     return {
         "steps": len(rows),
         "steps_with_naive": len(both),
-        "ratio": {k: median("naive_seconds") / median(f"{k}_seconds") for k in ("exact", "lazy")},
+        "ratio": {k: median("naive_seconds") / median(f"{k}_seconds") for k in ("exact", "fast")},
         "ratio_with_importance": {
             k: median("naive_seconds", importance) / median(f"{k}_seconds", importance)
-            for k in ("exact", "lazy")
+            for k in ("exact", "fast")
         },
         "exact_same_choice": sum(row["same_choice"] for row in both),
         "ties": sum(row["tie"] for row in both),
         "reward_difference": max(row["reward_difference"] for row in both),
         "evaluations": sum(row["proposals"] for row in rows),
-        "images": {k: sum(row[f"{k}_images"] for row in both) for k in ("exact", "lazy", "naive")},
-        "lazy_evaluations": sum(row["lazy_evaluations"] for row in rows),
-        "lazy_same_choice": sum(row["lazy_same_choice"] for row in rows),
+        "images": {k: sum(row[f"{k}_images"] for row in both) for k in ("exact", "fast", "naive")},
+        "fast_evaluations": sum(row["fast_evaluations"] for row in rows),
+        "fast_same_choice": sum(row["fast_same_choice"] for row in rows),
     }
 
 

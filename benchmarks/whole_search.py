@@ -1,6 +1,6 @@
 """Wall time and peak memory of the whole `search.py`, once per evaluator, one after the other.
 
-    python -m ekg_tf.benchmarks.whole_search --evaluators exact,lazy --out whole_search.json \\
+    python -m ekg_tf.benchmarks.whole_search --evaluators exact,fast --out whole_search.json \\
         --train_path NEW_FOLDER -- --arch ResNet-56 --dataset CIFAR10 --data_path DIR \\
         --trained_param res56_cifar10.pkl --search_target_rate 0.45
 
@@ -57,7 +57,7 @@ def measure(evaluator: str, path: Path, flags: list[str]) -> dict:
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = manners.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--evaluators", default="exact,lazy")
+    parser.add_argument("--evaluators", default="exact,fast")
     parser.add_argument("--train_path", type=Path, required=True, help="folder of the run folders")
     parser.add_argument("--gpu_id", default="0", help='one GPU number, or "cpu"; default: 0')
     machine.add_out(parser)

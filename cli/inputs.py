@@ -12,6 +12,7 @@ from ..dataloader import own as own_data
 from ..dataloader.fit import Fit
 from ..dataloader.own_function import import_module
 from ..nets.keras_graph import Compiled
+from ..nets.zoo.applications import PREFIX
 from ..nets.zoo.builders import build
 from ..nets.zoo.load import check_fits, load_network, load_own
 from ..options.data import Data
@@ -131,6 +132,13 @@ def named_network(args: argparse.Namespace, data: Dataset) -> keras.Model:
     what = "reading" if args.trained_param else "making"
     with progress.doing(f"{what} the network", after=3):
         return load_network(args.trained_param, *shape) if args.trained_param else build(*shape)
+
+
+def is_built(args: argparse.Namespace) -> bool:
+    """Whether the flags of add_data name weights of an architecture that we build ourselves, not a
+    network in a file."""
+    path = args.trained_param or ""
+    return args.model is None and not path.startswith(PREFIX) and not path.endswith(".keras")
 
 
 def network_and_reader(

@@ -88,7 +88,7 @@ class Drawing(Options):
         help="share of a gate's original width that it loses at a time",
     )
     evaluator: str = setting(
-        "lazy", flag="evaluator", choices=EVALUATORS, help="of the searches to be made"
+        "fast", flag="evaluator", choices=EVALUATORS, help="of the searches to be made"
     )
     seed: int = setting(0, flag="seed", least=0, help="of the sub-networks and their fine-tuning")
 

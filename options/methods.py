@@ -9,7 +9,7 @@ from .fields import Options, setting, share
 
 TEACHERS = ("none", "single", "ensemble")
 SCORES = ("taylor", "l1", "fpgm", "random")
-EVALUATORS = ("exact", "lazy", "naive")
+EVALUATORS = ("exact", "fast", "naive")
 AUTO = "auto"
 CACHE_MB = 2048
 
@@ -22,7 +22,7 @@ _CACHE: dict[str, Any] = {
 _EVALUATOR: dict[str, Any] = {
     "flag": "evaluator",
     "choices": EVALUATORS,
-    "help": "lazy: less work, not always the same choice; naive: every proposal from scratch",
+    "help": "fast: a fraction of the work, a slightly other choice; naive: all from scratch",
 }
 
 

@@ -43,19 +43,20 @@ def search_speed(run: dict) -> str:
     data = run["summary"]
     ratio, whole = data["ratio"], data["ratio_with_importance"]
     images = data["images"]
-    seen = {name: percent(images[name], images["naive"]) for name in ("exact", "lazy")}
-    lazy = percent(data["lazy_evaluations"], data["evaluations"])
     both = data["steps_with_naive"]
+    same = {"exact": "100 % by construction"}
+    if "fast" in ratio:
+        same["fast"] = percent(data["fast_same_choice"], data["steps"])
     rows = [
-        ["exact", f"{ratio['exact']:.1f} x", f"{whole['exact']:.1f} x", "100 % by construction"],
-        [
-            "lazy",
-            f"{ratio['lazy']:.1f} x",
-            f"{whole['lazy']:.1f} x",
-            percent(data["lazy_same_choice"], data["steps"]),
-        ],
+        [name, f"{ratio[name]:.1f} x", f"{whole[name]:.1f} x", choice]
+        for name, choice in same.items()
     ]
     header = ["evaluator", "proposals, against naive", "whole step, against naive", "same choice"]
+    fast = ""
+    if "fast" in ratio:
+        evaluated = percent(data["fast_evaluations"], data["evaluations"])
+        seen = percent(images["fast"], images["naive"])
+        fast = f"Fast evaluated {evaluated} of all proposals, on {seen} of the images. "
     workers = run["worker_seconds"]
     side = workers["1"] / workers["2"]
     parts = [
@@ -66,9 +67,8 @@ def search_speed(run: dict) -> str:
         table(header, rows),
         f"Exact chose what naive chose in {data['exact_same_choice']} of {both} steps "
         f"({data['ties']} of the others were ties within 1e-6); their rewards differed by at most "
-        f"{data['reward_difference']:.1e}. Exact ran {seen['exact']} of the images that naive "
-        f"ran: the rest was given up. Lazy evaluated {lazy} of all {data['evaluations']} "
-        f"proposals, on {seen['lazy']} of the images. Building and tracing, once: "
+        f"{data['reward_difference']:.1e}. Exact ran {percent(images['exact'], images['naive'])} "
+        f"of the images that naive ran: the rest was given up. {fast}Building and tracing, once: "
         + ", ".join(f"{name} {value:.1f} s" for name, value in run["build_seconds"].items())
         + ".",
         f"Two proposals side by side, each on one thread's worth of cores, against one proposal "
@@ -77,12 +77,12 @@ def search_speed(run: dict) -> str:
     return "\n\n".join(parts)
 
 
-def lazy_quality(run: dict) -> str:
-    """Final networks of lazy beside exact's."""
+def fast_quality(run: dict) -> str:
+    """Final networks of fast beside exact's."""
     draws = len(run["exact"])
 
     def shares(key: str) -> list[float]:
-        return [a[key] / b[key] for a, b in zip(run["lazy"], run["exact"], strict=True)]
+        return [a[key] / b[key] for a, b in zip(run["fast"], run["exact"], strict=True)]
 
     rows = [
         [
@@ -91,17 +91,17 @@ def lazy_quality(run: dict) -> str:
             spread([one["val_accuracy"] for one in run[name]], ".2f"),
             f"{np.mean([one['evaluations'] for one in run[name]]):.0f}",
         ]
-        for name in ("exact", "lazy")
+        for name in ("exact", "fast")
     ]
     header = ["evaluator", "final D_val loss", "final D_val top-1 %", "evaluations"]
-    losses = [float(np.mean([one["val_loss"] for one in run[name]])) for name in ("lazy", "exact")]
+    losses = [float(np.mean([one["val_loss"] for one in run[name]])) for name in ("fast", "exact")]
     ratios = sorted(shares("val_loss"))
     return "\n\n".join(
         [
             f"{run['network']}, {percent(run['target_rate'], 1)} of the FLOPs, {draws} draws of "
             "D_subset and D_val:",
             table(header, rows),
-            f"Lazy's mean loss is {losses[0] / losses[1]:.2f} x exact's; draw by draw the ratio "
+            f"Fast's mean loss is {losses[0] / losses[1]:.2f} x exact's; draw by draw the ratio "
             f"lies between {ratios[0]:.2f} and {ratios[-1]:.2f}. Its proposals ran "
             f"{percent(float(np.mean(shares('proposal_images'))), 1)} of the images.",
         ]
@@ -128,6 +128,25 @@ def whole_search(run: dict) -> str:
         )
     header = ["evaluator", "wall time", "importance / proposals / bank / rest", "peak memory"]
     header += ["evaluations", "final D_val loss", "test top-1 %, moving / batch statistics"]
+    return f"{machine_line(run['machine'])}\n\n{table(header, rows)}"
+
+
+def peers(run: dict) -> str:
+    """Torch-Pruning's one-shot rankings beside our searches."""
+    rows = [
+        [one["method"], f"not measured: {one['skipped']}", *[""] * 4]
+        if "skipped" in one
+        else [
+            one["method"],
+            f"{one['wall_seconds']:.0f} s",
+            f"{one['flops_rate']:.3f}",
+            f"{one['val_loss']:.4f}",
+            f"{one['val_accuracy']:.1f}",
+            f"{one['test_accuracy']:.1f}",
+        ]
+        for one in run["rows"]
+    ]
+    header = ["method", "wall time", "FLOPs left", "D_val loss", "D_val top-1 %", "test top-1 %"]
     return f"{machine_line(run['machine'])}\n\n{table(header, rows)}"
 
 
@@ -266,8 +285,10 @@ def data_memory(run: dict) -> str:
 SECTIONS = {
     "data_memory": data_memory,
     "search_speed": search_speed,
-    "lazy_quality": lazy_quality,
+    "fast_quality_digits": fast_quality,
+    "fast_quality_cifar": fast_quality,
     "whole_search": whole_search,
+    "peers": peers,
     "train_speed": train_speed,
     "latency": latency,
     "gpu_whole_search": gpu_search,

@@ -36,19 +36,28 @@ EXAMPLES, KEEP = 4, 0.6
 HALF_TOLERANCE = 5e-2
 
 
-def rehearse(given: Given, task: Task, data: Dataset, device: Device) -> None:
+def rehearse(
+    given: Given, task: Task, data: Dataset, device: Device, *, known: bool = False
+) -> None:
     """Goes the whole way once on a few examples; nothing is kept.
+
+    Args:
+        known: the network is one of `nets.zoo.builders`, whose layers the tests take all this way:
+            it is only run.
 
     Raises:
         UserError: what can't work, at which step and where.
     """
+    inputs = examples_of(data, EXAMPLES)
+    if known:
+        _check_outputs(given, inputs)
+        return
     few = progress.count(EXAMPLES, "example")
     with progress.doing(f"checking the whole way on {few}: copy, save, prune, train a step"):
-        _rehearse(given, task, data, device)
+        _rehearse(given, inputs, task, data, device)
 
 
-def _rehearse(given: Given, task: Task, data: Dataset, device: Device) -> None:
-    inputs = examples_of(data, EXAMPLES)
+def _rehearse(given: Given, inputs: Any, task: Task, data: Dataset, device: Device) -> None:
     graph, pruned, mask = rehearse_network(given, inputs)
     with _step(given, "cutting it into segments"):
         parts = Segments(graph, compile=device.compile)
@@ -70,13 +79,7 @@ def rehearse_network(given: Given, inputs: Any) -> tuple[ChannelGraph, keras.Mod
         UserError: as `rehearse`.
     """
     graph = ChannelGraph(given.core)
-    with _step(given, "running it"):
-        outputs = given.as_core()(mapped(tf.constant, inputs))
-    if not all(np.isfinite(np.asarray(one)).all() for one in parts_of(outputs)):
-        raise UserError(
-            f"{given.model.name} gives NaN or infinite outputs on examples: check its weights "
-            "and how the data is scaled"
-        )
+    _check_outputs(given, inputs)
     with _step(given, "copying it"):
         whole = given.read_again(given.finished(given.core))
         _compare(given, given, whole, inputs, "its copy")
@@ -101,6 +104,17 @@ def rehearse_network(given: Given, inputs: Any) -> tuple[ChannelGraph, keras.Mod
             again = given.read_again(load_keras(path, compile=False))
             _compare(given, memory, again, inputs, "the pruned network in its file")
     return graph, pruned, mask
+
+
+def _check_outputs(given: Given, inputs: Any) -> None:
+    """What a network gives of a few examples is finite."""
+    with _step(given, "running it"):
+        outputs = given.as_core()(mapped(tf.constant, inputs))
+    if not all(np.isfinite(np.asarray(one)).all() for one in parts_of(outputs)):
+        raise UserError(
+            f"{given.model.name} gives NaN or infinite outputs on examples: check its weights "
+            "and how the data is scaled"
+        )
 
 
 def _random_mask(graph: ChannelGraph) -> np.ndarray:

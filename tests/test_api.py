@@ -227,7 +227,7 @@ def searched(model, digits, tmp_path_factory):
         *digits,
         tmp_path_factory.mktemp("searched") / "run",
         budget=ekg.Parameters(0.5, keep=(0.7,), round_to=4),
-        method=ekg.EKG(step=0.5, teacher="none", score="l1", evaluator="lazy"),
+        method=ekg.EKG(step=0.5, teacher="none", score="l1", evaluator="fast"),
         bank=ekg.Bank(teachers=2),
         log=False,
     )

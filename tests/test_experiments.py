@@ -225,9 +225,9 @@ def test_bad_arguments_of_the_experiments(tmp_path):
         sources.parsed("ekg:l3")
     with pytest.raises(UserError, match="only ekg has a teacher"):
         sources.parsed("uniform:l1:single")
-    settings = {"step": 0.1, "evaluator": "lazy"}
+    settings = {"step": 0.1, "evaluator": "fast"}
     assert sources.parsed("ekg:l1", **settings) == EKG(
-        score="l1", teacher="none", step=0.1, evaluator="lazy"
+        score="l1", teacher="none", step=0.1, evaluator="fast"
     )
     assert sources.parsed("uniform:l1", **settings) == Uniform(score="l1")
     with pytest.raises(UserError, match="holds no search"):

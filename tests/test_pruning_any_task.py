@@ -14,7 +14,8 @@ from ekg_tf.nets.zoo.resnet import cifar_resnet
 from ekg_tf.options.methods import SWP
 from ekg_tf.pruning.engine import features
 from ekg_tf.pruning.engine.cuts import LONG, MAX_LIVE
-from ekg_tf.pruning.engine.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator
+from ekg_tf.pruning.engine.evaluator import ExactEvaluator, NaiveEvaluator
+from ekg_tf.pruning.engine.fast import FastEvaluator
 from ekg_tf.pruning.engine.segments import Segments
 from ekg_tf.pruning.history import History, output_shapes
 from ekg_tf.pruning.methods.by_name import SEARCHES
@@ -147,7 +148,7 @@ def test_full_width_with_xla_is_the_same_as_sliced(build):
     assert sliced.best(proposals, reward).best == masked.best(proposals, reward).best
 
 
-@pytest.mark.parametrize("evaluator", [ExactEvaluator, LazyEvaluator])
+@pytest.mark.parametrize("evaluator", [ExactEvaluator, FastEvaluator])
 def test_without_a_known_bound_nothing_is_given_up(evaluator):
     """A loss of one's own that is below zero, and knowledge of one's own."""
     case = Case(regression, batch_images=3, knowledge=squared)

@@ -1,9 +1,8 @@
-"""The fast evaluator against the naive one, step by step and over real searches."""
+"""The exact evaluator against the naive one, step by step and over real searches."""
 
 import threading
 from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -13,12 +12,11 @@ from ekg_tf.nets import tcl, tcl_norm
 from ekg_tf.nets.gates import Gates
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.resnet import cifar_resnet
-from ekg_tf.pruning.engine.evaluator import ExactEvaluator, LazyEvaluator, NaiveEvaluator
+from ekg_tf.pruning.engine.evaluator import ExactEvaluator, NaiveEvaluator
 from ekg_tf.pruning.engine.validation import Validation
 from ekg_tf.pruning.space.candidates import Candidates
 from ekg_tf.pruning.worth.rewards import Reward
 from ekg_tf.training.task import classification
-from ekg_tf.utils.runfolder import RunFolder
 
 from tests.helpers.networks import (
     dense_block,
@@ -264,69 +262,6 @@ def test_a_whole_search_takes_the_same_steps(tmp_path, options):
     rates = [row["flops_rate"] for row in exact.rows]
     assert rates[-2] > options.get("target", 0.72) >= rates[-1]
     assert (search.gates.mask() == exact.mask(search.graph, len(exact.rows) - 1)).all()
-
-
-def test_lazy_search_saves_images_and_resumes_to_the_same_network(tmp_path):
-    _, val, lazy = searched(tmp_path / "lazy", "lazy", target=0.6)
-    _, _, naive = searched(tmp_path / "naive", "naive", target=0.6)
-    assert lazy.rows[1]["evaluations"] == naive.rows[1]["evaluations"]  # nothing known yet
-    images, all_images = (sum(row["images"] for row in one.rows) for one in (lazy, naive))
-    assert images < all_images
-    for row in lazy.rows[1:]:
-        assert row["images"] > len(val), "the current network and some proposals"
-    with RunFolder.open(tmp_path / "lazy", {}) as folder:
-        folder.truncate("history.jsonl", 4)
-    _, _, resumed = searched(tmp_path / "lazy", "lazy", target=0.6)
-    for one, other in zip(lazy.rows, resumed.rows, strict=True):
-        assert {**one, "seconds": 0} == {**other, "seconds": 0}
-
-
-class Scripted(LazyEvaluator):
-    """Proposals with given losses, the same on either of the two batches."""
-
-    def __init__(self, losses):
-        self.current = SimpleNamespace(rows=[slice(0, 4), slice(4, 8)])
-        self.found, self.runs = np.array(losses), []
-
-    def _run(self, trials, order, batches=None, give_up=False):
-        self.runs.append(([int(index) for index in order], batches))
-        trials.seen[order] = self.found[order]
-        if batches is None:
-            trials.losses[order] = self.found[order]
-
-
-@pytest.mark.parametrize(
-    ("promised", "runs"),
-    [
-        # 0.1 is fresh and beats what the sixth one promises
-        (0.5, [([3, 0, 1, 2, 5], 1), ([5, 1], None)]),
-        (0.05, [([3, 0, 1, 2, 5], 1), ([5, 1], None), ([4], None)]),
-    ],
-)
-def test_lazy_screens_finishes_and_stops_when_a_fresh_reward_beats_every_stale_one(promised, runs):
-    evaluator = Scripted([0.9, 0.104, 0.7, 0.4, 0.8, 0.1])  # the third best is too far behind
-    trials = SimpleNamespace(losses=np.full(6, np.inf), seen=np.full(6, np.nan))
-    trials.ratios, trials.current_loss = lambda: trials.seen, 1.0
-    trials.forget = lambda index: None
-    expected = np.array([0.01, 0.02, 0.03, 0.0, promised, 0.04])
-    evaluator._work_off(trials, np.array([3, 0, 1, 2, 5, 4]), expected)
-    assert evaluator.runs == runs
-
-
-def test_expectations_are_means_that_forget():
-    graph = ChannelGraph(residual())
-    val = validation(graph.model, count=8)
-    evaluator = LazyEvaluator(graph, val)
-    reward = reward_for(graph.model, val)
-    mask = graph.open_mask()
-    current = float(tf.reduce_mean(reward.losses(tf.constant(evaluator.set_current(mask)))))
-    proposals = proposals_at(graph, mask)
-    first, second = (one.gate for one in proposals[:2])
-    evaluator.remember({first: 0.1})  # low enough to be evaluated again
-    outcome = evaluator.best(proposals, reward)
-    fresh = -outcome.rewards / current
-    assert evaluator.ratios()[first] == pytest.approx((0.1 + fresh[0]) / 2, rel=1e-5)
-    assert evaluator.ratios()[second] == pytest.approx(fresh[1], rel=1e-5)
 
 
 def test_the_history_tells_what_the_networks_of_the_search_give(tmp_path):

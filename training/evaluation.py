@@ -81,7 +81,7 @@ def make_evaluate(
         return tf.stack(sums), outputs if metrics.any else ()
 
     def evaluate(batches):
-        rows, examples, classes = [np.zeros(3 if task.is_classifier else 1)], 0, None
+        rows, examples = [np.zeros(4 if task.is_classifier else 2)], 0
         for batch in batches:
             needed = {key: batch[key] for key in ("inputs", "targets", "weights") if key in batch}
             sums, outputs = run(needed)

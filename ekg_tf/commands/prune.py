@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     devices.import_tensorflow()
     import keras
 
+    from ekg_tf.cli import inputs
     from ekg_tf.dataloader import unreadable_named
     from ekg_tf.phases import pipeline
     from ekg_tf.phases.dry_run import dry_run
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         phase = work.given, work.task, work.data
         plan = pipeline.Plan(search, bank, finetuning, training).resolved(work.data)
         pipeline.check_plan(work.given, work.data, plan, device)
-        rehearse(*phase, device)
+        rehearse(*phase, device, known=inputs.is_built(args))
         if args.dry_run:
             progress.say(dry_run(*phase, plan.wanted(), device))
             return

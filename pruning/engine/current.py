@@ -3,6 +3,7 @@
 Inputs, activations at a cut and outputs are trees (`utils.trees`).
 """
 
+import math
 import queue
 import threading
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -46,6 +48,7 @@ class Place:
     inputs: list[Any]  # per batch
     weights: LayerWeights = field(default_factory=dict)
     cache: list[dict[int, Any]] = field(default_factory=list)  # per batch: {cut: activations}
+    slopes: list[dict[int, Any]] = field(default_factory=list)  # per batch of the first half
 
 
 def joined(batches: Sequence[Any]) -> Any:
@@ -65,6 +68,8 @@ class CurrentNetwork:
         devices: names of the devices that share the work; default: TensorFlow's default device.
         cache_bytes: memory for activations on each device; those that don't fit are computed again
             for every proposal that needs them.
+        slopes: whether `set_with_importance` keeps the reward's gradient at the kept cuts, too, on
+            the first half of the batches; they share `cache_bytes`.
 
     Attributes:
         rows: row ranges of the batches of D_val.
@@ -72,6 +77,7 @@ class CurrentNetwork:
         cuts: which activations are kept.
         pool: threads, each bound to the device that `place` tells.
         outputs: of the current network on D_val, tree of float32 [n, ...].
+        sloped: numbers of the cuts where slopes are kept.
         places: what every device holds.
     """
 
@@ -86,10 +92,12 @@ class CurrentNetwork:
         workers: int | None = None,
         devices: Sequence[str] = (),
         cache_bytes: int = CACHE_BYTES,
+        slopes: bool = False,
     ):
         self.rows = data.batches()
         self.segments = Segments(graph, compile=compile)
-        self.cuts = self._choose_cuts(len(data), cache_bytes)
+        self.cuts = self._choose_cuts(len(data), int(cache_bytes / (1.5 if slopes else 1)))
+        self.sloped = [cut for cut in self.cuts.kept[1:] if slopes and self._is_float(cut)]
         self.places = []
         for device in devices or (None,):
             with tf.device(device):
@@ -105,6 +113,10 @@ class CurrentNetwork:
         ]
         firsts = [parts.first_segment(gate) for gate in range(len(parts.graph.groups))]
         return PrefixCuts(sizes, np.bincount(firsts, minlength=len(sizes)), cache_bytes)
+
+    def _is_float(self, cut: int) -> bool:
+        tensors = self.segments.cuts[cut]
+        return all(keras.backend.is_float_dtype(one.dtype) for one in tensors)
 
     def _make_pool(self, workers: int) -> ThreadPoolExecutor:
         """Threads that are bound to the devices in turn."""
@@ -153,22 +165,28 @@ class CurrentNetwork:
             (outputs, tree of float32 [n, ...]; scores float64 [U + 1] summed over batches).
         """
         if reward.kind not in self._importance:
-            taken = ImportancePass(self.segments, self.cuts.kept, reward)
+            taken = ImportancePass(self.segments, self.cuts.kept, reward, self.sloped)
             self._importance[reward.kind] = taken
         importance = self._importance[reward.kind]
         self._set_weights(mask)
 
-        def run(number: int) -> tuple[dict[int, Any], Any, np.ndarray]:
+        sloped = self.sloped
+        half = range(math.ceil(len(self.rows) / 2))
+
+        def run(number: int) -> tuple[dict[int, Any], Any, np.ndarray, dict[int, Any]]:
             place, rows = self.place, self.rows[number]
             with tf.device(place.device):
-                cache, outputs, scores = importance.run(
+                cache, outputs, scores, slopes = importance.run(
                     place.inputs[number], reward.terms(rows), place.weights, mask
                 )
-            return dict(zip(self.cuts.kept, cache, strict=True)), outputs, scores
+            own = dict(zip(sloped, slopes, strict=True)) if number in half else {}
+            return dict(zip(self.cuts.kept, cache, strict=True)), outputs, scores, own
 
         results = list(self.pool.map(run, range(len(self.rows))))
         outputs = self._keep([result[:2] for result in results])
-        return outputs, sum(scores for *_, scores in results)
+        for place in self.places:
+            place.slopes = self._on(place, [results[number][3] for number in half if sloped])
+        return outputs, sum(scores for *_, scores, _ in results)
 
     def evaluate(self, masks: list[np.ndarray]) -> list[Any]:
         """Outputs on D_val of whole networks, a tree of float32 [n, ...] each, side by side.
@@ -191,7 +209,7 @@ class CurrentNetwork:
 
     def _set_weights(self, mask: np.ndarray) -> None:
         for place in self.places:
-            place.cache = []  # before the next one is computed: never two in memory
+            place.cache = place.slopes = []  # before the next is computed: never two in memory
             with tf.device(place.device):
                 place.weights = self.segments.weights(mask)
 
@@ -199,12 +217,13 @@ class CurrentNetwork:
         """Gives every device the activations at the kept cuts; returns the outputs."""
         caches = [cache for cache, _ in results]
         for place in self.places:
-            place.cache = caches
-            if len(self.places) > 1:
-                with tf.device(place.device):
-                    place.cache = [
-                        {cut: mapped(tf.identity, x) for cut, x in cache.items()}
-                        for cache in caches
-                    ]
+            place.cache = self._on(place, caches)
         self.outputs = joined([outputs for _, outputs in results])
         return self.outputs
+
+    def _on(self, place: Place, batches: list[dict[int, Any]]) -> list[dict[int, Any]]:
+        """Tensors by batch and cut, on the device of a place: copies where there are several."""
+        if len(self.places) == 1:
+            return batches
+        with tf.device(place.device):
+            return [{cut: mapped(tf.identity, x) for cut, x in one.items()} for one in batches]

@@ -3,12 +3,11 @@
 `NaiveEvaluator` runs the whole masked network for every proposal and is the reference.
 `ExactEvaluator` gives the same rewards faster: it keeps the current network's activations at the
 cuts, runs a proposal from the cut before its gate on sliced kernels, and stops as soon as a
-proposal can no longer be the best. `LazyEvaluator` evaluates fewer proposals, some on a part of
-D_val only, and does not always choose the best one.
+proposal can no longer be the best. `fast.FastEvaluator` evaluates fewer proposals, some on a part
+of D_val only, and does not always choose the best one.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -35,17 +34,27 @@ Found = TypeVar("Found")
 class Outcome:
     """The best proposal of a step.
 
-    `rewards` has one entry per proposal, float64; NaN where a proposal was left out or given up
-    before its end. `outputs` are those of the best one on D_val, tree of float32 [n, ...];
-    `evaluations` proposals were run, on `images` examples together.
+    `chosen` are the numbers of the proposals that are taken at once: mostly the best one alone.
+    `reward` and `outputs` are those of the network without them, outputs on D_val, tree of float32
+    [n, ...]. `rewards` has one entry per proposal, float64; NaN where a proposal was left out or
+    not finished. `evaluations` networks were run, on `images` examples together.
     """
 
-    best: int
+    chosen: tuple[int, ...]
     reward: float
     rewards: np.ndarray
     outputs: Any
     evaluations: int
     images: int
+
+    @property
+    def best(self) -> int:
+        """Number of the best proposal."""
+        return self.chosen[0]
+
+
+# (proposals, best first) -> the numbers of those that can be taken at once
+Together = Callable[[list[Proposal]], list[int]]
 
 
 class Trials:
@@ -71,6 +80,7 @@ class Trials:
         self._outputs: list[list[Any]] = [[] for _ in proposals]
         self._batches = [0] * len(proposals)
         self._owners = np.zeros(len(proposals), int)
+        self._joint = 0  # networks without several proposals that were run
         # What the first i examples cost the current network, and at least the others any network
         # (-inf as long as one of them has no known bound).
         own = cluster.agreed(reward.all_losses(current)).astype(np.float64)
@@ -127,6 +137,18 @@ class Trials:
         """Of the current network."""
         return float(self._current[-1]) / (len(self._current) - 1)
 
+    @property
+    def excess(self) -> float:
+        """What of the current network's loss may differ between networks, above 0: what it is more
+        than the least one, or its size where that isn't known."""
+        more = float(self._current[-1] - self._rest[0]) / (len(self._current) - 1)
+        return max(more if np.isfinite(more) else abs(self.current_loss), TIE)
+
+    def rises(self) -> np.ndarray:
+        """Loss minus the current network's on the images seen, float64 [proposals]; NaN if none."""
+        seen = np.where(self.images > 0, self.images, np.nan)
+        return (self._sums - self._current[self.images]) / seen
+
     def ratios(self) -> np.ndarray:
         """Loss over the current network's on the images seen, float64 [proposals]; NaN if none."""
         own = self._current[self.images]
@@ -136,13 +158,31 @@ class Trials:
     def outcome(self) -> Outcome:
         """The finished proposal with the largest reward."""
         best = int(np.argmin(self.losses))
-        rewards = np.where(np.isinf(self.losses), np.nan, -self.losses)
-        run = int(np.count_nonzero(self.images))
+        best = int(np.argmin(self.losses))
         owner, outputs = int(self._owners[best]), None
         if owner == cluster.rank():
             outputs = mapped(lambda *parts: np.concatenate(parts), *self._outputs[best])
         outputs = cluster.agreed(outputs, owner)
-        return Outcome(best, float(rewards[best]), rewards, outputs, run, int(self.images.sum()))
+        return self._outcome((best,), float(-self.losses[best]), outputs)
+
+    def joint(self, chosen: Sequence[int], outputs: Any, most: float) -> Outcome | None:
+        """The outcome of taking several proposals at once.
+
+        Args:
+            outputs: of the network without all of them on D_val, tree of float32 [n, ...].
+            most: None is returned if the loss is more than so much above the current network's.
+        """
+        self._joint += 1
+        loss = float(self.reward.all_losses(outputs).astype(np.float64).mean())
+        if not loss - self.current_loss <= most:
+            return None
+        return self._outcome(tuple(int(index) for index in chosen), -loss, outputs)
+
+    def _outcome(self, chosen: tuple[int, ...], reward: float, outputs: Any) -> Outcome:
+        rewards = np.where(np.isinf(self.losses), np.nan, -self.losses)
+        run = int(np.count_nonzero(self.images)) + self._joint
+        images = int(self.images.sum()) + self._joint * (len(self._current) - 1)
+        return Outcome(chosen, reward, rewards, outputs, run, images)
 
 
 class ExactEvaluator:
@@ -181,20 +221,33 @@ class ExactEvaluator:
         evaluations so far in which each counts as much as all earlier ones."""
         return dict(self._ratios)
 
-    def best(self, proposals: list[Proposal], reward: Reward) -> Outcome:
+    def state(self) -> dict[str, Any]:
+        """What a choice depends on that isn't in the history: nothing."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes in the `state` of an earlier process."""
+
+    def best(
+        self, proposals: list[Proposal], reward: Reward, together: Together | None = None
+    ) -> Outcome:
         """The proposal with the largest reward; the same choice as `NaiveEvaluator`.
 
         Proposals of the best expected reward go first, so that later ones can be given up early.
+
+        Args:
+            together: which proposals may be taken at once, for evaluators that do so; None: one.
         """
         trials = Trials(proposals, reward, self.current.outputs)
         ratios = np.array([self._ratios.get(one.gate, 0) for one in proposals])
         expected = ratios * trials.current_loss
         order = np.argsort(expected, kind="stable")
         trials.deal(order)
-        self._work_off(trials, order, expected)
-        for one, ratio in zip(proposals, trials.ratios().tolist(), strict=True):
-            if np.isfinite(ratio):
-                self._ratios[one.gate] = (self._ratios.get(one.gate, ratio) + ratio) / 2
+        first = self.FIRST * cluster.size() if cluster.size() > 1 else 0
+        if first:
+            self._run(trials, order[:first])
+        self._run(trials, order[first:])
+        self._take_in(trials)
         return trials.outcome()
 
     def each(self, proposals: list[Proposal], use: Callable[[Any], Found]) -> list[Found]:
@@ -215,70 +268,30 @@ class ExactEvaluator:
 
         return list(self.current.pool.map(run, proposals))
 
-    def _work_off(self, trials: Trials, order: np.ndarray, expected: np.ndarray) -> None:
-        """Finishes every proposal that may be the best.
+    def _take_in(self, trials: Trials) -> None:
+        """Remembers what proposals have cost."""
+        for one, ratio in zip(trials.proposals, trials.ratios().tolist(), strict=True):
+            if np.isfinite(ratio):
+                self._ratios[one.gate] = (self._ratios.get(one.gate, ratio) + ratio) / 2
 
-        Args:
-            order: numbers of the proposals by rising `expected` loss.
-        """
-        first = self.FIRST * cluster.size() if cluster.size() > 1 else 0
-        if first:
-            self._run(trials, order[:first], give_up=True)
-        self._run(trials, order[first:], give_up=True)
-
-    def _run(self, trials: Trials, order, batches: int | None = None, give_up: bool = False):
-        """Runs proposals side by side until each has seen so many batches (None: all), or is
-        hopeless."""
-        rows = self.current.rows[:batches]
-        parts = self.current.segments
+    def _run(self, trials: Trials, order: np.ndarray) -> None:
+        """Runs proposals side by side until each has seen all batches, or is hopeless."""
+        rows, parts = self.current.rows, self.current.segments
 
         def run(index: int) -> None:
             place, proposal = self.current.place, trials.proposals[index]
             first = self.current.cuts.before(parts.first_segment(proposal.gate))
             with tf.device(place.device):
                 weights = parts.changed_weights(place.weights, proposal.mask, proposal.gate)
-                for number in range(trials.batches(index), len(rows)):
+                for number in range(len(rows)):
                     outputs = parts.outputs_from(place.cache[number][first], weights, first)
                     trials.add(index, rows[number], outputs)
-                    if give_up and trials.hopeless(index):
+                    if trials.hopeless(index):
                         trials.forget(index)
                         return
 
         list(self.current.pool.map(run, trials.own(order)))
         trials.exchange()
-
-
-class LazyEvaluator(ExactEvaluator):
-    """Lazy greedy (CELF, Leskovec et al. 2007): the same machinery on fewer proposals.
-
-    CELF evaluates proposals by falling expectation until a fresh reward beats every stale
-    expectation. But rewards are not submodular: gates differ less than a gate does from step to
-    step, so a stale expectation is a weak promise and half of D_val says much more. So three
-    quarters of the proposals see the first half of D_val, the best three of them are finished
-    unless they are clearly behind there, and then CELF goes on. A better proposal may still be
-    missed.
-    """
-
-    SCREENED, FINISHED, BEHIND = 3 / 4, 3, 1.05
-    # Evaluated side by side; a constant, for the choice must not depend on the number of cores.
-    WAVE = 2
-
-    def _work_off(self, trials: Trials, order: np.ndarray, expected: np.ndarray) -> None:
-        screened = order[: math.ceil(self.SCREENED * len(order))]
-        self._run(trials, screened, math.ceil(len(self.current.rows) / 2))
-        # A loss below zero is the better, the larger its share of the current network's.
-        ratios = trials.ratios() * (-1 if trials.current_loss < 0 else 1)
-        best_first = screened[np.argsort(ratios[screened], kind="stable")][: self.FINISHED]
-        least = ratios[best_first[0]]
-        bound = max(self.BEHIND * least, least / self.BEHIND)
-        chosen = best_first[ratios[best_first] <= bound]
-        for index in set(screened) - set(chosen):
-            trials.forget(index)
-        self._run(trials, chosen)
-        for first in range(len(screened), len(order), self.WAVE):
-            if trials.losses.min() <= expected[order[first]]:
-                break
-            self._run(trials, order[first : first + self.WAVE])
 
 
 class NaiveEvaluator(ExactEvaluator):
@@ -296,7 +309,9 @@ class NaiveEvaluator(ExactEvaluator):
 
         self._forward = forward
 
-    def best(self, proposals: list[Proposal], reward: Reward) -> Outcome:
+    def best(
+        self, proposals: list[Proposal], reward: Reward, together: Together | None = None
+    ) -> Outcome:
         """Evaluates every proposal and takes the first of the largest rewards."""
         rewards, best = [], 0
         for number, proposal in enumerate(proposals):
@@ -307,7 +322,8 @@ class NaiveEvaluator(ExactEvaluator):
         best = int(cluster.agreed(np.array(best)))
         rewards, kept = cluster.agreed(np.array(rewards)), cluster.agreed(kept)
         examples = len(proposals) * self.current.rows[-1].stop
-        return Outcome(best, float(rewards[best]), rewards, kept, len(proposals), examples)
+        chosen, reward = (best,), float(rewards[best])
+        return Outcome(chosen, reward, rewards, kept, len(proposals), examples)
 
     def each(self, proposals: list[Proposal], use: Callable[[Any], Found]) -> list[Found]:
         """As `ExactEvaluator.each`, one after the other."""
@@ -316,6 +332,3 @@ class NaiveEvaluator(ExactEvaluator):
     def _outputs(self, proposal: Proposal) -> Any:
         self._mask.assign(proposal.mask)
         return joined([self._forward(inputs) for inputs in self._inputs])
-
-
-EVALUATORS = {"exact": ExactEvaluator, "lazy": LazyEvaluator, "naive": NaiveEvaluator}

@@ -2,6 +2,7 @@
 forward pass of the current network in the same go.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,15 @@ class ImportancePass:
     Args:
         segments: the network.
         cuts: numbers of the cuts whose activations are wanted.
+        sloped: numbers of the cuts where the loss's gradient is wanted, too.
         reward: one of those whose terms `run` takes: all are of one kind and task.
     """
 
-    def __init__(self, segments: Segments, cuts: list[int], reward: Reward):
+    def __init__(
+        self, segments: Segments, cuts: list[int], reward: Reward, sloped: Sequence[int] = ()
+    ):
         self._segments = segments
-        self._cuts = cuts
+        self._cuts, self._sloped = cuts, sloped
         graph = segments.graph
         readers = [
             call
@@ -58,13 +62,14 @@ class ImportancePass:
                 outputs = taken(parts.outputs, values)
                 loss = tf.reduce_sum(losses_on(outputs, terms))
             sites = [values[id(site)] for site in self._sites]
+            sloped = [taken(parts.cuts[cut], values) for cut in self._sloped]
             # A loss of one's own may leave an output out.
-            slopes = tape.gradient(loss, sites, unconnected_gradients="zero")
+            slopes, own = tape.gradient(loss, (sites, sloped), unconnected_gradients="zero")
             scores = [
                 tf.reduce_sum(slope * y, list(range(len(y.shape) - 1)))
                 for slope, y in zip(slopes, sites, strict=True)
             ]
-            return [taken(parts.cuts[cut], values) for cut in self._cuts], outputs, scores
+            return [taken(parts.cuts[cut], values) for cut in self._cuts], outputs, scores, own
 
         def spec(one: tf.Tensor) -> tf.TensorSpec:
             return tf.TensorSpec([None, *one.shape[1:]], one.dtype)
@@ -84,11 +89,12 @@ class ImportancePass:
 
         Returns:
             (the tree of activations at each of the wanted cuts; the tree of outputs, float32
-            [n, ...]; scores float64 [U + 1], zero for removed units).
+            [n, ...]; scores float64 [U + 1], zero for removed units; the tree of the gradient of
+            the summed loss at each of the `sloped` cuts).
         """
         layer_weights = [weights[name] for name in self._names]
         inputs = mapped(tf.convert_to_tensor, inputs)
-        cuts, outputs, site_scores = self._function(inputs, terms, layer_weights)
+        cuts, outputs, site_scores, slopes = self._function(inputs, terms, layer_weights)
         scores, stay = np.zeros(self._num_units + 1), self._segments.aligned(mask)
         for site, values in zip(self._sites, site_scores, strict=True):
             units = self._segments.graph.tensor_units(site)
@@ -97,4 +103,4 @@ class ImportancePass:
             signed = np.zeros_like(scores)
             np.add.at(signed, kept, values.numpy())
             scores += np.abs(signed)
-        return cuts, outputs, scores * (mask > 0)
+        return cuts, outputs, scores * (mask > 0), slopes

@@ -70,8 +70,9 @@ class Segments:
         names = [call.operation.name for call in self.graph.calls[first:last]]
         return tuple(dict.fromkeys(name for name in names if name in self.graph.units))
 
-    def _layers_of_gates(self) -> list[tuple[tuple[str, ...], int]]:
-        """Of every gate: the layers whose weights it changes, the first segment with one."""
+    def _layers_of_gates(self) -> list[tuple[tuple[str, ...], int, int]]:
+        """Of every gate: the layers whose weights it changes, the first and the last segment with
+        one."""
         result = []
         for gate in self.graph.groups:
             names = tuple(
@@ -81,13 +82,17 @@ class Segments:
                     ((one >= gate.start) & (one < gate.start + gate.channels)).any() for one in pair
                 )
             )
-            first = next(i for i, one in enumerate(self.segments) if set(names) & set(one.layers))
-            result.append((names, first))
+            own = [i for i, one in enumerate(self.segments) if set(names) & set(one.layers)]
+            result.append((names, own[0], own[-1]))
         return result
 
     def first_segment(self, gate: int) -> int:
         """Number of the first segment that a change of this gate touches."""
         return self._gate_layers[gate][1]
+
+    def last_segment(self, gate: int) -> int:
+        """Number of the last segment with a layer whose weights a change of this gate changes."""
+        return self._gate_layers[gate][2]
 
     # ---------------------------------------------------------------- weights
 

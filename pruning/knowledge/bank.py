@@ -18,7 +18,9 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from ...options.bank import FULL, MANY_CLASSES, ONLINE, TOPK, Bank
 from ...utils import cluster, progress
 from ...utils.errors import UserError
 from ...utils.jsonl import read_json, write_json
+from ...utils.provenance import cpu_count
 from ...utils.runfolder import RunFolder
 from ...utils.trees import parts_of
 from ..engine.features import FeaturePass
@@ -227,18 +230,26 @@ def build_bank(
         return manifest
     segments = Segments(graph, compile=compile)
     masks = [history.mask(graph, teacher["step"]) for teacher in manifest["teachers"]]
-    teachers = [(segments.weights(mask), mask) for mask in masks]
+    teachers = [segments.weights(mask) for mask in masks]
     both = FeaturePass(segments) if layout.features else None
-    store = _Store(folder, layout, manifest) if cluster.is_chief() else None
-    own, left = iter(batches(manifest["batches_done"])), True
+
+    def outputs_of(batch: dict, number: int) -> tuple[Any, np.ndarray | None]:
+        if both is None:
+            return segments.outputs_from(batch["inputs"], teachers[number]), None
+        outputs, found = both.run(batch["inputs"], teachers[number], masks[number])
+        return outputs, found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
+
+    # On the CPU, teachers side by side keep all cores busy.
+    workers = 1 if compile else cpu_count()
+    own = _ahead(outputs_of, batches(manifest["batches_done"]), len(masks), workers)
+    store, left = _Store(folder, layout, manifest) if cluster.is_chief() else None, True
     done = manifest["examples_done"]
     if done:
         progress.say(f"memory bank: goes on after {done:,} of {layout.examples:,} examples")
     with progress.bar("memory bank", layout.examples, initial=done) as bar:
         while left:
-            batch = next(own, None)
-            rows = [] if batch is None else _rows(batch, teachers, layout, segments, both)
-            told = cluster.collected(rows)
+            found = next(own, None)
+            told = cluster.collected([] if found is None else _rows(*found, layout))
             left = all(told)  # the last round is of fewer batches, or of none
             cluster.on_chief(lambda told=told: store.add(told))
             bar.to(manifest["examples_done"])
@@ -247,25 +258,40 @@ def build_bank(
     return manifest
 
 
+def _ahead(
+    function: Callable[[dict, int], Any], batches: Iterable[dict], count: int, workers: int
+) -> Iterator[tuple[dict, list]]:
+    """(batch, [function(batch, i) for i in 0 .. count - 1]) for all batches in order.
+
+    The calls of a batch and of the next one run in `workers` threads.
+    """
+    pending: deque = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for batch in batches:
+            pending.append((batch, [pool.submit(function, batch, i) for i in range(count)]))
+            if len(pending) > 1:
+                first, calls = pending.popleft()
+                yield first, [call.result() for call in calls]
+        for first, calls in pending:
+            yield first, [call.result() for call in calls]
+
+
 def _rows(
-    batch: dict, teachers: Sequence[tuple], layout: Layout, segments: Segments, both
+    batch: dict, found: list[tuple[Any, np.ndarray | None]], layout: Layout
 ) -> list[np.ndarray]:
     """What is kept of a batch: the examples' numbers, then the rows of each of the bank's arrays.
 
     Args:
-        teachers: (weights, mask) of each. both: also gives features, or None.
+        found: every teacher's outputs, tree of float32 [b, ...], and features of length 1,
+            float32 [b, features], or None.
     """
     index = batch["index"].numpy()
     shapes = layout.arrays.values()
     kept = [np.zeros((len(index), *shape[1:]), dtype) for dtype, shape in shapes]
     means = np.zeros((len(index), layout.features), np.float32)
-    for number, (weights, mask) in enumerate(teachers):
-        if both is None:
-            outputs = segments.outputs_from(batch["inputs"], weights)
-        else:
-            outputs, found = both.run(batch["inputs"], weights, mask)
-            length = np.linalg.norm(found, axis=-1, keepdims=True)
-            means += found / np.maximum(length, 1e-12) / len(teachers)
+    for number, (outputs, features) in enumerate(found):
+        if features is not None:
+            means += features / len(found)
         if layout.outputs:
             banks = kept[: len(layout.outputs)]
             _write(banks, layout, number, [np.asarray(x) for x in parts_of(outputs)])

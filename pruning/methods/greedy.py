@@ -12,7 +12,7 @@ from ...options.methods import CACHE_MB, EKG
 from ...options.search import SearchOptions
 from ...training.task import Task
 from ...utils import cluster, progress
-from ..engine.evaluator import EVALUATORS, LazyEvaluator
+from ..engine.by_name import EVALUATORS
 from ..engine.validation import Validation
 from ..history import History
 from ..space.candidates import Candidates, Proposal
@@ -89,10 +89,11 @@ class GreedySearch(Search):
         return self.evaluator.set_current(mask)
 
     def _restored(self) -> None:
-        for step in range(len(self.history.rows)):
-            self.knowledge.add(self.history.outputs(step))
-        ratios = self.history.rows[-1].get("ratios", {})
-        self.evaluator.remember({int(gate): ratio for gate, ratio in ratios.items()})
+        for step, row in enumerate(self.history.rows):
+            self.knowledge.add(self.history.outputs(step), len(row.get("gates", [0])))
+        learnt = [row["learnt"] for row in self.history.rows if "learnt" in row]
+        if learnt:
+            self.evaluator.restore(learnt[-1])
 
     def _step(self) -> dict | None:
         begin = time.perf_counter()
@@ -117,16 +118,20 @@ class GreedySearch(Search):
         if not proposals:
             return None
         begin = time.perf_counter()
-        outcome = self.evaluator.best(proposals, reward)
+        outcome = self.evaluator.best(proposals, reward, self._together)
+        if len(outcome.chosen) > 1 and self._too_bad(outcome.outputs):
+            outcome = self.evaluator.best(proposals, reward)  # one alone may lose less
         if self._too_bad(outcome.outputs):
             return None
-        best = proposals[outcome.best]
-        gate = self.gates[best.gate]
-        gate.remove(best.channels)
-        self.knowledge.add(outcome.outputs)
-        more = {"gate": best.gate, "name": gate.name}
-        if isinstance(self.evaluator, LazyEvaluator):
-            more["ratios"] = {str(gate): ratio for gate, ratio in self.evaluator.ratios().items()}
+        taken = [proposals[number] for number in outcome.chosen]
+        for one in taken:
+            self.gates[one.gate].remove(one.channels)
+        self.knowledge.add(outcome.outputs, len(taken))
+        gates = [one.gate for one in taken]
+        names = [self.gates[gate].name for gate in gates]
+        more: dict[str, Any] = {"gate": gates[0], "name": names[0]}
+        if learnt := self.evaluator.state():
+            more = {"gates": gates, "names": names, "learnt": learnt}
         return self._record(
             outcome.outputs,
             seconds | {"proposals": time.perf_counter() - begin},
@@ -135,6 +140,12 @@ class GreedySearch(Search):
             reward=outcome.reward,
             **more,
         )
+
+    def _together(self, proposals: list[Proposal]) -> list[int]:
+        """As `Candidates.together`, down to the next rate at which a network is kept."""
+        rate, budget = self.history.rows[-1]["rate"], self.options.budget
+        wanted = max(one for one in (*budget.keep, budget.goal) if one < rate)
+        return self.candidates.together(proposals, wanted * self.budget.full)
 
     def _ranked(self, reward: Reward) -> np.ndarray:
         """The scores of the current network's units, float64 [U + 1]; the gates are ranked by

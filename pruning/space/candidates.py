@@ -152,6 +152,27 @@ class Candidates:
         costs = np.array([proposal.cost for proposal in proposals])
         return [proposals[i] for i in np.flatnonzero(costs <= otsu_threshold(costs))]
 
+    def together(self, proposals: Sequence[Proposal], wanted: float | None = None) -> list[int]:
+        """Numbers of those of some proposals that can be taken at once.
+
+        In their order, each if the network without it and those before doesn't end further below
+        what is wanted than a proposal alone may, until that is reached; the first always.
+
+        Args:
+            wanted: size that the way down stops at; default: the target.
+        """
+        wanted = self._target if wanted is None else wanted
+        floor = wanted - OVERSHOOT * self._size(None)
+        taken, mask = [0], proposals[0].mask
+        for number, proposal in enumerate(proposals[1:], start=1):
+            if self._size(mask) <= wanted:
+                break
+            joint = np.minimum(mask, proposal.mask)
+            if self._size(joint) >= floor:
+                taken.append(number)
+                mask = joint
+        return taken
+
     def _clipped(
         self, gates: Gates, number: int, counts: list[int], scores: np.ndarray
     ) -> Proposal:

@@ -31,16 +31,21 @@ class Knowledge:
         self._sum: Any = None
         self._count = 0
 
-    def add(self, outputs: Any) -> None:
-        """Takes in the outputs of the next accepted network, tree of float32 [n, ...]."""
+    def add(self, outputs: Any, removals: int = 1) -> None:
+        """Takes in the outputs of the next accepted network, tree of float32 [n, ...].
+
+        It counts for as many networks as there were `removals` on the way to it.
+        """
         if self.kind == "none" or (self.kind == "single" and self._count):
             return
         # Summed in float64: the running mean of a long search must not depend on rounding.
         if self._sum is None:
-            self._sum = mapped(lambda one: one.astype(np.float64) + 0, outputs)
+            self._sum = mapped(lambda one: removals * one.astype(np.float64), outputs)
         else:
-            self._sum = mapped(lambda one, sum: one.astype(np.float64) + sum, outputs, self._sum)
-        self._count += 1
+            self._sum = mapped(
+                lambda one, sum: removals * one.astype(np.float64) + sum, outputs, self._sum
+            )
+        self._count += removals
 
     @property
     def outputs(self) -> Any:

@@ -1,0 +1,195 @@
+"""`FastEvaluator`: a good choice for a fraction of the work (docs/method.md 1, step e)."""
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ...nets.graph import ChannelGraph
+from ...utils import cluster
+from ..space.candidates import Proposal
+from ..worth.rewards import Reward
+from .current import joined
+from .evaluator import ExactEvaluator, Outcome, Together, Trials
+from .local import Effect, Forecast, LocalEffects
+from .validation import Validation
+
+
+class FastEvaluator(ExactEvaluator):
+    """The machinery of `ExactEvaluator` on a few proposals, of which several may be taken at once.
+
+    1. Every proposal is run through its own segments only, on the first half of D_val; `Forecast`
+       ranks them by that. The first ones that together promise to cost less than a tie are taken
+       at once, unseen, if they are at least FINISHED of more than twice as many proposals, and if
+       the network without all of them keeps that.
+    2. Else the best FINISHED stay. Where a gate's effect isn't local, three quarters of its kind
+       stay, those that cost least when they were last seen. If more than FINISHED stay in all,
+       they see the first half of D_val, and the best FINISHED there go on.
+    3. These see all of D_val. Those that tie with the best one are taken at once if the network
+       without all of them keeps, but for a tie, what they promised one by one. Else the best one
+       is taken.
+
+    A tie is a difference of at most TIED of the current network's loss.
+
+    Everything a choice depends on is in `state`, and none of it on the number of cores.
+    """
+
+    FINISHED, SEEN_AGAIN = 5, 3 / 4
+    TIED, WORSE = 0.02, 1.25
+
+    def __init__(self, graph: ChannelGraph, data: Validation, **options):
+        super().__init__(graph, data, slopes=True, **options)
+        self._effects = LocalEffects(self.current)
+        self._forecast = Forecast()
+
+    def state(self) -> dict[str, Any]:
+        """What it has learnt from the evaluations so far, as plain values."""
+        ratios = {str(gate): ratio for gate, ratio in self.ratios().items()}
+        return {"ratios": ratios, "forecast": self._forecast.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes in the `state` of an earlier process."""
+        self.remember({int(gate): ratio for gate, ratio in state["ratios"].items()})
+        self._forecast.restore(state["forecast"])
+
+    def best(
+        self, proposals: list[Proposal], reward: Reward, together: Together | None = None
+    ) -> Outcome:
+        """A proposal of a large reward, or several of nearly equal ones.
+
+        Of several machines the first one decides, and the others take it over.
+        """
+        found: Outcome | None = None
+
+        def decide() -> dict[str, Any]:
+            nonlocal found
+            found = self._decided(proposals, reward, together)
+            keys = ("chosen", "reward", "evaluations", "images")
+            return {key: getattr(found, key) for key in keys} | {"state": self.state()}
+
+        said = cluster.on_chief(decide)
+        outputs = cluster.agreed(None if found is None else found.outputs)
+        rewards = cluster.agreed(None if found is None else found.rewards)
+        if found is None:
+            self.restore(said.pop("state"))
+            chosen = tuple(said.pop("chosen"))
+            found = Outcome(chosen, outputs=outputs, rewards=rewards, **said)
+        return found
+
+    def _decided(
+        self, proposals: list[Proposal], reward: Reward, together: Together | None
+    ) -> Outcome:
+        trials = Trials(proposals, reward, self.current.outputs)
+        effects: list[Effect | None] = [None] * len(proposals)
+        if len(proposals) > self.FINISHED:
+            effects = self._effects.of(proposals)
+        if outcome := self._unseen(trials, effects, together):
+            return outcome
+        looked = self._to_look_at(trials, effects)
+        if len(looked) > self.FINISHED:
+            self._see(trials, looked, math.ceil(len(self.current.rows) / 2))
+            looked = looked[np.argsort(trials.rises()[looked], kind="stable")]
+            for number in looked[self.FINISHED :]:
+                trials.forget(number)
+        self._see(trials, looked[: self.FINISHED], len(self.current.rows))
+        self._learn(trials, effects)
+        order = np.argsort(trials.losses, kind="stable")
+        tied = self._tied(trials, order, together)
+        promised = max(float(trials.rises()[tied].sum()), 0.0)
+        most = self.WORSE * promised + self._tie(trials)
+        return self._at_once(trials, tied, most) or trials.outcome()
+
+    def _unseen(
+        self, trials: Trials, effects: list[Effect | None], together: Together | None
+    ) -> Outcome | None:
+        """Proposals whose foretold rises are together too small to notice, taken at once."""
+        if together is None or len(effects) <= 2 * self.FINISHED:
+            return None
+        local = np.array([index for index, one in enumerate(effects) if one], int)
+        logs = np.array([self._forecast.of(one, trials.excess) for one in effects if one])
+        order = np.argsort(logs, kind="stable")
+        rises = trials.excess * np.maximum(np.exp(logs[order]) - Forecast.EPSILON, 0)
+        chosen = local[order][np.cumsum(rises) <= self._tie(trials)]
+        if len(chosen):
+            chosen = chosen[together([trials.proposals[index] for index in chosen])]
+        if len(chosen) < self.FINISHED:
+            return None
+        return self._at_once(trials, chosen, self._tie(trials))
+
+    def _at_once(self, trials: Trials, chosen: np.ndarray, most: float) -> Outcome | None:
+        """Several proposals taken at once; None if that raises the loss by more than `most`."""
+        if len(chosen) < 2:
+            return None
+        outputs = self._without_all([trials.proposals[index] for index in chosen])
+        return trials.joint(chosen, outputs, most)
+
+    def _to_look_at(self, trials: Trials, effects: list[Effect | None]) -> np.ndarray:
+        """The numbers of the proposals that are evaluated at all, int [looked]."""
+        numbers = np.arange(len(effects))
+        if len(effects) <= self.FINISHED:
+            return numbers
+        foretold = [self._forecast.of(one, trials.excess) for one in effects if one]
+        is_local = np.array([one is not None for one in effects])
+        local, others = numbers[is_local], numbers[~is_local]
+        gates = [trials.proposals[number].gate for number in others]
+        # A loss below zero is the better, the larger its share of the current network's.
+        sign = -1 if trials.current_loss < 0 else 1
+        ratios = [sign * self._ratios[gate] if gate in self._ratios else -np.inf for gate in gates]
+        seen_again = math.ceil(self.SEEN_AGAIN * len(others))
+        return np.concatenate(
+            [
+                local[np.argsort(foretold, kind="stable")][: self.FINISHED],
+                others[np.argsort(ratios, kind="stable")][:seen_again],
+            ]
+        )
+
+    def _learn(self, trials: Trials, effects: list[Effect | None]) -> None:
+        for effect, rise in zip(effects, trials.rises().tolist(), strict=True):
+            if effect and np.isfinite(rise):
+                self._forecast.learn(effect, rise, trials.excess)
+        self._take_in(trials)
+
+    def _tie(self, trials: Trials) -> float:
+        return self.TIED * max(abs(trials.current_loss), 1e-12)
+
+    def _tied(self, trials: Trials, order: np.ndarray, together: Together | None) -> np.ndarray:
+        """The first of `order` and those that are as good as it and can be taken with it."""
+        losses = trials.losses[order]
+        close = order[losses <= losses[0] + self._tie(trials)]
+        if together is None or len(close) < 2:
+            return close[:1]
+        return close[together([trials.proposals[index] for index in close])]
+
+    def _see(self, trials: Trials, chosen: np.ndarray, batches: int) -> None:
+        """Runs proposals until each has seen so many batches, all of these side by side."""
+        parts = self.current.segments
+
+        def run(index: int, number: int) -> Any:
+            place, proposal = self.current.place, trials.proposals[index]
+            first = self.current.cuts.before(parts.first_segment(proposal.gate))
+            with tf.device(place.device):
+                weights = parts.changed_weights(place.weights, proposal.mask, proposal.gate)
+                return parts.outputs_from(place.cache[number][first], weights, first)
+
+        tasks = [(i, number) for i in chosen for number in range(trials.batches(i), batches)]
+        found = self.current.pool.map(lambda task: run(*task), tasks)
+        for (index, number), outputs in zip(tasks, found, strict=True):
+            trials.add(index, self.current.rows[number], outputs)
+
+    def _without_all(self, proposals: list[Proposal]) -> Any:
+        """Outputs of the network without what several proposals remove, tree of float32 [n, ...];
+        batches side by side."""
+        parts, mask = self.current.segments, np.min([one.mask for one in proposals], 0)
+        first = min(parts.first_segment(one.gate) for one in proposals)
+        first = self.current.cuts.before(first)
+
+        def run(number: int) -> Any:
+            place = self.current.place
+            with tf.device(place.device):
+                weights = place.weights
+                for one in proposals:
+                    weights = parts.changed_weights(weights, mask, one.gate)
+                return parts.outputs_from(place.cache[number][first], weights, first)
+
+        return joined(list(self.current.pool.map(run, range(len(self.current.rows)))))
