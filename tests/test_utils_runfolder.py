@@ -385,3 +385,16 @@ def test_git_state(tmp_path, monkeypatch):
     assert provenance.git_state(tmp_path / "sub") is None
     monkeypatch.setenv("PATH", "")
     assert provenance.git_state(tmp_path) is None
+
+
+@pytest.mark.parametrize("marks", [(), ("files.json",), ("files.json", "versions.json")])
+def test_a_folder_that_was_being_made_when_its_process_was_killed(marks, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    RunFolder.open(whole, {"seed": 0}).close()
+    killed.mkdir()
+    for name in (".lock", *marks):
+        (killed / name).write_bytes((whole / name).read_bytes())
+    (killed / f".ekg_tf-{'0' * 32}.tmp.json").write_text("half of a f")
+    RunFolder.open(killed, {"seed": 0}).close()
+    names = [sorted(one.name for one in folder.iterdir()) for folder in (killed, whole)]
+    assert names[0] == names[1]

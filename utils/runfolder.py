@@ -117,6 +117,7 @@ class RunFolder:
         arguments = json.loads(jsonl.dumps(args))
         if not self._is_ours():
             self._refuse_foreign(overwrite)
+            self._delete_temporary()  # of a process that was killed while it made the folder
         else:
             self._files = read_manifest(self.path)
             if not overwrite:
@@ -149,7 +150,11 @@ class RunFolder:
 
     def _refuse_foreign(self, overwrite: bool) -> None:
         marks = (LOCK, *_MARKS[1:])
-        entries = [e for e in self.path.iterdir() if e.name not in marks]
+        entries = [
+            e
+            for e in self.path.iterdir()
+            if e.name not in marks and not (TEMPORARY.fullmatch(e.name) and e.is_file())
+        ]
         if entries and not overwrite:
             raise UserError(
                 f"{self.path} is not empty and holds no run of ours: give another folder, "
