@@ -330,11 +330,12 @@ def test_truncate_by_number_and_by_predicate(folder):
 
 
 def test_json_files(folder):
-    folder.write_json("result.json", {"b": float("nan"), "a": np.int64(1)})
-    assert folder.read_json("result.json") == {"a": 1, "b": None} and folder.finished
-    folder.file("result.json").write_text('{"a"')
-    with pytest.raises(UserError, match="is damaged"):
-        folder.read_json("result.json")
+    folder.write_json("result.json", {"before": float("nan"), "after": np.int64(1)})
+    assert folder.read_json("result.json") == {"after": 1, "before": None} and folder.finished
+    for content, problem in (('{"a"', ""), ("[]", ": it holds a list"), ("{}", ": it lacks")):
+        folder.file("result.json").write_text(content)
+        with pytest.raises(UserError, match=f"is damaged{problem}"):
+            folder.read_json("result.json")
     with pytest.raises(UserError, match="does not exist"):
         folder.read_json("search.json")
 
