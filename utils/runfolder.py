@@ -30,7 +30,6 @@ _NEEDED = {
     "result.json": ("before", "after"),
     "bank.json": ("kind", "shapes", "complete", "dataset_fingerprint"),
     "metrics.jsonl": ("phase", "epoch", "seconds"),
-    "history.jsonl": ("step", "chain"),
 }
 
 BASELINE = "baseline.keras"  # the network as given or trained, before everything
@@ -121,12 +120,12 @@ class RunFolder:
         else:
             self._files = read_manifest(self.path)
             if not overwrite:
-                self._compare(self._old_arguments(), arguments, ignore)
+                self._compare(self._old_arguments(arguments), arguments, ignore)
             self._delete_temporary()
             if overwrite:
                 self._delete_written()
             else:
-                old = self._old_arguments()
+                old = self._old_arguments(arguments)
                 if not arguments.keys() <= old.keys():
                     self.write_json("args.json", arguments | old)
                 return
@@ -167,9 +166,9 @@ class RunFolder:
                 f"({', '.join(in_the_way[:3])}): move them or give another folder"
             )
 
-    def _old_arguments(self) -> Row:
+    def _old_arguments(self, new: Row) -> Row:
         old = self.read_json("args.json")
-        if not old:
+        if new and not old:
             raise UserError(f"{self.path / 'args.json'} is damaged: it holds no arguments")
         return old
 
