@@ -63,3 +63,7 @@ def test_an_archive_is_measured_by_its_directory(file):
     file.write_bytes(data)
     with pytest.raises(UserError, match="would take 4 GiB"):
         limits.check_zip(file)
+    data[place + 24 : place + 28] = (100).to_bytes(4, "little")
+    file.write_bytes(data)
+    with pytest.raises(zipfile.BadZipFile, match="zeros is longer than the directory says"):
+        limits.check_zip(file)

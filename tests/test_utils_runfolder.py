@@ -330,11 +330,12 @@ def test_truncate_by_number_and_by_predicate(folder):
 
 
 def test_json_files(folder):
-    folder.write_json("result.json", {"b": float("nan"), "a": np.int64(1)})
-    assert folder.read_json("result.json") == {"a": 1, "b": None} and folder.finished
-    folder.file("result.json").write_text('{"a"')
-    with pytest.raises(UserError, match="is damaged"):
-        folder.read_json("result.json")
+    folder.write_json("result.json", {"before": float("nan"), "after": np.int64(1)})
+    assert folder.read_json("result.json") == {"after": 1, "before": None} and folder.finished
+    for content, problem in (('{"a"', ""), ("[]", ": it holds a list"), ("{}", ": it lacks")):
+        folder.file("result.json").write_text(content)
+        with pytest.raises(UserError, match=f"is damaged{problem}"):
+            folder.read_json("result.json")
     with pytest.raises(UserError, match="does not exist"):
         folder.read_json("search.json")
 
@@ -385,3 +386,16 @@ def test_git_state(tmp_path, monkeypatch):
     assert provenance.git_state(tmp_path / "sub") is None
     monkeypatch.setenv("PATH", "")
     assert provenance.git_state(tmp_path) is None
+
+
+@pytest.mark.parametrize("marks", [(), ("files.json",), ("files.json", "versions.json")])
+def test_a_folder_that_was_being_made_when_its_process_was_killed(marks, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    RunFolder.open(whole, {"seed": 0}).close()
+    killed.mkdir()
+    for name in (".lock", *marks):
+        (killed / name).write_bytes((whole / name).read_bytes())
+    (killed / f".ekg_tf-{'0' * 32}.tmp.json").write_text("half of a f")
+    RunFolder.open(killed, {"seed": 0}).close()
+    names = [sorted(one.name for one in folder.iterdir()) for folder in (killed, whole)]
+    assert names[0] == names[1]

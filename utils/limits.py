@@ -7,6 +7,7 @@ of the machine's memory. EKG_TF_UNPACKED_GIB in the environment takes the place 
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ UNPACKED = "EKG_TF_UNPACKED_GIB"
 FLOOR, TIMES, SHARE = 2**30, 32, 0.5
 IMAGE, CONFIG = 1 / 8, 1 / 128  # of the limit: an image as float32, a network's configuration
 GIB = 2**30
+CHUNK = 2**20  # bytes that are unpacked at a time
 
 
 def machine_bytes() -> int:
@@ -68,13 +70,29 @@ def check(count: int, path: str | os.PathLike, *, share: float = 1, what: str = 
 
 
 def check_zip(path: str | os.PathLike, file: BinaryIO | None = None) -> None:
-    """Refuses an archive whose directory names too large entries.
-
-    Entries that turn out to be larger than their directory says are cut there by Python's zipfile.
+    """Refuses an archive whose directory names too large entries, or says less than they hold.
 
     Raises:
         UserError: as `check`.
-        zipfile.BadZipFile: no archive.
+        zipfile.BadZipFile: no archive, or an entry that is longer than its directory says.
     """
     with zipfile.ZipFile(file or path) as archive:
         check(sum(entry.file_size for entry in archive.infolist()), path)
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED and _longer(archive, entry):
+                raise zipfile.BadZipFile(f"{entry.filename} is longer than the directory says")
+
+
+def _longer(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    """Whether a packed entry holds more bytes than it says; a few of them are unpacked at a time.
+
+    zipfile cuts what it reads only after it has unpacked up to 2 GiB of it.
+    """
+    one_more = copy.copy(entry)
+    one_more.file_size = entry.file_size + 1
+    del one_more.CRC  # of the whole; it is compared when the entry is read
+    count = 0
+    with archive.open(one_more) as content:
+        while chunk := content.read(CHUNK):
+            count += len(chunk)
+    return count > entry.file_size

@@ -33,7 +33,6 @@ _NEEDED = {
     "result.json": ("before", "after"),
     "bank.json": ("kind", "shapes", "complete", "dataset_fingerprint"),
     "metrics.jsonl": ("phase", "epoch", "seconds"),
-    "history.jsonl": ("step", "chain"),
 }
 
 BASELINE = "baseline.keras"  # the network as given or trained, before everything
@@ -176,15 +175,16 @@ class RunFolder:
         arguments = json.loads(jsonl.dumps(args))
         if not self._is_ours():
             self._refuse_foreign(overwrite)
+            self._delete_temporary()  # of a process that was killed while it made the folder
         else:
             self._files = read_manifest(self.path)
             if not overwrite:
-                self._compare(self._old_arguments(), arguments, ignore)
+                self._compare(self._old_arguments(arguments), arguments, ignore)
             self._delete_temporary()
             if overwrite:
                 self._delete_written()
             else:
-                old = self._old_arguments()
+                old = self._old_arguments(arguments)
                 if not arguments.keys() <= old.keys():
                     self.write_json("args.json", arguments | old)
                 return
@@ -208,7 +208,11 @@ class RunFolder:
 
     def _refuse_foreign(self, overwrite: bool) -> None:
         marks = (LOCK, *_MARKS[1:])
-        entries = [e for e in self.path.iterdir() if e.name not in marks]
+        entries = [
+            e
+            for e in self.path.iterdir()
+            if e.name not in marks and not (TEMPORARY.fullmatch(e.name) and e.is_file())
+        ]
         if entries and not overwrite:
             raise UserError(
                 f"{self.path} is not empty and holds no run of ours: give another folder, "
@@ -222,9 +226,9 @@ class RunFolder:
                 f"({', '.join(in_the_way[:3])}): move them or give another folder"
             )
 
-    def _old_arguments(self) -> Row:
+    def _old_arguments(self, new: Row) -> Row:
         old = self.read_json("args.json")
-        if not old:
+        if new and not old:
             raise UserError(f"{self.path / 'args.json'} is damaged: it holds no arguments")
         return old
 
