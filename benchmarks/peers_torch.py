@@ -8,6 +8,7 @@ float32 [n, h, w, 3], "val_labels" int [n], "test_inputs" and "test_labels" like
 """
 
 import argparse
+import importlib.metadata
 import json
 import re
 import time
@@ -182,7 +183,7 @@ def main() -> None:
     rate = pruned(model, val, args.method, args.target_rate)
     seconds = time.perf_counter() - begin
     (loss, accuracy), tested = val.loss_and_accuracy(model), test.loss_and_accuracy(model)
-    versions = {"torch": torch.__version__, "torch_pruning": torch_pruning.__version__}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "torch-pruning")}
     results = {
         "method": args.method,
         "pruning_seconds": seconds,
