@@ -8,6 +8,7 @@ float32 [n, h, w, 3], "val_labels" int [n], "test_inputs" and "test_labels" like
 """
 
 import argparse
+import importlib.metadata
 import json
 import re
 import time
@@ -27,7 +28,9 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        # TensorFlow pads an even image below and on the right alone before a stride of 2.
+        self.pad = (1, 1, 1, 1) if stride == 1 else (0, 1, 0, 1)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs, eps=1e-5)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs, eps=1e-5)
@@ -38,7 +41,8 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float [n, inputs, h, w] -> [n, outputs, h / stride, w / stride]."""
-        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        y = self.conv1(nn.functional.pad(x, self.pad))
+        y = self.bn2(self.conv2(torch.relu(self.bn1(y))))
         return torch.relu(y + (self.bn3(self.conv3(x)) if self.conv3 else x))
 
 
@@ -182,7 +186,7 @@ def main() -> None:
     rate = pruned(model, val, args.method, args.target_rate)
     seconds = time.perf_counter() - begin
     (loss, accuracy), tested = val.loss_and_accuracy(model), test.loss_and_accuracy(model)
-    versions = {"torch": torch.__version__, "torch_pruning": torch_pruning.__version__}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "torch-pruning")}
     results = {
         "method": args.method,
         "pruning_seconds": seconds,
