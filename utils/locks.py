@@ -25,14 +25,13 @@ class Lock:
 
     Args:
         folder: the file .lock lies in it.
-        waiting: said where another process holds it, which is then waited for.
 
     Raises:
         Taken: another process holds the lock.
         UserError: the folder is a file or can't be written.
     """
 
-    def __init__(self, folder: Path, waiting: str | None = None):
+    def __init__(self, folder: Path):
         self._path = folder / LOCK
         self._made_folder = False
         try:
@@ -48,22 +47,19 @@ class Lock:
             ) from error
         self._open = True
         try:
-            self._take(folder, waiting)
+            self._take(folder)
         except BaseException:
             self.close()
             raise
 
-    def _take(self, folder: Path, waiting: str | None) -> None:
+    def _take(self, folder: Path) -> None:
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if waiting is None:
-                raise Taken(
-                    f"another process is using {folder} (it holds {self._path}): wait for it or "
-                    "give another folder"
-                ) from None
-            progress.say(waiting)
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+            raise Taken(
+                f"another process is using {folder} (it holds {self._path}): wait for it or give "
+                "another folder"
+            ) from None
         except OSError:
             progress.warn(f"{folder} has no file locks, do not use it from two processes at once")
 
