@@ -245,8 +245,10 @@ def sensitivity(
     Raises:
         UserError: as `prune`.
 
-    Example:
-        >>> print(ekg.sensitivity(model, (x_train, y_train)))  # doctest: +SKIP
+    Examples:
+        >>> found = ekg.sensitivity(model, (x_train, y_train), shares=(0.25, 0.5))
+        >>> [len(group["rise"]) for group in found.groups]
+        [2, 2]
     """
     shares = tuple(float(one) for one in shares)
     if not shares or list(shares) != sorted(set(shares)) or not 0 < shares[0] <= shares[-1] < 1:
