@@ -16,7 +16,8 @@ from ..nets.graph import ChannelGraph
 from ..options.methods import CACHE_MB
 from ..training.task import Task
 from ..utils import progress
-from .engine.by_name import EVALUATORS, ExactEvaluator
+from .engine.by_name import EVALUATORS
+from .engine.evaluator import ExactEvaluator
 from .engine.validation import Validation
 from .space.candidates import Proposal
 from .worth.drop import values_of

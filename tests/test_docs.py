@@ -26,7 +26,9 @@ LONG = sorted(
     for page in DOCS.glob("*.md")
     if not page.name.endswith(".in.md") and page.name != "api.md" and docs_stage.blocks(page)
 )
-FUNCTIONS = "inspect sensitivity prune run_search run_finetuning search_with export register".split()
+FUNCTIONS = (
+    "inspect sensitivity prune run_search run_finetuning search_with export register".split()
+)
 
 
 @pytest.fixture
