@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from ..utils import cluster, interrupts
+from ..utils import interrupts
 from ..utils.errors import UserError
 
 USAGE_EXIT = 2
@@ -55,9 +55,10 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
     try:
         with interrupts.answered():
             code = main(None)
-            cluster.leave()
+            if cluster := _cluster():
+                cluster.leave()
     except UserError as error:
-        if cluster.size() > 1:
+        if (cluster := _cluster()) and cluster.size() > 1:
             cluster.end(_one_line(str(error)))  # before the end of another is noticed
         print(f"error: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(USAGE_EXIT)
@@ -66,10 +67,16 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
         print(interrupts.in_words(code), end="", file=sys.stderr, flush=True)
         interrupts.leave(code)
     except Exception as error:
-        if cluster.lost(error):
+        if (cluster := _cluster()) and cluster.lost(error):
             cluster.end(cluster.LOST)
         raise
     sys.exit(code or 0)
+
+
+def _cluster() -> Any:
+    """`utils.cluster` where a command has imported it: it brings numpy, for which neither `--help`
+    nor the first Ctrl-C shall wait."""
+    return sys.modules.get(f"{__package__.rpartition('.')[0]}.utils.cluster")
 
 
 def run_module(name: str) -> NoReturn:

@@ -9,6 +9,7 @@ moment (`utils.runfolder`).
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from types import FrameType
 from typing import NoReturn
 
 INTERRUPT_EXIT, TERMINATE_EXIT = 130, 143  # 128 and the number of the signal
+AT_ONCE_SECONDS = 0.2  # in which Python mostly ends by itself: nothing more has to be said
 GRACE_SECONDS = 3.0  # for Python to end in its own way
 ANSWERS = {
     signal.SIGINT: "\nstopping; Ctrl-C again ends at once\n",
@@ -27,6 +29,7 @@ ANSWERS = {
 RESUME = "run the same command again to resume\n"
 _IMPORTING = "<frozen importlib._bootstrap>"
 
+_answered = False  # whether one of the ANSWERS was given
 _tidying: list[Callable[[], object]] = []
 
 
@@ -93,10 +96,13 @@ def _stop(terminal: int, number: int, frame: FrameType | None) -> None:
 
 
 def _watch(reading: int, terminal: int) -> None:
+    global _answered
     first = _signalled(reading)
     if first is None:
         return
-    _write(terminal, ANSWERS[first])
+    if not select.select([reading], [], [], AT_ONCE_SECONDS)[0]:  # Python is busy
+        _answered = True
+        _write(terminal, ANSWERS[first])
     end = threading.Timer(GRACE_SECONDS, _end, (terminal, 128 + first))
     end.daemon = True
     end.start()
@@ -120,8 +126,9 @@ def _write(terminal: int, text: str) -> None:
 
 
 def in_words(code: int) -> str:
-    """What ended a command, and how to go on: a line with its end."""
-    return f"{'terminated' if code == TERMINATE_EXIT else 'interrupted'}: {RESUME}"
+    """What ended a command, and how to go on: a line, below a terminal's ^C."""
+    said = f"{'terminated' if code == TERMINATE_EXIT else 'interrupted'}: {RESUME}"
+    return said if _answered else f"\n{said}"
 
 
 def _end(terminal: int, code: int) -> NoReturn:
