@@ -60,13 +60,15 @@ def inherit_data(args: argparse.Namespace, folder: Path) -> None:
                 "the Python functions: give --data"
             )
     for name in names:
+        if getattr(args, name, None) is not None:
+            continue
         value = used.get(name)
-        if getattr(args, name, None) is None and value is not None:
-            words = value if isinstance(value, list) and name in AIMS else [value]
-            if name in TEXTS and not all(isinstance(word, str) for word in words):
-                raise UserError(f"{folder / ARGS} is damaged: its {name} is {value!r}")
-            _refuse_code(value, name, folder)
-            setattr(args, name, value)
+        words = value if isinstance(value, list) and name in AIMS else [value]
+        text = all(isinstance(word, str) for word in words)
+        if name in TEXTS and value is not None and not text:
+            raise UserError(f"{folder / ARGS} is damaged: its {name} is {value!r}")
+        _refuse_code(value, name, folder)
+        setattr(args, name, value)
 
 
 def _refuse_code(value: Any, name: str, folder: Path) -> None:

@@ -86,7 +86,8 @@ def searched(tmp_path_factory, weights) -> Path:
     for name in (BASELINE, START, PRUNED):
         (folder / name).write_bytes(weights["good.keras"].read_bytes())
     (folder / "args.json").write_text(json.dumps({"dataset": "DIGITS", "data_path": None}))
-    (folder / "search.json").write_text(json.dumps({"front": []}))
+    figures = dict.fromkeys(("flops", "parameters", "val_loss"), {"before": 1, "after": 1})
+    (folder / "search.json").write_text(json.dumps({"front": [], **figures}))
     shape = [len(load("DIGITS").train), 10, 2]
     np.save(folder / ARRAY, np.zeros(shape, np.float16))
     manifest = {"kind": "full", "shapes": {ARRAY: shape}, "complete": True}
