@@ -86,7 +86,7 @@ def searched(tmp_path_factory, weights) -> Path:
     for name in (BASELINE, START, PRUNED):
         (folder / name).write_bytes(weights["good.keras"].read_bytes())
     (folder / "args.json").write_text(json.dumps({"dataset": "DIGITS", "data_path": None}))
-    figures = dict.fromkeys(("flops", "parameters", "val_loss"), {"before": 1, "after": 1})
+    figures = {key: {"before": 1, "after": 1} for key in ("flops", "parameters", "val_loss")}
     (folder / "search.json").write_text(json.dumps({"front": [], **figures}))
     shape = [len(load("DIGITS").train), 10, 2]
     np.save(folder / ARRAY, np.zeros(shape, np.float16))

@@ -252,7 +252,7 @@ def test_grey_images_without_channels(module):
 def test_functions_return_what_the_network_takes(module, function, shape):
     data = own.load(f"{module}:{function}", shape, Data(mean=(1.0,) * shape[-1]))
     assert data.image_shape == shape and len(data.train) == len(data.test) == 20
-    assert (data.pad, data.jitter, data.flip) == (0, 0.0, len(shape) == 3)
+    assert (data.pad, data.jitter, data.flip) == (0, 0.0, shape[2:] == (3,))
     batches = train_batches(data, None, 4, seed=0, epoch=0, views=2, augment=True, jitter=True)
     batch = next(iter(batches))
     assert batch["inputs"].shape == (4, 2, *shape)

@@ -387,7 +387,7 @@ def test_a_run_keeps_to_its_limits_up_to_the_file(trained, digits, tmp_path, cap
     result = ekg.prune(trained, *digits, folder, **settings)
     printed = capsys.readouterr().out
     assert "excluded: second; the group of second keeps its 10 filters" in printed
-    assert "search: until 10.00% of the metric on D_val are lost" in printed
+    assert "search: until 10 % of the metric on D_val are lost" in printed
     given = keras.models.load_model(folder / "pruned.keras", compile=False)
     assert {type(layer).__module__.split(".")[0] for layer in given.layers} == {"keras"}
     widths = [given.get_layer(name).filters for name in ("first", "second", "third")]

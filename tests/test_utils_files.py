@@ -220,7 +220,7 @@ def test_damaged_and_missing_pickles(tmp_path):
             arrays.restricted_load(path)
     with pytest.raises(UserError, match="does not exist"):
         arrays.restricted_load(tmp_path / "none.pkl")
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="is no file"):
         arrays.restricted_load(tmp_path)
 
 

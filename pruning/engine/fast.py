@@ -20,13 +20,10 @@ class FastEvaluator(ExactEvaluator):
     """The machinery of `ExactEvaluator` on a few proposals, of which several may be taken at once.
 
     1. Every proposal is run through its own segments only, on the first half of D_val; `Forecast`
-       ranks them by that. The first ones that together promise to cost less than a tie are taken
-       at once, unseen, if they are at least FINISHED of more than twice as many proposals, and if
-       the network without all of them keeps that.
-    2. Else the best FINISHED stay. Where a gate's effect isn't local, three quarters of its kind
-       stay, those that cost least when they were last seen. If more than FINISHED stay in all,
-       they see the first half of D_val, and the best FINISHED there go on.
-    3. These see all of D_val. Those that tie with the best one are taken at once if the network
+       ranks them by that, and the best FINISHED stay. Where a gate's effect isn't local, three
+       quarters of its kind stay, those that cost least when they were last seen. If more than
+       FINISHED stay in all, they see the first half of D_val, and the best FINISHED there go on.
+    2. These see all of D_val. Those that tie with the best one are taken at once if the network
        without all of them keeps, but for a tie, what they promised one by one. Else the best one
        is taken.
 
@@ -35,8 +32,8 @@ class FastEvaluator(ExactEvaluator):
     Everything a choice depends on is in `state`, and none of it on the number of cores.
     """
 
-    FINISHED, SEEN_AGAIN = 5, 3 / 4
-    TIED, WORSE = 0.02, 1.25
+    FINISHED, SEEN_AGAIN = 8, 3 / 4
+    TIED, WORSE = 0.005, 1.25
 
     def __init__(self, graph: ChannelGraph, data: Validation, **options):
         super().__init__(graph, data, slopes=True, **options)
@@ -84,8 +81,6 @@ class FastEvaluator(ExactEvaluator):
         effects: list[Effect | None] = [None] * len(proposals)
         if len(proposals) > self.FINISHED:
             effects = self._effects.of(proposals)
-        if outcome := self._unseen(trials, effects, together):
-            return outcome
         looked = self._to_look_at(trials, effects)
         if len(looked) > self.FINISHED:
             self._see(trials, looked, math.ceil(len(self.current.rows) / 2))
@@ -99,23 +94,6 @@ class FastEvaluator(ExactEvaluator):
         promised = max(float(trials.rises()[tied].sum()), 0.0)
         most = self.WORSE * promised + self._tie(trials)
         return self._at_once(trials, tied, most) or trials.outcome()
-
-    def _unseen(
-        self, trials: Trials, effects: list[Effect | None], together: Together | None
-    ) -> Outcome | None:
-        """Proposals whose foretold rises are together too small to notice, taken at once."""
-        if together is None or len(effects) <= 2 * self.FINISHED:
-            return None
-        local = np.array([index for index, one in enumerate(effects) if one], int)
-        logs = np.array([self._forecast.of(one, trials.excess) for one in effects if one])
-        order = np.argsort(logs, kind="stable")
-        rises = trials.excess * np.maximum(np.exp(logs[order]) - Forecast.EPSILON, 0)
-        chosen = local[order][np.cumsum(rises) <= self._tie(trials)]
-        if len(chosen):
-            chosen = chosen[together([trials.proposals[index] for index in chosen])]
-        if len(chosen) < self.FINISHED:
-            return None
-        return self._at_once(trials, chosen, self._tie(trials))
 
     def _at_once(self, trials: Trials, chosen: np.ndarray, most: float) -> Outcome | None:
         """Several proposals taken at once; None if that raises the loss by more than `most`."""
