@@ -156,7 +156,7 @@ def _parse_pickle(blob: bytes, layout: Layout, where: str) -> tuple[np.ndarray, 
             f"{where}: data is {pixels.dtype} {list(pixels.shape)} instead of uint8 "
             f"[n, {PIXEL_BYTES}]: download it again"
         )
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+    if (labels.size and labels.dtype.kind not in "iu") or labels.ndim != 1:
         raise UserError(
             f"{where}: labels are {labels.dtype} {list(labels.shape)} instead of whole numbers "
             "[n]: download it again"

@@ -172,7 +172,7 @@ PIXELS = np.zeros((2, 3072), np.uint8)
         ({"data": _Foreign(), "labels": [0, 1]}, r"test_batch: .*refused.*mkdir"),
         ({"data": PIXELS}, r"test_batch is not an official CIFAR file.*labels"),
         ([1, 2], "test_batch is not an official CIFAR file"),
-        ({"data": PIXELS, "labels": ["a", "b"]}, "test_batch is not an official CIFAR file"),
+        ({"data": PIXELS, "labels": ["a", "b"]}, r"test_batch: labels are \|S1 \[2\] instead of"),
         ({"data": PIXELS[:, :9], "labels": [0, 1]}, r"test_batch: data is uint8 \[2, 9\]"),
         ({"data": PIXELS, "labels": [0]}, "test_batch holds 2 images but 1 labels"),
         ({"data": PIXELS, "labels": [0, -1]}, "label -1 of example 1"),

@@ -132,7 +132,7 @@ class Cell:
                 f"{self.folder(root)} holds a result that no grid has made ({COMMAND} is missing): "
                 "delete the folder or give another --train_path"
             )
-        recorded = read_json(path)
+        recorded = read_json(path, "command")["command"]
         wanted = [*self.program, *self.args]
         if recorded != wanted:
             old = " ".join(arg for arg in recorded if arg not in wanted) or "fewer flags"
@@ -149,7 +149,7 @@ class Cell:
         if (folder / COMMAND).exists():
             self._check(root)
             return
-        text = json.dumps([*self.program, *self.args]) + "\n"
+        text = json.dumps({"command": [*self.program, *self.args]}) + "\n"
         atomic_write(folder / COMMAND, lambda path: path.write_text(text, encoding="utf-8"))
 
 
