@@ -21,6 +21,7 @@ from .charts import Chart, Drawing, Lines, Map
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name; nothing is read from there
 Spec = dict[str, Any]
+FEW_TICKS = 10
 DASHES = {"solid": [1, 0], "dashed": [5, 3]}
 # Without a key the wheel and a finger scroll the page.
 ZOOM = {
@@ -95,6 +96,15 @@ def as_json(spec: Spec) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+def _whole_axis(chart: Lines) -> Spec:
+    """An axis of whole numbers; a few have a tick each, since Vega would add halves."""
+    ends = [x for one in chart.series for x in one.x]
+    axis: Spec = {"format": "d", "tickMinStep": 1}
+    if ends and max(ends) - min(ends) <= FEW_TICKS:
+        axis["values"] = list(range(int(min(ends)), int(max(ends)) + 1))
+    return axis
+
+
 def _lines(chart: Lines) -> Spec:
     rows = []
     for number, series in enumerate(chart.series):
@@ -129,7 +139,7 @@ def _lines(chart: Lines) -> Spec:
     }
     x: Spec = {"field": "x", "type": "quantitative", "title": chart.x_label}
     x["scale"] = {"zero": False, "reverse": chart.falling, "nice": not chart.whole}
-    x["axis"] = {"format": "d", "tickMinStep": 1} if chart.whole else {}
+    x["axis"] = _whole_axis(chart) if chart.whole else {}
     y: Spec = {"field": "y", "type": "quantitative", "title": chart.y_label}
     y["scale"] = {"type": "log"} if chart.logarithmic else {"zero": False}
     shown = [
