@@ -157,9 +157,10 @@ def test_page_shows_the_collected_figures(tmp_path):
         export_tables.collect(title, source, target)
     assert list(json.loads(target.read_text())) == ["a", "b"]
     assert export_tables.tables(target).count("| litert int8 |") == 2
-    source.write_text("[]")
-    with pytest.raises(UserError, match="holds no figures"):
-        export_tables.collect("c", source, target)
+    for content, message in (("{}", "holds no figures"), ("[]", "holds a list instead of an obj")):
+        source.write_text(content)
+        with pytest.raises(UserError, match=message):
+            export_tables.collect("c", source, target)
 
 
 @needs_extras

@@ -64,7 +64,7 @@ def test_streamed_images_are_those_in_memory(folder, channels, capsys):
     assert "12 images are more than the limit of memory" in capsys.readouterr().out
     assert streamed.class_names == held.class_names == ("ant", "bee")
     np.testing.assert_array_equal(streamed.labels, held.labels)
-    assert (streamed.pad, streamed.flip, streamed.jitter) == (1, True, 0.2)
+    assert (streamed.pad, streamed.flip, streamed.jitter) == (1, channels == 3, 0.2)
     assert (streamed.subset_per_class, streamed.val_per_class) == (5, 1)
     assert streamed.image_shape == shape
     for split, count in (("train", 12), ("test", 4)):

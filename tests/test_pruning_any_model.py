@@ -30,7 +30,7 @@ def check(model):
     teacher = np.full((len(images), CLASSES), 1 / CLASSES, np.float32)
     reward = Reward(classification(), val, teacher)
     importance = ImportancePass(segments, [], reward)
-    _, same, scores = importance.run(images, reward.terms(slice(None)), weights, mask)
+    _, same, scores, _ = importance.run(images, reward.terms(slice(None)), weights, mask)
     np.testing.assert_allclose(same, logits, rtol=1e-3, atol=1e-4)
     assert np.isfinite(scores).all() and (scores[mask == 0] == 0).all()
     by_weight = weight_scores("l1", graph.kernels(), mask, [0])
