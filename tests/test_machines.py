@@ -114,13 +114,15 @@ def folders(rank):
         assert not pathlib.Path(path).exists()
     runfolder._SEEN_SECONDS = 60
     with runfolder.RunFolder.open("same", {"seed": 0}) as folder:
-        path = folder.write("result.json", lambda path: path.write_text('{"from": %d}' % rank))
-        assert path.read_text() == '{"from": 0}' and folder.finished
-        assert folder.read_json("result.json") == {"from": 0}
-        folder.append("metrics.jsonl", {"rank": rank})
-        assert folder.rows("metrics.jsonl") == [{"rank": 0}]
+        said = '{"before": %d, "after": 0}'
+        path = folder.write("result.json", lambda path: path.write_text(said % rank))
+        assert path.read_text() == said % 0 and folder.finished
+        assert folder.read_json("result.json") == {"before": 0, "after": 0}
+        row = {"phase": "baseline", "epoch": 1, "seconds": rank}
+        folder.append("metrics.jsonl", row)
+        assert folder.rows("metrics.jsonl") == [row | {"seconds": 0}]
         cluster.meet()
-        assert (path.parent / "metrics.jsonl").read_text().count("rank") == 1
+        assert (path.parent / "metrics.jsonl").read_text().count("phase") == 1
 
 
 def main(argv):
