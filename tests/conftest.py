@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -93,11 +94,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def quick_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shortens what only has to be there; the programs themselves measure for 4 seconds."""
+@pytest.fixture(scope="session", autouse=True)
+def _quick_latency() -> Iterator[None]:
+    """Runs in this process measure no longer than they must; the programs do for 4 seconds."""
     from ekg_tf.reports import networks as measure
     from ekg_tf.training import latency
 
-    monkeypatch.setattr(measure, "timings", partial(latency.timings, seconds=0.0))
-    monkeypatch.setattr(measure, "compared", lambda before, after: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "timings", partial(latency.timings, seconds=0.0))
+        patch.setattr(measure, "compared", lambda before, after: None)
+        yield

@@ -32,7 +32,7 @@ FUNCTIONS = (
 
 
 @pytest.fixture
-def names(tmp_path, monkeypatch, quick_latency):
+def names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own = recipes.RECIPES[recipes.OWN]
     short = replace(own, training=replace(own.training, epochs=1))

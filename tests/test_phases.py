@@ -91,7 +91,7 @@ def test_overwrite_starts_anew_and_resume_off_refuses_a_rest(finished, tmp_path,
 # ---------------------------------------------------------------- phase by phase
 
 
-def test_search_and_finetune_as_commands_of_their_own(finished, tmp_path, quick_latency, capsys):
+def test_search_and_finetune_as_commands_of_their_own(finished, tmp_path, capsys):
     """One folder, two commands: the same network as the whole pipeline's."""
     folder = tmp_path / "run"
     argv = ["--train_path", folder, "--gpu_id", "cpu"]
@@ -105,7 +105,7 @@ def test_search_and_finetune_as_commands_of_their_own(finished, tmp_path, quick_
     assert read(folder / "result.json")["after"]["flops"] < TARGET * 2_532_992
 
 
-def test_coarse_search_and_contrastive_transfer(finished, tmp_path, quick_latency):
+def test_coarse_search_and_contrastive_transfer(finished, tmp_path):
     """FFP's phases; the second network is the one that the search kept at 0.8."""
     folder = tmp_path / "run"
     argv = [*SEARCH, "--trained_param", finished / "baseline.keras", "--method", "ffp"]
@@ -124,7 +124,7 @@ def test_coarse_search_and_contrastive_transfer(finished, tmp_path, quick_latenc
     assert sizes == [result["flops"]["after"], result["front"][0]["flops"]]
 
 
-def test_finetune_elsewhere_with_every_switch(finished, tmp_path, quick_latency):
+def test_finetune_elsewhere_with_every_switch(finished, tmp_path):
     """Online teacher, bfloat16, micro-batches, cosine; the search's folder is only read."""
     before = state(finished)
     argv = ["--search_path", finished, "--train_path", tmp_path / "run", "--gpu_id", "cpu"]

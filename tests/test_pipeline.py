@@ -235,7 +235,7 @@ def test_test_py_measures_the_pkl(finished, tmp_path):
     assert state(finished) == before
 
 
-def test_test_py_measures_the_keras_file(finished, tmp_path, quick_latency, capsys):
+def test_test_py_measures_the_keras_file(finished, tmp_path, capsys):
     weights, figures = finished / "pruned.keras", tmp_path / "figures.json"
     measure.main(["--gpu_id", "cpu", "--trained_param", str(weights), "--json", str(figures)])
     check_report(capsys.readouterr().out, read(figures))

@@ -89,11 +89,11 @@ def check(name: str, folder: Path, budget: float) -> None:
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_trained_network_comes_out_right(name, tmp_path, quick_latency):
+def test_a_trained_network_comes_out_right(name, tmp_path):
     check(name, tmp_path, budget=0.3 if name == "no_batch_norm" else 0.6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LONG)
-def test_trained_networks_of_all_kinds_come_out_right(name, tmp_path, quick_latency):
+def test_trained_networks_of_all_kinds_come_out_right(name, tmp_path):
     check(name, tmp_path, budget=0.6)

@@ -380,7 +380,7 @@ QUICK = {
 }
 
 
-def test_a_run_keeps_to_its_limits_up_to_the_file(trained, digits, tmp_path, capsys, quick_latency):
+def test_a_run_keeps_to_its_limits_up_to_the_file(trained, digits, tmp_path, capsys):
     settings = QUICK | {"exclude": "sec*", "min_width": 3, "max_drop": 0.1}
     settings["method"] = ekg.EKG(step=0.4, score="l1")
     folder = tmp_path / "run"

@@ -50,7 +50,10 @@ def untimed(running):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in running.history.rows]
 
 
-@pytest.mark.parametrize("build", [residual, two_ends, unet])
+LONG = [pytest.param(build, marks=pytest.mark.slow) for build in (two_ends, unet)]
+
+
+@pytest.mark.parametrize("build", [residual, *LONG])
 def test_the_networks_that_are_scored_are_the_users_pruned_ones(tmp_path, build):
     model, seen = shaken(build()) if build is residual else build(), []
 
