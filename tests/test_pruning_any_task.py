@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ekg_tf.nets import stateless
-from ekg_tf.nets.gates import Gates
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.resnet import cifar_resnet
 from ekg_tf.options.methods import SWP
@@ -19,7 +18,7 @@ from ekg_tf.pruning.engine.fast import FastEvaluator
 from ekg_tf.pruning.engine.segments import Segments
 from ekg_tf.pruning.history import History, output_shapes
 from ekg_tf.pruning.methods.by_name import SEARCHES
-from ekg_tf.pruning.space.candidates import Candidates, Proposal
+from ekg_tf.pruning.space.candidates import Proposal
 from ekg_tf.pruning.space.stages import frozen_gates
 from ekg_tf.pruning.supernet.network import Supernet, stages_of
 from ekg_tf.pruning.worth.rewards import Knowledge, Reward, loss_and_accuracy
@@ -29,6 +28,7 @@ from ekg_tf.utils.trees import mapped, parts_of, rows_of, tree_of
 
 from tests.helpers.networks import random_mask
 from tests.helpers.options import search_options
+from tests.helpers.searches import proposals_at
 from tests.helpers.tasks import BUILDERS, Case, regression, series, two_ends, unet
 
 
@@ -36,15 +36,6 @@ def squared(teacher, student):
     """Knowledge of one's own, without a bound."""
     pairs = zip(parts_of(teacher), parts_of(student), strict=True)
     return sum(tf.reduce_mean((a - b) ** 2, -1) for a, b in pairs) - 1.0
-
-
-def proposals_at(graph, mask, step=0.4):
-    gates = Gates(graph.groups)
-    gates.set_mask(mask)
-    scores = np.random.default_rng(8).random(len(mask))
-    for gate in gates:
-        gate.rank(scores[gate.units])
-    return Candidates(gates, graph.flops, target=1, step=step).propose(scores)
 
 
 def outputs_of(model, val):

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ekg_tf.nets import tcl, tcl_norm
-from ekg_tf.nets.gates import Gates
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.resnet import cifar_resnet
 from ekg_tf.pruning.engine.evaluator import ExactEvaluator, NaiveEvaluator
 from ekg_tf.pruning.engine.validation import Validation
-from ekg_tf.pruning.space.candidates import Candidates
 from ekg_tf.pruning.worth.rewards import Reward
 from ekg_tf.training.task import classification
 
@@ -29,23 +27,7 @@ from tests.helpers.networks import (
     unknown,
     vgg,
 )
-from tests.helpers.searches import greedy_search, searched, validation
-
-
-def reward_for(model, val, seed=6):
-    shape = (len(val), model.output_shape[-1])
-    teacher = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    return Reward(classification(), val, teacher)
-
-
-def proposals_at(graph, mask, step=0.4):
-    """A proposal of every gate that has a filter to give, with random scores."""
-    gates = Gates(graph.groups)
-    gates.set_mask(mask)
-    scores = np.random.default_rng(8).random(len(mask))
-    for gate in gates:
-        gate.rank(scores[gate.units])
-    return Candidates(gates, graph.flops, target=1, step=step).propose(scores)
+from tests.helpers.searches import greedy_search, proposals_at, reward_for, searched, validation
 
 
 @pytest.mark.parametrize(

@@ -12,27 +12,11 @@ from ekg_tf.pruning.engine.evaluator import NaiveEvaluator, Trials
 from ekg_tf.pruning.engine.fast import FastEvaluator
 from ekg_tf.pruning.engine.local import Effect, Forecast
 from ekg_tf.pruning.space.candidates import OVERSHOOT, Candidates
-from ekg_tf.pruning.worth.rewards import Knowledge, Reward
-from ekg_tf.training.task import classification
+from ekg_tf.pruning.worth.rewards import Knowledge
 from ekg_tf.utils.runfolder import RunFolder
 
 from tests.helpers.networks import dense_block, random_mask, residual, shaken, squeeze, vgg
-from tests.helpers.searches import searched, validation
-
-
-def reward_for(model, val, seed=6):
-    shape = (len(val), model.output_shape[-1])
-    teacher = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    return Reward(classification(), val, teacher)
-
-
-def proposals_at(graph, mask, step=0.4):
-    gates = Gates(graph.groups)
-    gates.set_mask(mask)
-    scores = np.random.default_rng(8).random(len(mask))
-    for gate in gates:
-        gate.rank(scores[gate.units])
-    return Candidates(gates, graph.flops, target=1, step=step).propose(scores)
+from tests.helpers.searches import proposals_at, reward_for, searched, validation
 
 
 class Case:
