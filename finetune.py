@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     finetuning = flags.finetuning_of(args)
     training = replace(flags.made(Training, args), seed=args.seed)
+    flags.check_folder(args)
 
     devices.import_tensorflow()
     import keras

@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     options = flags.search_of(args)
     bank = flags.bank_of(args, options.method)
+    flags.check_folder(args)
 
     devices.import_tensorflow()
     import keras
@@ -62,11 +63,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         phase = work.given, work.task, work.data
         options = recipes.search(options, work.data)
         check(work.given, work.data, options, bank)  # before there is a folder
+        kept = flags.record(args, options, bank, work)
+        flags.check_folder(args, kept)
         rehearse(*phase, device, known=inputs.is_built(args))
         if args.dry_run:
             progress.say(dry_run(*phase, Wanted(options, bank), device))
             return
-        kept = flags.record(args, options, bank, work)
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             run_search(folder, *phase, options, device, bank)
             print_summary(folder.read_json("search.json"), str(folder.file(PRUNED)))

@@ -67,6 +67,7 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
     finetuning, search = flags.finetuning_of(args), flags.search_of(args)
     bank = flags.bank_of(args, search.method, finetuning)
     training = replace(flags.made(Training, args), seed=args.seed)
+    flags.check_folder(args)
 
     devices.import_tensorflow()
     import keras

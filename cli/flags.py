@@ -526,6 +526,21 @@ def bank_of(
     return bank
 
 
+def check_folder(args: argparse.Namespace, kept: dict[str, Any] | None = None) -> None:
+    """Refuses a --train_path that can't be used, before any work; writes nothing.
+
+    A dry run doesn't use it.
+
+    Args:
+        kept: what `record` gives; None: it isn't known yet.
+
+    Raises:
+        UserError: as `RunFolder.check`.
+    """
+    if not args.dry_run:
+        RunFolder.check(args.train_path, kept, overwrite=args.overwrite)
+
+
 def open_folder(args: argparse.Namespace, kept: dict[str, Any], *begun: str) -> RunFolder:
     """The run folder of --train_path; refuses an unfinished run with --resume off.
 

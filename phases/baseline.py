@@ -72,7 +72,8 @@ def measure(
     }
     folder.write_json("baseline.json", results)
     test = results["test"]
+    by_batch = f" (batch statistics {test['batch_top1']:.2f} %)" if "batch_top1" in test else ""
     progress.say(
         f"{folder.file(BASELINE)}: {results['parameters']:,} parameters, {results['flops']:,} FLOPs"
-        f", test top-1 {test['top1']:.2f} % (batch statistics {test['batch_top1']:.2f} %)"
+        f", test top-1 {test['top1']:.2f} %{by_batch}"
     )

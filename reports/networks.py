@@ -26,6 +26,7 @@ MODES = (
     "moving statistics: batch norms as they are in use; batch statistics: they normalise by each "
     "test batch, as the search does"
 )
+_MODES = (("moving statistics", ""), ("batch statistics", "batch_"))  # words, beginning of keys
 COLUMNS = 100
 TOP5_CLASSES = 20  # from here up one of the five likeliest classes says something
 
@@ -124,17 +125,16 @@ def report_text(results: Mapping[str, Any], written: str | None = None) -> str:
         ("FLOPs (multiply-accumulates)", *pair("flops"), ",.0f"),
     ]
     tested = results["after"]["test"]
-    modes = (("moving statistics", ""), ("batch statistics", "batch_"))
     tops = ("top1",) if results.get("classes", TOP5_CLASSES) < TOP5_CLASSES else ("top1", "top5")
     if "top1" in tested:
-        for mode, key in modes:
+        for mode, key in modes_of(tested):
             for top in tops:
-                title = f"top-{top[3:]} %, {mode}"
+                title = f"top-{top[3:]} %{mode}"
                 rows.append((title, *pair("test", f"{key}{top}"), ".2f"))
-    for mode, key in modes:
+    for mode, key in modes_of(tested):
         for name in own_metrics(tested):
-            rows.append((f"{name}, {mode}", *pair("test", f"{key}metrics", name), ".4f"))
-    rows.append(("test loss, moving statistics", *pair("test", "loss"), ".4f"))
+            rows.append((f"{name}{mode}", *pair("test", f"{key}metrics", name), ".4f"))
+    rows.append((f"test loss{modes_of(tested)[0][0]}", *pair("test", "loss"), ".4f"))
     ratios = {}
     for batch in results["after"]["latency_ms"]:
         name = f"latency, ms per example, batch {batch}"
@@ -148,8 +148,23 @@ def report_text(results: Mapping[str, Any], written: str | None = None) -> str:
     lines = [before_after(rows, ratios)]
     if "problem" in found:
         lines.append(f"latency in {found['runtime']}: not measured ({found['problem']})")
-    lines.append(wrapped(MODES))
+    lines += explained(tested)
     return "\n".join([*lines, "", wrapped(verdict_text(results, written))])
+
+
+def modes_of(tested: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(words for a title, beginning of a key) of what batch norms normalised by in a test.
+
+    A network without any was tested once: ("", "").
+    """
+    if "batch_loss" not in tested:
+        return [("", "")]
+    return [(f", {words}", key) for words, key in _MODES]
+
+
+def explained(tested: Mapping[str, Any]) -> list[str]:
+    """The lines that say what both modes are; none where there is one."""
+    return [wrapped(MODES)] if "batch_loss" in tested else []
 
 
 def wrapped(text: str) -> str:
@@ -189,7 +204,7 @@ def metric_of(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Met
     sides = [former.get("loss"), tested["loss"]]
     errors = [one.get("loss_error") for one in (former, tested)]
     known = None if None in errors else (errors[0], errors[1])
-    return Metric("test loss", *sides, count, higher_is_better=False, errors=known)
+    return Metric("loss", *sides, count, higher_is_better=False, errors=known)
 
 
 def own_metrics(tested: Mapping[str, Any]) -> list[str]:

@@ -95,12 +95,15 @@ def front(path: str | os.PathLike, rows: Sequence[dict]) -> None:
     """Draws the networks that a search wrote on its way: accuracy against FLOPs and latency.
 
     Every row has flops_rate (a fraction), latency_ms {batch: ms per example} and test {"top1",
-    "batch_top1"} in percent or, of other tasks than classification, {"loss", "batch_loss"}.
+    "batch_top1"} in percent or, of other tasks than classification, {"loss", "batch_loss"}; a
+    network without batch norms has the first of each alone.
     """
     drawn = "top1" if "top1" in rows[0]["test"] else "loss"
     figure, (upper, lower) = _axes((8.0, 6.4), "Networks along the search, not fine-tuned", rows=2)
     kept = [100 * row["flops_rate"] for row in rows]
-    modes = ((drawn, "moving statistics"), (f"batch_{drawn}", "batch statistics"))
+    modes = [(drawn, "moving statistics"), (f"batch_{drawn}", "batch statistics")]
+    if f"batch_{drawn}" not in rows[0]["test"]:
+        modes = [(drawn, "test split")]
     for (key, label), colour in zip(modes, COLOURS, strict=False):
         accuracy = [row["test"][key] for row in rows]
         upper.plot(kept, accuracy, "o-", color=colour, label=label)

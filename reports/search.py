@@ -12,7 +12,7 @@ from ..pruning.space.candidates import OVERSHOOT
 from ..utils import progress
 from ..utils.runfolder import RunFolder
 from . import plots
-from .networks import MODES, metric_of, own_metrics, wrapped
+from .networks import explained, metric_of, modes_of, own_metrics, wrapped
 from .outline import of_mask
 from .tables import before_after, table
 from .verdict import next_step, verdict
@@ -164,18 +164,18 @@ def summary_text(results: dict, written: str | None = None) -> str:
         if results[key]["before"] is not None
     ]
     tested = results["test"]
-    for mode, key in (("moving statistics", ""), ("batch statistics", "batch_")):
+    for mode, key in modes_of(tested["after"]):
         for title, name, spec in (("top-1 %", "top1", ".2f"), ("loss", "loss", ".4f")):
             if name == "top1" and name not in tested["after"]:
                 continue
             if name == "loss" and "top1" in tested["after"]:
                 continue
             sides = (tested[side][f"{key}{name}"] for side in ("before", "after"))
-            rows.append((f"test {title}, {mode}, not fine-tuned", *sides, spec))
+            rows.append((f"test {title}{mode}, not fine-tuned", *sides, spec))
         for name in own_metrics(tested["after"]):
             sides = (tested[side][f"{key}metrics"][name] for side in ("before", "after"))
-            rows.append((f"test {name}, {mode}, not fine-tuned", *sides, ".4f"))
-    lines = [before_after(rows), wrapped(MODES)]
+            rows.append((f"test {name}{mode}, not fine-tuned", *sides, ".4f"))
+    lines = [before_after(rows), *explained(tested["after"])]
     seconds = ", ".join(
         f"{PARTS.get(part, part)} {progress.duration(value)}"
         for part, value in results["seconds"].items()
@@ -241,13 +241,17 @@ def front_table(results: dict) -> str:
     figure = "top-1 %" if "top1" in results["front"][0]["test"] else "loss"
     header += [
         "loss, held-out training examples",
-        f"test {figure}, moving / batch statistics, not fine-tuned",
+        f"test {figure}{_both_modes(results['front'][0]['test'])}, not fine-tuned",
     ]
     batches = " / ".join(results["front"][0]["latency_ms"])
     return table([*header, f"ms per example, batch {batches}"], rows)
 
 
+def _both_modes(tested: dict) -> str:
+    return ", moving / batch statistics" if len(modes_of(tested)) > 1 else ""
+
+
 def _of_front(tested: dict) -> str:
-    """Top-1, or the loss, by moving and by batch statistics."""
-    key, spec = ("top1", ".2f") if "top1" in tested else ("loss", ".4f")
-    return f"{tested[key]:{spec}} / {tested[f'batch_{key}']:{spec}}"
+    """Top-1, or the loss, in each mode of the batch norms."""
+    name, spec = ("top1", ".2f") if "top1" in tested else ("loss", ".4f")
+    return " / ".join(f"{tested[key + name]:{spec}}" for _, key in modes_of(tested))

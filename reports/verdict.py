@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass
 
 NOISE = 2.0  # standard errors of a difference that count as nothing
@@ -69,8 +70,10 @@ class Metric:
             _with_error(value, error, self.unit)
             for value, error in zip((self.before, self.after), self.standard_errors(), strict=True)
         ]
-        tested = "" if self.examples is None else f" on {self.examples:,} test examples"
-        told = f"{self.name}{tested}: {' → '.join(figures)}"
+        what = self.name
+        if self.examples is not None:
+            what = f"Test {self.name} on {self.examples:,} examples"
+        told = f"{what}: {' → '.join(figures)}"
         change = self.change()
         if self.before is None or change is None:
             return f"{told}."
@@ -141,7 +144,7 @@ def verdict(
     )
     sentences = [size]
     if metric:
-        sentences.append(_upper(metric.sentence()))
+        sentences.append(metric.sentence())
     if latency:
         sentences.append(latency.sentence())
     if written:
@@ -158,14 +161,15 @@ def next_step(
     if not finished:
         return "run the same command again, it goes on where it was"
     if not finetuned:
-        return f"fine-tune it (ekg-tf finetune --train_path {folder})"
+        return f"fine-tune it (ekg-tf finetune --train_path {shlex.quote(folder)})"
+    network = f"{folder}/pruned.keras"
     if metric and metric.change() == "worse":
         return (
             "if that is too much, fine-tune longer or keep more (a larger --search_target_rate); "
-            "else export it (ekg-tf export)"
+            f"else export it (ekg-tf export {shlex.quote(network)})"
         )
     return (
-        f"export it and measure it where it will run (ekg-tf export {folder}/pruned.keras), "
+        f"export it and measure it where it will run (ekg-tf export {shlex.quote(network)}), "
         "or try a smaller budget"
     )
 
@@ -196,7 +200,3 @@ def _with_error(value: float | None, error: float | None, unit: str) -> str:
     tail = f" {unit}" if unit else ""
     spread = "" if error is None else f" ± {error:.{digits}f}"
     return f"{value:.{digits}f}{spread}{tail}"
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]

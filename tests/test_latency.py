@@ -1,5 +1,7 @@
 """Latencies with their spread: what is inside the noise is no change."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -66,6 +68,18 @@ def test_figures_read_from_a_file_are_told_the_same_way():
     said = " ".join(text.split())
     assert "LiteRT, one CPU thread): 1.000 → 0.500 ms per example: faster" in said
     assert "top-5" not in text
+
+
+@pytest.mark.parametrize("norms", [True, False])
+def test_only_networks_with_batch_norms_are_told_about_their_statistics(norms):
+    side = {"parameters": 10, "flops": 20, "latency_ms": {"1": 2.0}}
+    tested = {"top1": 90.0, "loss": 0.3, "examples": 100, "metrics": {"mae": 0.5}}
+    both = {f"batch_{key}": value for key, value in tested.items() if key != "examples"}
+    side["test"] = tested | (both if norms else {})
+    text = report_text({"before": side, "after": side, "classes": 3})
+    assert ("statistics" in text) is norms
+    for title in ("top-1 %", "mae", "test loss"):
+        assert re.search(rf"^{title}{', moving statistics' if norms else ' '}", text, re.M)
 
 
 def test_latency_where_networks_are_deployed():

@@ -136,7 +136,7 @@ STATES = {
             "metrics": made.epochs(test_metrics={"iou": 0.7}),
             "result": made.result(made.tested(None, iou=0.7), made.tested(None, iou=0.8)),
         },
-        "Iou on 400 test examples: 0.8000 → 0.7000.",
+        "Test iou on 400 examples: 0.8000 → 0.7000.",
     ),
     "a score of one's own": (
         {
@@ -147,7 +147,7 @@ STATES = {
                 "network": made.network(),
             },
         },
-        "Score: 0.5000 → 0.4000.",
+        "score: 0.5000 → 0.4000.",
     ),
     "in one step": (
         {"history": made.history()[::3], "search": made.search(made.tested(80.0))},

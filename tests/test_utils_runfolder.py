@@ -222,6 +222,24 @@ def test_a_file_or_a_read_only_place_is_refused(tmp_path):
         RunFolder.open("/proc/run", ARGS)
 
 
+def test_a_look_before_any_work_refuses_what_opening_would(tmp_path):
+    RunFolder.check(tmp_path / "new", ARGS)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.txt").touch()
+    RunFolder.open(tmp_path / "run", ARGS).close()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for name, line in (("file", "is a file"), ("foreign", "holds no run of ours")):
+        with pytest.raises(UserError, match=line):
+            RunFolder.check(tmp_path / name)
+    with pytest.raises(UserError, match=r"lr: 0\.1 -> 0\.2"):
+        RunFolder.check(tmp_path / "run", ARGS | {"lr": 0.2})
+    RunFolder.check(tmp_path / "run")
+    RunFolder.check(tmp_path / "run", ARGS | {"lr": 0.2}, overwrite=True)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
 def test_two_opens_of_one_folder(folder):
     with pytest.raises(UserError, match=r"another process is using .*\.lock"):
         RunFolder.open(folder.path, ARGS, overwrite=True)

@@ -16,7 +16,7 @@ def test_a_share_of_examples_has_its_standard_error():
     assert metric.standard_errors() == pytest.approx((1.5, 1.6248077))
     assert metric.change() == "none"
     assert metric.sentence() == (
-        "top-1 on 400 test examples: 90.00 ± 1.50 % → 88.00 ± 1.62 %, no difference that so many "
+        "Test top-1 on 400 examples: 90.00 ± 1.50 % → 88.00 ± 1.62 %, no difference that so many "
         "examples can show."
     )
 
@@ -43,7 +43,7 @@ def test_none_wrong_is_no_certainty():
 
 
 def test_other_figures_have_the_errors_that_are_given_or_none():
-    assert Metric("IoU", 0.8, 0.7, 100).sentence() == "IoU on 100 test examples: 0.8000 → 0.7000."
+    assert Metric("IoU", 0.8, 0.7, 100).sentence() == "Test IoU on 100 examples: 0.8000 → 0.7000."
     given = Metric("IoU", 0.8, 0.7, 100, higher_is_better=True, errors=(0.01, 0.02))
     assert given.change() == "worse"
     assert "0.8000 ± 0.0100 → 0.7000 ± 0.0200, worse beyond the noise" in given.sentence()
@@ -51,7 +51,7 @@ def test_other_figures_have_the_errors_that_are_given_or_none():
 
 def test_what_was_not_measured_is_said_so():
     text = Metric("top-1", None, 91.0, 100, "%", True).sentence()
-    assert text == "top-1 on 100 test examples: not measured → 91.00 ± 2.86 %."
+    assert text == "Test top-1 on 100 examples: not measured → 91.00 ± 2.86 %."
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_whole_is_one_line():
     )
     assert text.startswith(
         "49.9 % of the FLOPs (2.53 M → 1.27 M) and 40.4 % of the parameters (274 k → 111 k) are "
-        "left. Top-1 on 360 test examples: 98.59 ± 0.62 % → 98.59 ± 0.62 %, no difference"
+        "left. Test top-1 on 360 examples: 98.59 ± 0.62 % → 98.59 ± 0.62 %, no difference"
     )
     assert "Written: run/pruned.keras. Next: export it" in text and "\n" not in text
     assert "before any fine-tuning" in verdict(flops=(2, 1), parameters=(2, 1), finetuned=False)
@@ -92,6 +92,8 @@ def test_the_next_step_fits_the_outcome():
     assert next_step(None, finetuned=True, finished=False).startswith("run the same command again")
     assert next_step(worse, finetuned=False, folder="a").startswith("fine-tune it (ekg-tf finetune")
     assert "fine-tune longer" in next_step(worse, finetuned=True)
+    spaced = next_step(worse, finetuned=True, folder="my runs/a")
+    assert "(ekg-tf export 'my runs/a/pruned.keras')" in spaced
     assert "a/pruned.keras" in next_step(None, finetuned=True, folder="a")
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from ..dataloader import Dataset, eval_batches, train_batches
 from ..nets.given import Given
 from ..nets.rebuild import to_policy
+from ..nets.stateless import batch_norms
 from ..op_utils import make_train_step
 from ..options.training import Training
 from ..utils import cluster, progress
@@ -143,9 +144,10 @@ def train(
         rows=[row for row in folder.rows(METRICS) if row["phase"] == phase],
     )
     model.set_weights(trained.get_weights())
-    images = progress.count(min(BN_IMAGES, len(data.train)), "training example")
-    with progress.doing(f"{PHASES[phase]}: re-estimating batch norms on {images}"):
-        recalibrate(model, data, device)
+    if batch_norms(model):
+        images = progress.count(min(BN_IMAGES, len(data.train)), "training example")
+        with progress.doing(f"{PHASES[phase]}: re-estimating batch norms on {images}"):
+            recalibrate(model, data, device)
     return model
 
 
@@ -286,6 +288,8 @@ def both_modes(
 ) -> dict:
     """The figures of `evaluate` by moving and (keys `batch_`) by batch statistics.
 
+    A network without batch norms that could do either has the first alone.
+
     Args:
         model: a core; or a given network, which is run as it is for the first, and whose core is
             for the second.
@@ -295,6 +299,8 @@ def both_modes(
     whole, core = (model.as_core(), model.core) if isinstance(model, Given) else (model, model)
     settings = {"compile": device.compile, "shared": shared}
     inference = evaluate(whole, task, batches, bn="inference", **settings)
+    if not batch_norms(core):
+        return inference
     by_batch = evaluate(core, task, batches, bn="batch", **settings)
     own = {f"batch_{key}": value for key, value in by_batch.items() if key != "examples"}
     return inference | own

@@ -128,6 +128,25 @@ class RunFolder:
         return folder
 
     @classmethod
+    def check(
+        cls,
+        path: str | os.PathLike,
+        args: dict[str, Any] | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        """Refuses what `open` would refuse of what is there; writes nothing and takes no lock.
+
+        Args:
+            args: as of `open`; None: they aren't known yet.
+
+        Raises:
+            UserError: as `open`, but for another process in the folder.
+        """
+        folder = cls(Path(path), None, False)
+        cluster.on_chief(lambda: folder._examine(args or {}, overwrite, set(cls.IGNORED_ARGS)))
+
+    @classmethod
     def again(cls, path: Path) -> RunFolder:
         """Takes up a folder that holds a run, to add to what was written of it.
 
@@ -171,23 +190,36 @@ class RunFolder:
             if cluster.is_chief():
                 mark.unlink()
 
+    def _examine(self, args: dict[str, Any], overwrite: bool, ignore: set[str]) -> bool:
+        """Whether the folder holds a run of ours. Raises UserError where `args` can't use it."""
+        try:
+            if not self.path.exists():
+                return False
+            if not self.path.is_dir():
+                raise UserError(f"{self.path} is a file: give a folder")
+            if not self._is_ours():
+                self._refuse_foreign(overwrite)
+                return False
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot read {self.path}: {why}") from error
+        self._files = read_manifest(self.path)
+        if not overwrite:
+            arguments = json.loads(jsonl.dumps(args))
+            self._compare(self._old_arguments(arguments), arguments, ignore)
+        return True
+
     def _claim(self, args: dict[str, Any], overwrite: bool, ignore: set[str]) -> None:
+        ours = self._examine(args, overwrite, ignore)
+        self._delete_temporary()  # of a process that was killed
         arguments = json.loads(jsonl.dumps(args))
-        if not self._is_ours():
-            self._refuse_foreign(overwrite)
-            self._delete_temporary()  # of a process that was killed while it made the folder
-        else:
-            self._files = read_manifest(self.path)
-            if not overwrite:
-                self._compare(self._old_arguments(arguments), arguments, ignore)
-            self._delete_temporary()
-            if overwrite:
-                self._delete_written()
-            else:
-                old = self._old_arguments(arguments)
-                if not arguments.keys() <= old.keys():
-                    self.write_json("args.json", arguments | old)
-                return
+        if ours and not overwrite:
+            old = self._old_arguments(arguments)
+            if not arguments.keys() <= old.keys():
+                self.write_json("args.json", arguments | old)
+            return
+        if ours:
+            self._delete_written()
         self._files = {}
         self._save_manifest()
         self.write_json("versions.json", provenance.versions() | {"format": FORMAT})

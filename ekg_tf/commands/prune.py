@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     finetuning, search = flags.finetuning_of(args), flags.search_of(args)
     bank = flags.bank_of(args, search.method, finetuning)
     training = replace(flags.made(Training, args), seed=args.seed)
+    flags.check_folder(args)
     devices.import_tensorflow()
     import keras
 
@@ -53,11 +54,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         phase = work.given, work.task, work.data
         plan = pipeline.Plan(search, bank, finetuning, training).resolved(work.data)
         pipeline.check_plan(work.given, work.data, plan, device)
+        kept = flags.record(args, plan, work)
+        flags.check_folder(args, kept)
         rehearse(*phase, device, known=inputs.is_built(args))
         if args.dry_run:
             progress.say(dry_run(*phase, plan.wanted(), device))
             return
-        kept = flags.record(args, plan, work)
         with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             if folder.finished:
                 progress.say(f"{folder.path} holds the finished run of this command:")
