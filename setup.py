@@ -23,7 +23,7 @@ folders = {f"ekg_tf.{room}": room for room in ROOMS}
 for room in ROOMS:
     for init in Path(room).rglob("*/__init__.py"):
         folders["ekg_tf." + ".".join(init.parent.parts)] = str(init.parent)
-faces = {"ekg_tf": "ekg_tf", "ekg_tf.commands": "ekg_tf/commands"}
+faces = {"ekg_tf": "ekg_tf", "ekg_tf.api": "ekg_tf/api", "ekg_tf.commands": "ekg_tf/commands"}
 setup(
     packages=[*faces, *folders],
     package_dir=faces | folders,

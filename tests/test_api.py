@@ -156,7 +156,7 @@ def test_an_interrupted_call_goes_on_where_it_was(model, digits, tmp_path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ekg.api.pipeline, "finetune_phase", stop)
+        patch.setattr(ekg.api.runs.pipeline, "finetune_phase", stop)
         ekg.prune(model, *digits, tmp_path / "run", **QUICK)
     searched = (tmp_path / "run" / "search_pruned.keras").stat().st_mtime_ns
     assert not (tmp_path / "run" / "pruned.keras").exists()
