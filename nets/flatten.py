@@ -11,7 +11,8 @@ one layer per call, since its calls may come to have different widths.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,12 +55,14 @@ class Flat:
         policies: {layer name: the dtype of its configuration} as it was.
         trainable: {layer name: the flag} as it was.
         closed: {layer name: why it could not be opened}.
+        places: {layer name: "outer/inner", where the layer was inside a model or layer}.
     """
 
     model: keras.Model
     policies: dict[str, Any] = field(default_factory=dict)
     trainable: dict[str, bool] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
 
 
 def flatten(model: keras.Model) -> Flat:
@@ -86,6 +89,7 @@ class _Pass:
         self._copies: dict[int, keras.Operation] = {}
         self._pairs: list[tuple[keras.Layer, keras.Layer]] = []
         self._names: set[str] = set()
+        self._outer: list[str] = []  # models and layers that are being opened
         self._whole = set(flat.closed)
         self._given_up: dict[int, keras.Layer] = {}
         self._homes: dict[int, tuple[Held, Any]] = {}
@@ -124,7 +128,8 @@ class _Pass:
                         "with inputs by name, or the other way round: use the same form"
                     )
                 given = [values[id(tensor)] for tensor in call.inputs]
-                results = self._replay(operation, given, context | inner)
+                with self._inside(operation.name):
+                    results = self._replay(operation, given, context | inner)
             else:
                 if takes_training(operation):
                     if kwargs.get("training") == default_training(operation):
@@ -163,9 +168,21 @@ class _Pass:
 
     # ---------------------------------------------------------------- copies
 
+    @contextmanager
+    def _inside(self, name: str) -> Iterator[None]:
+        self._outer.append(name)
+        try:
+            yield
+        finally:
+            self._outer.pop()
+
     def _name(self, wanted: str, owner: str) -> str:
         name = self._free_name(wanted, owner)
         self._names.add(name)
+        if self._outer:  # the outermost may have been opened out of something by an earlier pass
+            first, *others = self._outer
+            places = self.flat.places
+            places.setdefault(name, "/".join([places.get(first, first), *others, wanted]))
         return name
 
     def _free_name(self, wanted: str, owner: str) -> str:
@@ -283,7 +300,8 @@ class _Pass:
         values = {id(a): network[id(b)] for a, b in zip(trace.inputs, given, strict=True)}
         values |= {key: self._home(held) for key, held in trace.held.items()}
         context = {} if training is None else {"training": training}
-        self._follow(trace.calls, values, layer.name, context)
+        with self._inside(layer.name):
+            self._follow(trace.calls, values, layer.name, context)
         return keras.tree.map_structure(
             lambda one: values[id(one)] if isinstance(one, keras.KerasTensor) else one,
             trace.outputs,

@@ -105,6 +105,11 @@ class Given:
             outputs = tuple(Output(name, NUMBERS) for name in _names(flat.model))
         return _read(model, flat, examples, loss, outputs, shapes)
 
+    @property
+    def places(self) -> dict[str, str]:
+        """{layer of the core: "outer/inner"} of those inside a model or layer of the network."""
+        return self._flat.places
+
     def with_examples(self, examples: Any) -> Given:
         """The same network, once there are examples that say what an output means, and which size
         inputs have that the network leaves open.

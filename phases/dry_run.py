@@ -40,7 +40,7 @@ from ..utils import devices, progress
 from ..utils.devices import Device
 from ..utils.runfolder import RunFolder
 from .outlook import FORWARD, MEASURED_STEPS, gib, search_outlook
-from .searching import planned_bank
+from .searching import at_layers, planned_bank
 
 TRAINED_SECONDS = 2.0  # of timed training steps, at least two of them
 SUPERNET_PASSES = 5  # what a step of a supernet's training costs, in steps of the plain network
@@ -66,6 +66,8 @@ def dry_run(given: Given, task: Task, data: Dataset, wanted: Wanted, device: Dev
     Raises:
         UserError: as the phases themselves.
     """
+    if wanted.search:
+        wanted = replace(wanted, search=at_layers(wanted.search, given))
     lines, seconds = [_of_data(data, wanted)], 0.0
     graph = ChannelGraph(given.core)
     if wanted.baseline:

@@ -39,6 +39,7 @@ from ..pruning.space.limits import (
     announcement,
     check_something_is_left,
     least_widths,
+    located,
     smallest_in_words,
 )
 from ..pruning.supernet.training import micro_batches, order_in, seconds_before, train_supernet
@@ -85,6 +86,7 @@ def run_search(
         UserError: as `check`.
     """
     check(given, data, options, bank)
+    options = at_layers(options, given)
     there = [name for name in (BASELINE, START) if folder.has(name)]
     cluster.on_chief(lambda: verify(folder.path, *there))
     if not folder.has(BASELINE):
@@ -332,6 +334,11 @@ def prepare(
     return graph, val
 
 
+def at_layers(options: SearchOptions, given: Given) -> SearchOptions:
+    """The options with the layers to exclude by their names in the core."""
+    return replace(options, control=located(options.control, given.core, given.places))
+
+
 def check(
     given: Given,
     data: Dataset,
@@ -365,7 +372,7 @@ def check(
         )
     if bank:
         planned_bank(bank, given.core, data, bank.teachers)
-    graph = ChannelGraph(given.core)
+    options, graph = at_layers(options, given), ChannelGraph(given.core)
     check_something_is_left(graph, least_widths(graph, options.control))
     budget = make_budget(options.budget, graph)
     smallest = smallest_mask(graph, options)

@@ -128,6 +128,36 @@ def next_is_worse(running):
     return row is not None and drop.exceeded(row["watched"])
 
 
+@keras.saving.register_keras_serializable("test_control")
+class Pair(L.Layer):
+    """A layer of one's own, made of two."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.first, self.second = L.Conv2D(4, 3, name="first"), L.Conv2D(5, 3, name="second")
+
+    def call(self, x):
+        return self.second(self.first(x))
+
+
+@pytest.mark.parametrize(
+    ("exclude", "kept"),
+    [
+        (("base",), {4, 5, 6}),  # a model in the network, with a layer of layers in it
+        (("base/pair",), {4, 5}),
+        (("base/pair/second",), {5}),
+        (("*/second", "last"), {5, 7}),
+        (("first",), {4}),  # the name in the table of `inspect`
+    ],
+)
+def test_models_and_layers_within_are_excluded_by_their_names(exclude, kept):
+    base = keras.Sequential([L.Input((12, 12, 3)), Pair(name="pair"), L.Conv2D(6, 3)], name="base")
+    image = keras.Input((12, 12, 3))
+    x = L.GlobalAveragePooling2D()(L.Conv2D(7, 3, name="last")(base(image)))
+    found = ekg.inspect(keras.Model(image, L.Dense(2)(x)), exclude=exclude).groups
+    assert {one["width"] for one in found if one["width"] > 2 and not one["prunable"]} == kept
+
+
 LIMITS = {"exclude": ("conv", "*1.0_conv1"), "min_width": 7, "min_share": 0.4}
 
 

@@ -21,6 +21,7 @@ from ekg_tf.options.methods import SCORES
 from ekg_tf.phases.opening import work_on
 from ekg_tf.phases.sensitivity import run_sensitivity
 from ekg_tf.pruning.sensitivity import SHARES
+from ekg_tf.pruning.space.limits import located
 from ekg_tf.reports import inspection
 from ekg_tf.reports import sensitivity as sensitivity_report
 from ekg_tf.utils import devices, progress
@@ -81,7 +82,8 @@ def inspect(
     """
     check_model(model)
     control = Control(exclude, min_width, min_share, None)
-    flat = flatten(model).model
+    found = flatten(model)
+    flat, control = found.model, located(control, found.model, found.places)
     if input_shape is not None:
         one = all(isinstance(size, int) for size in input_shape)
         flat = at_shapes(flat, [input_shape] if one else input_shape)

@@ -128,8 +128,9 @@ def prune(
         budget: the share of the FLOPs that may remain, or `Flops`, `Parameters`, `Latency`; by
             default 0.5, with `max_drop` none.
         method: `EKG` (default), `FFP`, `SWP`, `AutoSlim`, `Uniform` or `GlobalThreshold`.
-        exclude: names of layers, or shell patterns, that keep all their filters: a layer's whole
-            group of channels does (docs/control.md).
+        exclude: names of layers (of models and layers of layers for all their parts), or shell
+            patterns, that keep all their filters: a layer's whole group of channels does
+            (docs/control.md).
         min_width, min_share: filters, and share of its filters, that a group keeps at least.
         max_drop: the share of the given network's metric on D_val that may be lost before the
             fine-tuning: with 0.01 the search ends before it is more than 1 % worse, or at the

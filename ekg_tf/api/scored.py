@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -18,6 +19,7 @@ from ekg_tf.options.training import Training
 from ekg_tf.phases.rehearsal import rehearse_network
 from ekg_tf.phases.scoring import run_scored
 from ekg_tf.pruning.methods.scored import check as check_scored
+from ekg_tf.pruning.space.limits import located
 from ekg_tf.utils import devices, progress
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.provenance import digest
@@ -97,6 +99,7 @@ def search_with(
         RunFolder.check(path_of(folder), kept, overwrite=overwrite)
     given = Given.read(model, examples, plain=True)
     inputs = _some_inputs(given) if examples is None else examples
+    options = replace(options, control=located(control, given.core, given.places))
     check_scored(ChannelGraph(given.core), options)
     graph = rehearse_network(given, inputs)[0]
     device = devices.make(tf.distribute.get_strategy(), compile)

@@ -80,13 +80,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.cli import inputs
     from ekg_tf.dataloader import unreadable_named
     from ekg_tf.nets.flatten import flatten
-    from ekg_tf.nets.given import check_weights
+    from ekg_tf.nets.given import Given, check_weights
     from ekg_tf.nets.graph import ChannelGraph
     from ekg_tf.nets.rebuild import at_shapes
     from ekg_tf.nets.zoo.applications import fresh_application
     from ekg_tf.phases.opening import work_of
     from ekg_tf.pruning.space.budgets import check_reachable
-    from ekg_tf.pruning.space.limits import smallest_in_words
+    from ekg_tf.pruning.space.limits import located, smallest_in_words
     from ekg_tf.reports.inspection import inspection, text
     from ekg_tf.utils.keras_files import load_keras
 
@@ -104,7 +104,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             model = load_keras(args.network)
     check_weights(model)
-    flat = work.given.core if args.sensitivity else flatten(model).model
+    found = work.given if args.sensitivity else flatten(model)
+    flat = found.core if isinstance(found, Given) else found.model
+    control = located(control, flat, found.places)
     graph = ChannelGraph(at_shapes(flat, args.input_shape) if args.input_shape else flat)
     result = inspection(graph, control)
     print(text(result))

@@ -2,13 +2,17 @@
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
+import keras
 import numpy as np
 
 from ...nets.gates import Group
 from ...nets.graph import ChannelGraph
+from ...nets.keras_graph import calls_of
 from ...options.control import Control
 from ...utils.errors import UserError
 
@@ -49,17 +53,47 @@ def excluded(graph: ChannelGraph, patterns: Sequence[str]) -> dict[int, list[str
     return dict(sorted(found.items()))
 
 
-def _matching(pattern: str, names: Sequence[str]) -> list[str]:
-    if pattern in names:
-        return [pattern]
-    if found := [name for name in names if fnmatchcase(name, pattern)]:
+def located(control: Control, model: keras.Model, places: Mapping[str, str]) -> Control:
+    """The limits with the layers to exclude by their names in the core.
+
+    Args:
+        model: the core of a given network.
+        places: of `Given`: a pattern may name a layer by its place, such as "backbone/conv1", or
+            a model or layer that it is inside of, which excludes all its parts.
+
+    Raises:
+        UserError: as `excluded`.
+    """
+    if not control.exclude:
+        return control
+    names = list(dict.fromkeys(call.operation.name for call in calls_of(model)))
+    found = (_matching(pattern, names, places) for pattern in control.exclude)
+    return replace(control, exclude=tuple(dict.fromkeys(name for some in found for name in some)))
+
+
+def _matching(
+    pattern: str, names: Sequence[str], places: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
+    """The layers among `names` that a pattern means."""
+    known = {name: [name, *_around(places.get(name))] for name in names}
+    exactly = [name for name in names if pattern in known[name]]
+    if found := exactly or [
+        name for name in names if any(fnmatchcase(one, pattern) for one in known[name])
+    ]:
         return found
-    near = difflib.get_close_matches(pattern.strip("*?"), names, NEAR, 0.5)
+    every = list(dict.fromkeys(one for some in known.values() for one in some))
+    near = difflib.get_close_matches(pattern.strip("*?"), every, NEAR, 0.5)
     words = f"did you mean {', '.join(near)}?" if near else f"they are {', '.join(names[:NEAR])}..."
     raise UserError(
         f"exclude {pattern!r} matches none of the network's {len(names)} layers: {words} "
         "`inspect` lists them"
     )
+
+
+def _around(place: str | None) -> list[str]:
+    """ "a/b/c" -> ["a", "a/b", "a/b/c"]"""
+    parts = place.split("/") if place else []
+    return ["/".join(parts[: count + 1]) for count in range(len(parts))]
 
 
 def lowest_width(channels: int, least: int, round_to: int) -> int:
