@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.phases.opening import work_again
     from ekg_tf.reports.finetuning import report, tested
     from ekg_tf.reports.networks import print_report
+    from ekg_tf.reports.written import write_if_missing
     from ekg_tf.training.trainer import check_batch
     from ekg_tf.utils.keras_files import load_keras
 
@@ -93,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if folder.finished:
                 progress.say(f"{folder.path} holds the finished run of this command:")
                 print_report(folder.read_json("result.json"), str(folder.file(EXPORTED)))
+                write_if_missing(folder)
                 return
             model = run_finetuning(
                 folder, search_path, *phase, training, device, finetuning, args.rate

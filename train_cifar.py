@@ -77,6 +77,7 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
     from ekg_tf.phases.dry_run import dry_run
     from ekg_tf.phases.opening import work_on
     from ekg_tf.reports.networks import print_report
+    from ekg_tf.reports.written import write_if_missing
 
     device = flags.device_of(args, machines=True)
     keras.utils.set_random_seed(args.seed)
@@ -100,6 +101,7 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
             if folder.finished:
                 progress.say(f"{folder.path} holds the finished run of this command:")
                 print_report(folder.read_json("result.json"), str(folder.file(EXPORTED)))
+                write_if_missing(folder)
                 return
             # ---------------------------------------------------------- baseline
             if not args.trained_param:

@@ -21,6 +21,7 @@ import tensorflow as tf
 from ..nets.keras_graph import ends
 from ..utils.devices import full_float32, hold_stderr
 from ..utils.errors import UserError
+from ..utils.extras import how_to_install
 from ..utils.files import atomic_folder, atomic_write
 from ..utils.trees import parts_of, rows_of
 from . import runtimes
@@ -192,9 +193,7 @@ def chosen(names: list[str], int8: bool) -> list[Format]:
     needed = {module: package for kind in kinds for module, package in kind.packages.items()}
     missing = [package for module, package in needed.items() if not _is_there(module)]
     if missing:
-        raise UserError(
-            f"{', '.join(missing)} is not installed: pip install -r requirements-export.txt"
-        )
+        raise UserError(f"{', '.join(missing)} is not installed: {how_to_install('export')}")
     return kinds
 
 

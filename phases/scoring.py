@@ -63,6 +63,6 @@ def run_scored(
         ]
         progress.say(before_after(rows))
         more = {"steps": len(running.history.rows) - 1, "network": of_mask(graph, mask)}
-        folder.write_json("result.json", sides | more)
-        written.write(folder)
+        written.close(folder, "result.json", sides | more)
+    written.write_if_missing(folder)
     return load_keras(folder.file(PRUNED), compile=False)

@@ -130,9 +130,9 @@ def run_search(
             kept = progress.count(len(results["front"]), "network")
             with progress.doing(f"testing and timing {kept} kept on the way"):
                 _test_front(folder, given, task, results["front"], data, device)
-        folder.write_json("search.json", results | {"test": test})
-        folder.seal("search.json")
-        written.write(folder)
+        written.close(folder, "search.json", results | {"test": test})
+    folder.seal_open("search.json", PRUNED)
+    written.write_if_missing(folder)
     return load_keras(folder.file(PRUNED), compile=False)
 
 

@@ -12,7 +12,7 @@ from ..utils.devices import Device
 from ..utils.runfolder import EXPORTED, RunFolder, front_file, read_file
 from . import plots
 from .networks import describe, peak_memory_mb, print_report
-from .written import write
+from .written import close, write_if_missing
 
 LOSS_MARGIN = 0.02
 
@@ -62,9 +62,9 @@ def report(
     memory = {"peak_memory_mb": peak_memory_mb()}
     deployed = {"deployed": device.deployed_latency}
     results = describe(before, after, task, data, device, **deployed) | more | memory
-    folder.write_json("result.json", results)
+    close(folder, "result.json", results)
     print_report(results, str(folder.file(EXPORTED)))
-    write(folder)
+    write_if_missing(folder)
     tuned = results["after"]["test"]
     if untuned and _worse(tuned, untuned):
         own_data = data.name == own.NAME and data.moves

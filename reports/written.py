@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..utils import cluster, progress
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
@@ -16,6 +18,24 @@ def write(folder: RunFolder) -> None:
     README.md that somebody else has written or changed is left alone.
     """
     cluster.on_chief(lambda: _write(folder))
+
+
+def close(folder: RunFolder, name: str, results: dict[str, Any]) -> None:
+    """Writes the figures that end a phase; the report of an earlier one goes before them.
+
+    So `write`, which comes next, can be made up for by `write_if_missing`.
+
+    Args:
+        name: of a JSON file of the run.
+    """
+    folder.drop(REPORT)
+    folder.write_json(name, results)
+
+
+def write_if_missing(folder: RunFolder) -> None:
+    """What a process that was killed between the last figures and the report has left out."""
+    if not folder.has(REPORT):
+        write(folder)
 
 
 def _write(folder: RunFolder) -> None:

@@ -88,6 +88,21 @@ def test_an_unchanged_card_goes_with_its_run(tmp_path):
         assert not (tmp_path / CARD).exists()
 
 
+def test_a_report_that_a_killed_process_has_left_out_is_made_up_for(tmp_path):
+    with opened(tmp_path) as folder:
+        searched(folder)
+        written.write_if_missing(folder)
+        of_search = (tmp_path / "report.html").read_text()
+        written.close(folder, "result.json", made.result(made.tested(70.0)))
+        assert not (tmp_path / "report.html").exists()  # here the process is killed
+    with opened(tmp_path) as folder:
+        written.write_if_missing(folder)
+        made_up = (tmp_path / "report.html").read_text()
+        written.write_if_missing(folder)
+    assert made_up != of_search and "70.00" in made_up
+    assert (tmp_path / "report.html").read_text() == made_up
+
+
 def test_a_readme_of_the_users_is_in_nobodys_way(tmp_path):
     (tmp_path / CARD).write_text("mine")
     with pytest.raises(UserError, match="is not empty"):

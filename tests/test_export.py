@@ -11,6 +11,7 @@ from ekg_tf.cli import manners
 from ekg_tf.dataloader import load
 from ekg_tf.deployment import exporting, formats, runtimes
 from ekg_tf.pages import export as export_tables
+from ekg_tf.utils import extras
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import save_keras
 
@@ -226,5 +227,8 @@ def test_bad_input_is_one_line(folder, tmp_path, monkeypatch, capsys):
     argv = (small, "--format", "savedmodel", "--dataset", "DIGITS", "--reference", reference)
     assert "holds no saved_model.pb" in refused(*argv, "--out", tmp_path)
     monkeypatch.setattr(formats, "_is_there", lambda module: module != "tf2onnx")
-    needed = refused(small, "--format", "onnx")
-    assert "tf2onnx is not installed: pip install -r requirements-export.txt" in needed
+    for installed, words in ((False, "-r requirements-export.txt"), (True, '"ekg_tf[export]"')):
+        known = ["ekg_tf"] if installed else []
+        monkeypatch.setattr(extras.metadata, "distributions", lambda known=known, **_: known)
+        needed = refused(small, "--format", "onnx")
+        assert f"tf2onnx is not installed: pip install {words}" in needed

@@ -195,6 +195,22 @@ def test_sealed_files_are_known_again(tmp_path):
         verify(path, "baseline.keras")
 
 
+def test_a_sealed_file_that_is_written_anew_is_open_until_it_is_sealed_again(tmp_path):
+    """A process may be killed in between; afterwards the file isn't taken for damaged."""
+    path = tmp_path / "run"
+    with RunFolder.open(path, ARGS) as folder:
+        folder.write_json("search.json", {"loss": 1})
+        folder.seal("search.json")
+        folder.write_json("search.json", {"loss": 2})
+    verify(path, "search.json")
+    with RunFolder.open(path, ARGS) as folder:
+        folder.seal_open("search.json")
+        (path / "search.json").write_text("{}")
+        folder.seal_open("search.json")  # sealed already: stays as it was written
+    with pytest.raises(UserError, match=r"search\.json is damaged"):
+        verify(path, "search.json")
+
+
 def test_a_foreign_folder_is_refused_and_untouched(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(UserError, match="is not empty and holds no run"):

@@ -341,6 +341,16 @@ class RunFolder:
         known = self._files.get(name)
         return known is not None and path.is_file() and checksum(path) == known
 
+    def drop(self, name: str) -> None:
+        """Deletes a file that the run has written, if it is there and no link."""
+
+        def unlink() -> None:
+            path = self.path / self._checked(name)
+            if name in self._files and not path.is_symlink():
+                path.unlink(missing_ok=True)
+
+        cluster.on_chief(unlink)
+
     def note_command(self, command: str) -> None:
         """Adds the command by which the run is made to commands.json, unless it was the last; of
         several machines that of the chief."""
@@ -386,9 +396,29 @@ class RunFolder:
 
         cluster.on_chief(keep)
 
+    def seal_open(self, *names: str) -> None:
+        """Seals those files that aren't, since a process was killed before it could."""
+
+        def keep() -> None:
+            if still_open := [name for name in names if self._files.get(name) is None]:
+                self.seal(*still_open)
+
+        cluster.on_chief(keep)
+
     def write_json(self, name: str, obj: Any) -> None:
-        """Writes a JSON file atomically, keys sorted; NaN and infinities become null."""
-        cluster.on_chief(lambda: jsonl.write_json(self.file(name), obj))
+        """Writes a JSON file atomically, keys sorted; NaN and infinities become null.
+
+        A file that was sealed isn't any more: a process may be killed before it is sealed again.
+        """
+
+        def write() -> None:
+            path = self.file(name)
+            if self._files.get(name) is not None:
+                self._files[name] = None
+                self._save_manifest()
+            jsonl.write_json(path, obj)
+
+        cluster.on_chief(write)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """The object of a JSON file; raises UserError when it is missing or damaged."""

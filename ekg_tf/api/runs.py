@@ -29,6 +29,7 @@ from ekg_tf.phases.searching import check
 from ekg_tf.phases.searching import run_search as _searched
 from ekg_tf.reports.finetuning import report, tested
 from ekg_tf.reports.search import print_summary
+from ekg_tf.reports.written import write_if_missing
 from ekg_tf.training.task import Knowledge
 from ekg_tf.training.trainer import Extras, check_batch
 from ekg_tf.utils import devices, progress
@@ -198,6 +199,7 @@ def prune(
         if not opened.finished:
             pipeline.search_phase(opened, *run.phase, plan, run.device)
             pipeline.finetune_phase(opened, *run.phase, plan, run.device, extras)
+        write_if_missing(opened)
         figures = opened.read_json("result.json")
         return Result(
             run.compiled(load_keras(opened.file(EXPORTED), compile=False)),
@@ -366,6 +368,7 @@ def run_finetuning(
             after = work.given.read_again(tuned)
             sides = work.given, after, work.task, run.data, run.device
             report(opened, *sides, more, untuned)
+        write_if_missing(opened)
         figures = opened.read_json("result.json")
         result = run.compiled(load_keras(opened.file(EXPORTED), compile=False))
         return Result(result, figures["before"], figures["after"], [], opened.path)

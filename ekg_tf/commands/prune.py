@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.phases.opening import work_of
     from ekg_tf.phases.rehearsal import rehearse
     from ekg_tf.reports.networks import print_report
+    from ekg_tf.reports.written import write_if_missing
 
     device = flags.device_of(args, machines=True)
     keras.utils.set_random_seed(args.seed)
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if folder.finished:
                 progress.say(f"{folder.path} holds the finished run of this command:")
                 print_report(folder.read_json("result.json"), str(folder.file(EXPORTED)))
+                write_if_missing(folder)
                 return
             pipeline.search_phase(folder, *phase, plan, device)
             pipeline.finetune_phase(folder, *phase, plan, device)

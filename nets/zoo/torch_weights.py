@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from ...utils.errors import UserError
+from ...utils.extras import how_to_install
 
 BATCH_NORM = {
     "gamma": "weight",
@@ -54,7 +55,7 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         from safetensors.numpy import load_file
     except ImportError:
         raise UserError(
-            f"{path}: reading it takes a package: pip install -r requirements-safetensors.txt"
+            f"{path}: reading it takes a package: {how_to_install('safetensors')}"
         ) from None
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist")

@@ -83,9 +83,10 @@ def _watched(change: Callable, changes: Any, at: At | None) -> Callable:
         here = at is not None and changes.value == at.number
         if here and not at.after:
             os.kill(os.getpid(), signal.SIGKILL)
-        made = change(*args, **options)
-        if here:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return made
+        try:
+            return change(*args, **options)
+        finally:  # a change may fail, as making a folder that is there
+            if here:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     return watched
