@@ -237,7 +237,7 @@ class ChannelGraph:
         """{layer: (kernel float32 [..., in, out], in_units, out_units)} of layers with filters.
 
         A separable convolution is given by its pointwise kernel; depthwise ones have no filters of
-        their own.
+        their own. A unit of a recurrent layer has a column for each of its gates.
         """
         result = {}
         for name, axes in self._axes().items():
@@ -245,7 +245,8 @@ class ChannelGraph:
             if len(axes.get(key, {})) < 2:
                 continue
             layer = self.model.get_layer(name)
-            kernel, sides = getattr(layer, key).numpy(), axes[key]
+            variable = next(one for one in layer.weights if one.name == key)
+            kernel, sides = variable.numpy(), axes[key]
             if type(layer) in layer_rules.TRANSPOSED:
                 result[name] = (np.swapaxes(kernel, -1, -2), sides[-1], sides[-2])
             else:

@@ -198,13 +198,14 @@ def metric_of(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Met
     tested, former = after["test"], (before or {}).get("test") or {}
     count = tested["examples"]
     for name in own_metrics(tested):
-        return Metric(name, former.get("metrics", {}).get(name), tested["metrics"][name], count)
+        value = former.get("metrics", {}).get(name)
+        before_error, error = (one.get("metrics_error", {}).get(name) for one in (former, tested))
+        return Metric(name, value, tested["metrics"][name], count, errors=(before_error, error))
     if "top1" in tested:
         return Metric("top-1", former.get("top1"), tested["top1"], count, "%", True)
     sides = [former.get("loss"), tested["loss"]]
-    errors = [one.get("loss_error") for one in (former, tested)]
-    known = None if None in errors else (errors[0], errors[1])
-    return Metric("loss", *sides, count, higher_is_better=False, errors=known)
+    errors = (former.get("loss_error"), tested.get("loss_error"))
+    return Metric("loss", *sides, count, higher_is_better=False, errors=errors)
 
 
 def own_metrics(tested: Mapping[str, Any]) -> list[str]:

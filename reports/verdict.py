@@ -31,7 +31,7 @@ class Metric:
     examples: int | None
     unit: str = ""
     higher_is_better: bool | None = None
-    errors: tuple[float, float] | None = None
+    errors: tuple[float | None, float | None] | None = None
 
     def standard_errors(self) -> tuple[float | None, float | None]:
         """Of before and after, in the metric's own unit."""

@@ -10,6 +10,7 @@ from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.rebuild import copied
 from ekg_tf.phases.rehearsal import rehearse
+from ekg_tf.pruning.worth.scores import weight_scores
 from ekg_tf.training.task import task_of
 from ekg_tf.utils import devices
 from ekg_tf.utils.errors import UserError
@@ -46,6 +47,8 @@ def test_a_network_of_this_kind_goes_the_whole_way(name):
         np.testing.assert_array_equal(old, new)  # the user's network isn't touched
     graph = ChannelGraph(given.core)
     assert (graph.lowest_rate() < 0.5) == (name not in LITTLE)
+    scores = weight_scores("l1", graph.kernels(), graph.open_mask(), [])
+    assert np.isfinite(scores).all() and (graph.kernels() or not graph.groups)
 
 
 def rehearsed(model, data):

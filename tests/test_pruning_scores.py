@@ -1,11 +1,14 @@
 """Weight scores against plain loops."""
 
+import keras
 import numpy as np
 import pytest
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.pruning.worth.scores import fpgm, l1, weight_scores
 
 from tests.helpers.networks import random_mask, residual, shared
+
+L = keras.layers
 
 
 def test_literals():
@@ -53,6 +56,17 @@ def test_a_shared_layer_counts_once():
     scores = weight_scores("l1", kernels, mask, [0])
     gate = next(gate for gate in graph.groups if "both" in gate.layers)
     np.testing.assert_allclose(scores[gate.units], np.abs(kernels["both"][0]).sum((0, 1, 2)))
+
+
+@pytest.mark.parametrize("kind", [L.SimpleRNN, L.GRU, L.LSTM])
+def test_a_recurrent_unit_is_worth_the_columns_of_all_its_gates(kind):
+    steps = keras.Input((6, 3))
+    model = keras.Model(steps, L.Dense(2)(kind(4, name="cell")(steps)))
+    graph = ChannelGraph(model)
+    (group,) = graph.groups
+    columns = np.abs(model.get_layer("cell").cell.kernel.numpy()).sum(0)
+    found = weight_scores("l1", graph.kernels(), graph.open_mask(), [])[group.units]
+    np.testing.assert_allclose(found, columns.reshape(-1, 4).sum(0), rtol=1e-6)
 
 
 def test_random_scores_depend_on_the_seed_alone():

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.keras_graph import Compiled
-from ekg_tf.training.metrics import UserMetrics
+from ekg_tf.training.metrics import UserMetrics, jackknife
 from ekg_tf.training.task import classification, task_of
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.trees import mapped
@@ -48,6 +48,76 @@ def test_the_loss_is_the_one_that_keras_reports(name):
     assert metrics.result() == pytest.approx({key: 0.0 for key in known}, abs=1e-6), (
         "the result is of the batches since the last call"
     )
+
+
+METRICS = {
+    "auc": keras.metrics.AUC,
+    "iou": lambda: keras.metrics.BinaryIoU(target_class_ids=[1]),
+    "of each class": lambda: keras.metrics.FBetaScore(threshold=0.5),
+    "several": lambda: Several(name="several"),
+}
+
+
+class Several(keras.metrics.Mean):
+    """A metric of two values."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        super().update_state(y_pred)
+
+    def result(self):
+        return {"mean": super().result(), "twice": 2 * super().result()}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_jackknife_of_a_metric_is_near_what_other_examples_would_give(name):
+    """30 test sets of the same kind: the errors foretell their spread."""
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, L.Activation("sigmoid")(inputs))
+    model.compile(loss="binary_crossentropy", metrics=[METRICS[name]()])
+    task = task_of(Given.read(model))
+    rng, values, errors = np.random.default_rng(0), [], []
+    for _ in range(30):
+        outputs = rng.normal(size=(400, 3)).astype(np.float32)
+        targets = (outputs + rng.normal(size=outputs.shape) > 0).astype(np.float32)
+        metrics = UserMetrics(task, errors=True)
+        metrics.update(tf.constant(outputs), tf.constant(targets))
+        found = metrics.errors()
+        values.append(metrics.result())
+        errors.append(found)
+    for key in values[0]:
+        spread = np.std([one[key] for one in values], ddof=1)
+        assert np.mean([one[key] for one in errors]) == pytest.approx(spread, rel=0.4)
+
+
+def test_the_jackknife_of_a_mean():
+    values = RNG.normal(size=(400, 1))
+    alone = (values.sum(0) - values) / (len(values) - 1)
+    known = values.std(0, ddof=1) / np.sqrt(len(values))
+    np.testing.assert_allclose(jackknife(values.mean(0), alone, np.ones(400)), known)
+    blocks = np.split(values, np.cumsum(np.resize([2, 5, 9], 60))[:-1])  # of unequal sizes
+    sizes = np.array([float(len(one)) for one in blocks])
+    left = np.array([(values.sum(0) - one.sum(0)) / (400 - len(one)) for one in blocks])
+    np.testing.assert_allclose(jackknife(values.mean(0), left, sizes), known, rtol=0.3)
+
+
+def test_a_metric_that_may_be_no_sum_has_no_error():
+    class Largest(keras.metrics.Metric):
+        def __init__(self, **settings):
+            super().__init__(**settings)
+            self.most = self.add_variable((), "zeros", name="most")
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            self.most.assign(keras.ops.maximum(self.most, keras.ops.max(y_pred)))
+
+        def result(self):
+            return self.most
+
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, L.Activation("sigmoid")(inputs))
+    model.compile(loss="binary_crossentropy", metrics=[Largest(name="largest"), "mae"])
+    metrics = UserMetrics(task_of(Given.read(model)), errors=True)
+    metrics.update(tf.zeros((40, 3)), tf.zeros((40, 3)))
+    assert len(metrics.errors()) == 1 and len(metrics.result()) == 2
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -60,6 +60,7 @@ def make_evaluate(
     compile: bool = False,
     top: int = 5,
     shared: bool = False,
+    errors: bool = False,
 ) -> Callable[[Iterable[Batch]], dict[str, Any]]:
     """A traced-once `evaluate`, for calling again and again: batches -> its dict.
 
@@ -67,9 +68,10 @@ def make_evaluate(
         shared: the batches are this machine's part of all (`utils.cluster`); the result is that on
             all of them, the same on every machine. Not for tasks with metrics of the user's, which
             Keras computes on all outputs together.
+        errors: give "metrics_error" as well, the standard errors of the user's metrics.
     """
     forward = make_forward(model, bn=bn, compile=compile)
-    metrics = UserMetrics(task)
+    metrics = UserMetrics(task, errors=errors)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def run(batch):
@@ -102,6 +104,8 @@ def make_evaluate(
             top1, topk = (float(100 * one / examples) for one in hits)
             result |= {"top1": top1, f"top{top}": topk if classes > top else None}
         result |= {"examples": int(examples)}
+        if metrics.any and errors:
+            result |= {"metrics_error": metrics.errors()}
         return result | ({"metrics": metrics.result()} if metrics.any else {})
 
     return evaluate
@@ -123,12 +127,12 @@ def evaluate(model: keras.Model, task: Task, batches: Iterable[Batch], **options
 
     Args:
         model: its outputs are as a core's.
-        options: as in `make_evaluate` (bn, compile, top, shared); traces anew at every call.
+        options: as in `make_evaluate` (bn, compile, top, shared, errors); traces anew each time.
 
     Returns:
         {"loss": mean of the task's loss, "loss_error": its standard error, "examples": count}; of a
         classifier "top1" and "top5" in percent (None up to five classes); "metrics" {name: value}
-        where the task has some of the user's.
+        where the task has some of the user's, "metrics_error" {name: standard error} if asked for.
 
     Raises:
         ValueError: there is no example.

@@ -298,7 +298,7 @@ def both_modes(
     batches = _batches(data, split, device, shared)
     whole, core = (model.as_core(), model.core) if isinstance(model, Given) else (model, model)
     settings = {"compile": device.compile, "shared": shared}
-    inference = evaluate(whole, task, batches, bn="inference", **settings)
+    inference = evaluate(whole, task, batches, bn="inference", errors=True, **settings)
     if not batch_norms(core):
         return inference
     by_batch = evaluate(core, task, batches, bn="batch", **settings)

@@ -34,10 +34,7 @@ class Figure:
 
     def value(self, side: Row | None) -> float | None:
         """Of a network's figures; None: not measured."""
-        found: Any = side
-        for key in self.keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        return number(found)
+        return _at(side, self.keys)
 
     def error(self, side: Row) -> float | None:
         """Its standard error, where that is known."""
@@ -56,7 +53,22 @@ class Figure:
             None if examples is None else int(examples),
             self.unit,
             self.higher_is_better,
+            errors=None
+            if self.unit == "%"
+            else (self._kept_error(before), self._kept_error(after)),
         )
+
+    def _kept_error(self, side: Row | None) -> float | None:
+        """The standard error that stands beside the figure: {"loss_error"}, {"metrics_error"}."""
+        part, name, *rest = self.keys if len(self.keys) > 1 else ("", "")
+        return _at(side, (part, f"{name}_error", *rest))
+
+
+def _at(side: Row | None, keys: tuple[str, ...]) -> float | None:
+    found: Any = side
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return number(found)
 
 
 def of_test(side: Row, classes: int | None = None) -> list[Figure]:
