@@ -11,7 +11,7 @@ one layer per call, since its calls may come to have different widths.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..utils.devices import full_float32
 from ..utils.errors import UserError
 from . import layer_kinds
 from .keras_graph import (
@@ -33,15 +32,14 @@ from .keras_graph import (
     is_stock,
     layers_in,
     takes_training,
-    values_of,
 )
+from .opened import check_opened, check_trace, line_of
 from .openers import OPENERS, stock_norm_like
 from .rebuild import carry_over, config_of, like
-from .traced import Closed, Held, Trace, examples, run, size_of, tensors_in, traced
+from .traced import Closed, Held, size_of, tensors_in, traced
 
 L = keras.layers
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1}  # of an opened layer, relative; else 1e-4
 DEEPEST = 12  # layers inside layers that are opened
 
 
@@ -163,7 +161,7 @@ class _Pass:
                 raise
             raise UserError(
                 f"layer {operation.name} ({type(operation).__name__}), made again from its own "
-                f"get_config(), can't be called as before: {_line(error)}"
+                f"get_config(), can't be called as before: {line_of(error)}"
             ) from None
 
     # ---------------------------------------------------------------- copies
@@ -269,7 +267,7 @@ class _Pass:
             parts = OPENERS[type(layer)](layer, call, name)
             if parts is None:
                 raise Closed("is used in a form that isn't known")
-            _check_opened(layer, parts, args, kwargs)
+            check_opened(layer, parts, args, kwargs)
             self._copies[id(layer)] = parts
             self._names.add(name)
         self.opened = True
@@ -281,7 +279,7 @@ class _Pass:
             return self._copies[id(layer)](*args, **kwargs)
         name = self._free_name(layer.name, owner)
         if (parts := stock_norm_like(layer, call, name)) is not None:
-            _check_opened(layer, parts, args, kwargs)
+            check_opened(layer, parts, args, kwargs)
             self._copies[id(layer)], self.opened = parts, True
             self._names.add(name)
             return parts(*args, **kwargs)
@@ -293,7 +291,7 @@ class _Pass:
         if training is not None:
             outer_kwargs["training"] = training
         trace = traced(layer, outer_args, outer_kwargs)
-        _check_trace(layer, trace, outer_args, outer_kwargs)
+        check_trace(layer, trace, outer_args, outer_kwargs)
         pairs = zip(_flat(outer_args, outer_kwargs), _flat(args, kwargs), strict=True)
         network = {id(a): b for a, b in pairs}
         given = tensors_in(outer_args, outer_kwargs)
@@ -393,98 +391,6 @@ def _flat(args: tuple, kwargs: dict[str, Any]) -> list:
     return keras.tree.flatten((args, {k: v for k, v in kwargs.items() if v is not None}))
 
 
-def _check_trace(layer: keras.Layer, trace: Trace, args: tuple, kwargs: dict[str, Any]) -> None:
-    """Compares a trace with its layer on random numbers, for batches of two sizes.
-
-    The second time all weights are others: a number that was made of one must not stay as it was.
-
-    Raises:
-        Closed: they differ, or the trace can't be run.
-    """
-    rng = np.random.default_rng(0)
-    _compare_runs(layer, trace, args, kwargs, dict(examples(trace, 2, rng)))
-    with values_of([(one, _other(one, rng)) for one in layer.weights]):
-        _compare_runs(layer, trace, args, kwargs, dict(examples(trace, 3, rng)))
-
-
-def _other(variable: keras.Variable, rng: np.random.Generator) -> Any:
-    """A variable's value, a little larger everywhere if it has a fraction."""
-    value = keras.ops.convert_to_tensor(variable)
-    if not keras.backend.is_float_dtype(variable.dtype):
-        return value
-    factor = keras.ops.cast(rng.uniform(1.0, 1.3, variable.shape), variable.dtype)
-    return value * factor + keras.ops.cast(rng.uniform(0, 0.1, variable.shape), variable.dtype)
-
-
-@full_float32()
-def _compare_runs(layer, trace: Trace, args: tuple, kwargs: dict, values: dict[int, Any]) -> None:
-    pairs = zip(tensors_in(args, kwargs), trace.inputs, strict=True)
-    real = {id(a): values[id(b)] for a, b in pairs}
-    real_args, real_kwargs = keras.tree.map_structure(
-        lambda one: real.get(id(one), one), (args, kwargs)
-    )
-    expected = keras.tree.flatten(layer(*real_args, **real_kwargs))
-    try:
-        found = run(trace, values)
-    except Exception as error:  # what was found out symbolically may not run
-        raise Closed(f"asks for sizes that are known only later: {_line(error)}") from None
-    _compare(layer, expected, found)
-
-
-def _compare(layer: keras.Layer, expected: list, found: list) -> None:
-    for a, b in zip(expected, found, strict=True):
-        if a is None and b is None:
-            continue
-        a, b = (np.asarray(keras.ops.convert_to_numpy(one), np.float64) for one in (a, b))
-        largest = float(np.abs(a).max()) if a.size else 0.0
-        tolerance = TOLERANCE.get(layer.compute_dtype, 1e-4) * max(1e-6, largest)
-        if a.shape != b.shape or not (np.abs(a - b) <= tolerance).all():
-            raise Closed("computes something else when it is opened")
-
-
-@full_float32()
-def _check_opened(layer: keras.Layer, parts: Callable, args: tuple, kwargs: dict) -> None:
-    """Compares an opened copy with the layer on random numbers.
-
-    Raises:
-        Closed: they differ, or the copy can't be run on symbolic tensors.
-    """
-    flat = keras.tree.flatten((args, kwargs))
-    tensors = [one for one in flat if isinstance(one, keras.KerasTensor)]
-    places = {id(one): number for number, one in enumerate(tensors)}
-    fresh = [keras.Input(batch_shape=one.shape, dtype=one.dtype) for one in tensors]
-
-    def filled(values: list) -> tuple:
-        return keras.tree.map_structure(
-            lambda one: values[places[id(one)]] if id(one) in places else one, (args, kwargs)
-        )
-
-    try:
-        symbolic_args, symbolic_kwargs = filled(fresh)
-        outputs = parts(*symbolic_args, **symbolic_kwargs)
-        opened = keras.Model(fresh, keras.tree.flatten(outputs))
-    except Exception as error:  # the user's own code may raise anything
-        raise Closed(f"can't be run on symbolic tensors: {_line(error)}") from None
-    rng = np.random.default_rng(0)
-    values = [_example(one, rng) for one in tensors]
-    real_args, real_kwargs = filled(values)
-    expected = keras.tree.flatten(layer(*real_args, **real_kwargs))
-    try:
-        found = keras.tree.flatten(opened(values))
-    except Exception as error:  # what was found out symbolically may not run
-        raise Closed(f"asks for sizes that are known only later: {_line(error)}") from None
-    _compare(layer, expected, found)
-
-
-def _example(tensor: keras.KerasTensor, rng: np.random.Generator) -> Any:
-    shape = [
-        2 if size is None and axis == 0 else size or 8 for axis, size in enumerate(tensor.shape)
-    ]
-    if keras.backend.is_float_dtype(tensor.dtype):
-        return keras.ops.cast(rng.normal(size=shape), tensor.dtype)
-    return keras.ops.cast(rng.integers(0, 2, shape), tensor.dtype)
-
-
 # ---------------------------------------------------------------- what can't be copied
 
 
@@ -493,7 +399,7 @@ def _config_of(layer: keras.Layer) -> dict[str, Any]:
         return config_of(layer)
     except Exception as error:  # the user's own code may raise anything
         raise UserError(
-            f"layer {layer.name} ({type(layer).__name__}) has no configuration: {_line(error)}; "
+            f"layer {layer.name} ({type(layer).__name__}) has no configuration: {line_of(error)}; "
             "let get_config() return all arguments of __init__"
         ) from None
 
@@ -509,7 +415,7 @@ def _from_config(layer: keras.Layer, config: dict[str, Any]) -> keras.Layer:
     except Exception as error:  # the user's own code may raise anything
         raise UserError(
             f"layer {layer.name} ({type(layer).__name__}) can't be made again from its own "
-            f"get_config(): {_line(error)}; let get_config() return all arguments of __init__"
+            f"get_config(): {line_of(error)}; let get_config() return all arguments of __init__"
         ) from None
 
 
@@ -536,8 +442,3 @@ def _refuse(layer: keras.Layer) -> None:
                 f"layer {inner.name} is quantised ({inner.quantization_mode}): prune the network "
                 "before you quantise it"
             )
-
-
-def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
