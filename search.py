@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         phase = work.given, work.task, work.data
         options = recipes.search(options, work.data)
         check(work.given, work.data, options, bank)  # before there is a folder
-        rehearse(*phase, device, known=inputs.is_built(args))
+        rehearse(*phase, device, options, known=inputs.is_built(args))
         if args.dry_run:
             progress.say(dry_run(*phase, Wanted(options, bank), device))
             return

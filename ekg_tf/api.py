@@ -381,7 +381,7 @@ def prune(
     work, extras = run.work, run.extras(optimizer, callbacks, validation)
     plan = pipeline.Plan(search, both, finetune, of_training).resolved(run.data)
     pipeline.check_plan(work.given, run.data, plan, run.device)
-    rehearse(work.given, work.task, run.data, run.device)
+    rehearse(work.given, work.task, run.data, run.device, plan.search)
     with run.open(plan.flags() | _kept_of(optimizer, callbacks), overwrite) as opened:
         if not opened.finished:
             pipeline.search_phase(opened, *run.phase, plan, run.device)
@@ -457,7 +457,7 @@ def run_search(
     run = _Run(model, train, test, folder, data, aims, seed, log, compile, val_batch_size)
     options = recipes.search(search, run.data)
     check(run.work.given, run.data, options, bank)
-    rehearse(*run.phase, run.device)
+    rehearse(*run.phase, run.device, options)
     kept = options.flags() | (bank.flags() if bank else {"bank": NO_BANK})
     with run.open(kept, overwrite) as opened:
         _searched(opened, *run.phase, options, run.device, bank)

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+from keras.src.backend.common.masking import get_keras_mask
 from keras.src.ops.numpy import Einsum
 
 from ..utils.errors import UserError
@@ -94,6 +95,27 @@ def calls_of(model: keras.Model) -> list[Call]:
         for node in nodes[depth]
         if not node.is_input
     ]
+
+
+def live_tensors(calls: Sequence[Call], model: keras.Model) -> list[tuple[keras.KerasTensor, ...]]:
+    """Before every call of a flat functional model: the tensors that are there and that it, a later
+    one or the end needs."""
+    last_use = {id(tensor): len(calls) for tensor in model.outputs}
+    for number, call in enumerate(calls):
+        for tensor in call.inputs:
+            last_use[id(tensor)] = max(number, last_use.get(id(tensor), 0))
+    live = {id(tensor): tensor for tensor in model.inputs}
+    found = []
+    for number, call in enumerate(calls):
+        live = {key: one for key, one in live.items() if last_use.get(key, -1) >= number}
+        found.append(tuple(live.values()))
+        live.update({id(tensor): tensor for tensor in call.outputs})
+    return found
+
+
+def has_mask(tensor: keras.KerasTensor) -> bool:
+    """Whether a mask of Keras's goes with the tensor, as behind an Embedding of padded words."""
+    return get_keras_mask(tensor) is not None
 
 
 def calls_to(outputs: Iterable) -> list[Call]:

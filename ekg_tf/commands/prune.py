@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         phase = work.given, work.task, work.data
         plan = pipeline.Plan(search, bank, finetuning, training).resolved(work.data)
         pipeline.check_plan(work.given, work.data, plan, device)
-        rehearse(*phase, device, known=inputs.is_built(args))
+        rehearse(*phase, device, plan.search, known=inputs.is_built(args))
         if args.dry_run:
             progress.say(dry_run(*phase, plan.wanted(), device))
             return

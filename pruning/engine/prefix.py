@@ -17,12 +17,13 @@ class PrefixCuts:
         budget: bytes that cuts 1 .. may take together.
 
     Attributes:
+        sizes: as given.
         kept: numbers of the kept cuts, rising; 0 is the first.
         bytes: what cuts 1 .. take of the budget.
     """
 
     def __init__(self, sizes: list[int], proposals: list[int], budget: int):
-        self._behind, self._sizes = np.asarray(proposals), sizes
+        self._behind, self.sizes = np.asarray(proposals), sizes
         self.kept = list(range(len(sizes)))
         while self._total(sizes) > budget:
             places = range(1, len(self.kept))
@@ -49,11 +50,11 @@ class PrefixCuts:
             later = [one for one in self.kept if one > cut]
             return int(self._behind[cut : later[0] if later else None].sum())
 
-        total = sum(self._sizes[cut] * n for cut, n in left.items())
-        for cut in sorted(times, key=lambda cut: (starts(cut), -self._sizes[cut])):
+        total = sum(self.sizes[cut] * n for cut, n in left.items())
+        for cut in sorted(times, key=lambda cut: (starts(cut), -self.sizes[cut])):
             if total <= most_bytes:
                 break
-            total -= self._sizes[cut] * left.pop(cut)
+            total -= self.sizes[cut] * left.pop(cut)
         return frozenset(times.keys() - left.keys())
 
     def _total(self, sizes: list[int]) -> int:
