@@ -282,7 +282,45 @@ def data_memory(run: dict) -> str:
     )
 
 
+def search_memory(run: dict) -> str:
+    """Peak memory of searches on photographs, with and without a limit."""
+    rows = []
+    for one in run["rows"]:
+        same = [
+            other
+            for other in run["rows"]
+            if other["limit_gib"] is None
+            and all(other[key] == one[key] for key in ("network", "side", "examples", "batch"))
+        ]
+        unlimited = same[0] if same and one["limit_gib"] is not None else None
+        equal = "" if one["limit_gib"] is None else NOT_MEASURED
+        if unlimited:
+            equal = "the same" if unlimited["choices"] == one["choices"] else "others"
+        later = one["step_seconds"]
+        rows.append(
+            [
+                f"{one['network']}, {one['side']} x {one['side']}",
+                f"{one['examples']} in batches of {one['batch']}",
+                "none" if one["limit_gib"] is None else f"{one['limit_gib']:g} GiB",
+                f"{one['peak_mib'] / 1024:.1f} GiB",
+                f"{one['inspect_seconds']:.1f}",
+                f"{one['first_step_seconds']:.0f}",
+                NOT_MEASURED if later is None else f"{later:.0f}",
+                equal,
+            ]
+        )
+    header = ["network", "D_val", "--memory", "peak", "inspect, s", "first step, s"]
+    header += ["later steps, s", "choices against no limit"]
+    busy = "" if run.get("idle") else " The machine was busy: the seconds are not to be relied on."
+    return (
+        f"{machine_line(run['machine'])}{busy}\n\nEvaluator {run['evaluator']}; adapted to "
+        f"{run['subset']} photos, tested on {run['test']}; the first step has its tracing."
+        f"\n\n{table(header, rows)}"
+    )
+
+
 SECTIONS = {
+    "search_memory": search_memory,
     "data_memory": data_memory,
     "search_speed": search_speed,
     "fast_quality_digits": fast_quality,

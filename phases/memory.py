@@ -43,8 +43,8 @@ GRAIN = 0.1  # GiB, of limits that are named
 
 # Of the training pass on stock layers, in the bytes of the importance pass: stock batch norms keep
 # more.
-ADAPTING, ADAPTING_IN_SECTIONS = 1.5, 2.0
-TESTING = 2.0  # of a stock network's forward pass, likewise in those of the search's
+ADAPTING, ADAPTING_IN_SECTIONS = 1.8, 1.9
+TESTING = 1.5  # of a stock network's forward pass, likewise in those of the search's
 WEIGHTS = 4  # copies of them: theta_0, its masked twin, gradients, effective ones
 CALL_BYTES = 2**20  # of traced functions, for every call of a layer
 BATCHES_READ = 4  # that are on their way to a training step or a test
