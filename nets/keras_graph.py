@@ -113,6 +113,22 @@ def live_tensors(calls: Sequence[Call], model: keras.Model) -> list[tuple[keras.
     return found
 
 
+def sums_across(calls: Sequence[Call], model: keras.Model, place: int) -> bool:
+    """Whether a gradient with three or more terms has some of them on either side of a call.
+
+    In two parts its terms would be added in another order, which rounds in another way; two terms
+    have but one.
+    """
+    reads: dict[int, list[int]] = {}
+    for number, call in enumerate(calls):
+        for tensor in call.inputs:
+            reads.setdefault(id(tensor), []).append(number)
+    for tensor in model.outputs:
+        reads.setdefault(id(tensor), []).append(len(calls))
+    several = (places for places in reads.values() if len(places) > 2)
+    return any(places[0] < place <= places[-1] for places in several)
+
+
 def has_mask(tensor: keras.KerasTensor) -> bool:
     """Whether a mask of Keras's goes with the tensor, as behind an Embedding of padded words."""
     return get_keras_mask(tensor) is not None

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from ..utils.trees import mapped, parts_of, tree_of
-from .keras_graph import Call, calls_of, has_mask, live_tensors, packed, takes_training
+from .keras_graph import Call, calls_of, has_mask, live_tensors, packed, sums_across, takes_training
 
 
 class Sections:
@@ -24,13 +24,15 @@ class Sections:
     Args:
         model: flat, no models in it.
         bounds: number of the first call of every section but the first one, rising; those are
-            left out before which a tensor isn't of floats or carries a mask of Keras's.
+            left out before which a tensor isn't of floats or carries a mask of Keras's, and those
+            where sums of gradients would be cut in two (`keras_graph.sums_across`).
     """
 
     def __init__(self, model: keras.Model, bounds: Sequence[int]):
         calls = calls_of(model)
         live = live_tensors(calls, model)
-        cut = [one for one in bounds if all(map(_is_plain, live[one]))]
+        plain = [one for one in bounds if all(map(_is_plain, live[one]))]
+        cut = [one for one in plain if not sums_across(calls, model, one)]
         edges = [0, *cut, len(calls)]
         self._calls = [calls[a:b] for a, b in itertools.pairwise(edges)]
         self._ends = [*(live[one] for one in cut), list(model.outputs)]
