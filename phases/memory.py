@@ -12,6 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import tensorflow as tf
+
 from ..dataloader import Dataset, normalised_inputs, parts
 from ..nets.given import Given
 from ..nets.graph import ChannelGraph
@@ -121,7 +123,8 @@ def _unplannable(options: SearchOptions, device: Device) -> str | None:
     """Why memory can't be planned for; None: it can."""
     if options.method.supernet:
         return "by a method that trains a supernet"
-    if device.compile or devices.replicas(device.strategy) or cluster.size() > 1:
+    several = devices.replicas(device.strategy) or cluster.size() > 1
+    if several or device.compile or tf.config.get_visible_devices("GPU"):
         return "on a GPU, with XLA or on several machines: use search_batch_size and cache_mb"
     if not is_counted():
         return (

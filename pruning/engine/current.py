@@ -133,7 +133,7 @@ class CurrentNetwork:
         self._pass = RecomputedPass if plan.recompute else ImportancePass
         self._importance: dict[tuple, ImportancePass | RecomputedPass] = {}  # by kind of reward
         self._beside = threading.Semaphore(plan.passes or workers)
-        self._outside = self._files_for(plan.cached_bytes, len(data))
+        self._outside = self._in_files(plan.cached_bytes)
         self._files = Files() if self._outside else None
 
     def _choose_cuts(self, examples: int, cache_bytes: int) -> PrefixCuts:
@@ -144,7 +144,7 @@ class CurrentNetwork:
         firsts = [parts.first_segment(gate) for gate in range(len(parts.graph.groups))]
         return PrefixCuts(sizes, np.bincount(firsts, minlength=len(sizes)), cache_bytes)
 
-    def _files_for(self, cached_bytes: int | None, examples: int) -> frozenset[int]:
+    def _in_files(self, cached_bytes: int | None) -> frozenset[int]:
         """The cuts whose activations and slopes are kept in files."""
         if cached_bytes is None:
             return frozenset()
