@@ -40,7 +40,7 @@ from ..utils.limits import machine_bytes
 from .adapting import ADAPT_BATCH
 
 GIB = 2**30
-SHARE = 0.9  # of the machine's free memory that a search without a limit is planned for
+SHARE = 0.8  # of the machine's free memory that a search without a limit is planned for
 GRAIN = 0.1  # GiB, of limits that are named
 
 # Of the training pass on stock layers, in the bytes of the importance pass: stock batch norms keep

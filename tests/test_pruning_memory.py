@@ -25,6 +25,7 @@ from ekg_tf.pruning.engine.recomputed import RecomputedPass
 from ekg_tf.pruning.engine.segments import Segments
 from ekg_tf.utils.errors import UserError
 
+import ekg_tf as ekg
 from tests.helpers.networks import (
     ZOO,
     conv_bn,
@@ -36,7 +37,7 @@ from tests.helpers.networks import (
     shaken,
     squeeze,
 )
-from tests.helpers.searches import proposals_at, reward_for, validation
+from tests.helpers.searches import proposals_at, reward_for, searched, validation
 
 L = keras.layers
 LEAN = MemoryPlan(workers=1, passes=1, recompute=True, cached_bytes=0)
@@ -124,6 +125,17 @@ def test_no_way_of_living_with_little_memory_changes_a_number(build, kind):
             assert not any(kept._values.keys() - {0} for kept in current.places[0].cache)
     for one in found[1:]:
         assert_equal(one, found[0])
+
+
+@pytest.mark.parametrize("evaluator", ["exact", "fast"])
+def test_a_search_with_little_memory_has_the_same_history(tmp_path, evaluator):
+    plans = {"plenty": MemoryPlan(workers=1), "lean": LEAN}
+    ends = [
+        searched(tmp_path / name, evaluator, target=0.85, plan=plan)[2].rows[-1]
+        for name, plan in plans.items()
+    ]
+    assert ends[0]["step"] > 1
+    assert ends[0]["chain"] == ends[1]["chain"]  # a digest of all rows and outputs
 
 
 def test_what_is_kept_in_files_is_read_back_and_goes_with_the_process():
@@ -278,6 +290,21 @@ def test_a_limit_that_is_too_small_is_refused_with_the_smallest_that_would_do():
     with pytest.raises(UserError, match=r"would do is 6\.0 GiB; a smaller val_batch_size"):
         memory._within(5 * 2**30, testing, True, "memory 5")
     assert memory._within(2**30, testing, False, "").plan == LEAN  # it was looked at before
+
+
+def test_a_search_that_cannot_fit_is_refused_before_there_is_a_folder(tmp_path):
+    model = residual()
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    labels = np.arange(60, dtype=np.int32) % 5
+    split = images_for(model, 60), labels
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=r"memory 0\.1 is not enough .* would do is \d+\.\d GiB"):
+        ekg.run_search(model, split, split, folder, method=ekg.EKG(memory=0.1), verbose=0)
+    assert not folder.exists()
+    with pytest.raises(UserError, match="no limit can be kept on a GPU, with XLA"):
+        ekg.run_search(
+            model, split, split, folder, method=ekg.EKG(memory=9), compile=True, verbose=0
+        )
 
 
 def test_a_disk_that_is_too_small_for_the_files_is_named(monkeypatch):
