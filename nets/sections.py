@@ -63,19 +63,21 @@ class Sections:
         known = {id(v): v for call in calls for v in getattr(call.operation, "variables", ())}
         trained = [v for v in known.values() if v.trainable]
         held = [v for key, v in known.items() if not v.trainable and key in now]
+        before = {id(one): value for one, value in zip(start, x, strict=True)}
+        floats = [key for key, value in before.items() if value.dtype.is_floating]
+        kept = [(v, now[id(v)]) for v in held]
         states: list[list] = []
 
         def run(*flat: tf.Tensor) -> Any:
-            weights = zip(trained, flat[len(start) :], strict=True)
-            pairs = [*weights, *((v, now_before[id(v)]) for v in held)]
-            values = {id(one): y for one, y in zip(start, flat, strict=False)}
-            with keras.StatelessScope(pairs) as scope:
+            values = before | dict(zip(floats, flat, strict=False))
+            weights = zip(trained, flat[len(floats) :], strict=True)
+            with keras.StatelessScope([*weights, *kept]) as scope:
                 _run_calls(calls, values)
             states.append([scope.get_current_value(v) for v in held])
             return [values[id(one)] for one in end]
 
-        now_before = {id(v): now[id(v)] for v in held}
-        found = tf.recompute_grad(run)(*x, *(now[id(v)] for v in trained))
+        inputs = [before[key] for key in floats]
+        found = tf.recompute_grad(run)(*inputs, *(now[id(v)] for v in trained))
         now |= {id(v): new for v, new in zip(held, states[0], strict=True)}
         return list(parts_of(found))
 
