@@ -7,7 +7,8 @@ what a search takes and how long doesn't depend on them. Each row is a process o
 at the network (`inspect`), adapts it to 64 photographs and searches by `ekg.run_search` until a
 little of the FLOPs has gone, the tests at the end included. "peak_mib" is its largest resident
 memory, "first_step_seconds" includes tracing, "step_seconds" is the mean of the steps behind the
-first one. "choices" is a digest of the history, equal where the searches chose the same.
+first one. "choices" is a digest of what was removed in every step, "numbers" one of the losses and
+rewards to their last bit.
 
 Rows that are in --out already are kept: an interrupted run goes on. A row is named
 NETWORK,D_VAL,BATCH,LIMIT with a limit in GiB or "none".
@@ -21,6 +22,7 @@ from ..utils import devices
 devices.import_tensorflow()
 
 import argparse
+import hashlib
 import json
 import resource
 import subprocess
@@ -114,8 +116,13 @@ def measure(row: str, photos: Path, evaluator: str) -> dict:
         "wall_seconds": round(seconds, 1),
         "start_mib": round(start),
         "peak_mib": round(_peak_mib()),
-        "choices": history[-1]["chain"],
+        "choices": digest([one["removed_units"] for one in history]),
+        "numbers": digest([[one["val_loss"], one["reward"]] for one in history]),
     }
+
+
+def digest(values: list) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 def _peak_mib() -> float:

@@ -296,6 +296,7 @@ def search_memory(run: dict) -> str:
         equal = "" if one["limit_gib"] is None else NOT_MEASURED
         if unlimited:
             equal = "the same" if unlimited["choices"] == one["choices"] else "others"
+            equal += ", to the last bit" if unlimited["numbers"] == one["numbers"] else ""
         later = one["step_seconds"]
         rows.append(
             [
