@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.keras_graph import calls_of
 from ekg_tf.nets.sections import Sections
 from ekg_tf.nets.stateless import call
 from ekg_tf.op_utils import make_train_step
@@ -247,20 +248,20 @@ def test_sections_never_end_at_whole_numbers_or_masks():
     x = L.Dense(4, name="masked")(x)
     x = L.LSTM(4, name="unmasked")(x)
     model = keras.Model(words, L.Dense(5)(x))
-    sections = Sections(model, [1, 2, 3, 4])
+    sections = Sections(model, range(1, len(calls_of(model))))
     names = [[call.operation.name for call in calls] for calls in sections._calls]
-    assert [len(one) for one in names] == [4, 1]
-    assert names[0][-1] == "unmasked"
+    assert len(names) == 2
+    assert "unmasked" in names[0]
+    assert len(names[1]) == 1
     with pytest.raises(ValueError, match="training alone"):
         sections(model, [], None, training=False)
 
 
 def test_micro_batches_take_the_memory_of_one():
     def peak(accum):
-        image = L.Input((8, 8, 3))
-        x = image
-        for number in range(6):
-            x = L.ReLU()(L.Conv2D(64, 3, padding="same", name=f"c{number}")(x))
+        image = x = L.Input((32, 32, 3))
+        for number in range(6):  # 384 KiB an example: small tensors aren't counted
+            x = L.ReLU()(L.Conv2D(96, 3, padding="same", name=f"c{number}")(x))
         model = keras.Model(image, head(x))
         with counted() as beyond:
             trained(model, call, accum)

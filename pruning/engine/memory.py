@@ -168,7 +168,7 @@ def plan_within(room: float, needs: Needs, workers: int) -> MemoryPlan | None:
     lean = MemoryPlan(passes=1, recompute=True)
     for count in counts:
         bare = replace(lean, workers=count, cached_bytes=0)
-        left = int((room - needs.peak(bare, workers)) / FRAGMENTED)
+        left = math.floor((room - needs.peak(bare, workers)) / FRAGMENTED)
         if left >= 0:
             return replace(bare, cached_bytes=left if left < needs.kept else None)
     return None
