@@ -290,7 +290,10 @@ def search_memory(run: dict) -> str:
             other
             for other in run["rows"]
             if other["limit_gib"] is None
-            and all(other[key] == one[key] for key in ("network", "side", "examples", "batch"))
+            and all(
+                other[key] == one[key]
+                for key in ("network", "side", "examples", "batch", "evaluator")
+            )
         ]
         unlimited = same[0] if same and one["limit_gib"] is not None else None
         equal = "" if one["limit_gib"] is None else NOT_MEASURED
@@ -302,6 +305,7 @@ def search_memory(run: dict) -> str:
             [
                 f"{one['network']}, {one['side']} x {one['side']}",
                 f"{one['examples']} in batches of {one['batch']}",
+                one["evaluator"],
                 "none" if one["limit_gib"] is None else f"{one['limit_gib']:g} GiB",
                 f"{one['peak_mib'] / 1024:.1f} GiB",
                 f"{one['inspect_seconds']:.1f}",
@@ -310,11 +314,11 @@ def search_memory(run: dict) -> str:
                 equal,
             ]
         )
-    header = ["network", "D_val", "--memory", "peak", "inspect, s", "first step, s"]
+    header = ["network", "D_val", "evaluator", "--memory", "peak", "inspect, s", "first step, s"]
     header += ["later steps, s", "choices against no limit"]
     busy = "" if run.get("idle") else " The machine was busy: the seconds are not to be relied on."
     return (
-        f"{machine_line(run['machine'])}{busy}\n\nEvaluator {run['evaluator']}; adapted to "
+        f"{machine_line(run['machine'])}{busy}\n\nAdapted to "
         f"{run['subset']} photos, tested on {run['test']}; the first step has its tracing."
         f"\n\n{table(header, rows)}"
     )
