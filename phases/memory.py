@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import tempfile
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
 from ..dataloader import Dataset, normalised_inputs, parts
@@ -112,8 +114,13 @@ def planned(
     graph = ChannelGraph(given.core)
     if limit is None and not _may_be_tight(graph, data, options):
         return USUAL
-    with progress.doing("measuring the memory that the search takes"):
-        parts = _Parts.measured(graph, task, data, options, device)
+    before = _known.get(given.core)
+    if before and before[0] == options:
+        parts = before[1]
+    else:
+        with progress.doing("measuring the memory that the search takes"):
+            parts = _Parts.measured(graph, task, data, options, device)
+        _known[given.core] = options, parts
     if limit is not None:
         return _within(limit * GIB, parts, refuse, f"memory {limit:g}")
     return _within_machine(parts)
@@ -212,6 +219,11 @@ class _Parts:
             "search_batch_size": self.base + max(least(self.needs), self.in_sections),
             "val_batch_size": self.base + self.testing,
         }
+
+
+# {core: what was measured of it with which options}, so that a run measures but once.
+_known: weakref.WeakKeyDictionary[keras.Model, tuple[SearchOptions, _Parts]]
+_known = weakref.WeakKeyDictionary()
 
 
 def _within(room: float, parts: _Parts, refuse: bool, what: str) -> Memory:
