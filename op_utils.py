@@ -86,6 +86,7 @@ def make_train_step(
     compile: bool = False,
     teachers: Sequence[keras.Model] = (),
     forward: Forward | None = None,
+    run: Callable = call,
 ) -> Callable[[Any, tf.Tensor], Metrics]:
     """A function that takes many training steps for one call from Python.
 
@@ -110,6 +111,8 @@ def make_train_step(
         forward: takes the place of calling the model and loss_fn (then None), for losses that need
             more than the outputs: a pure function of the values of model.variables and a
             micro-batch to the loss, its metrics and the new values of the given variables.
+        run: as `nets.stateless.call`, for the network in training; `nets.sections` has one that
+            needs less memory.
     Raises:
         ValueError: accum < 1 or, at the first call, not a divisor of a replica's batch.
     """
@@ -120,7 +123,7 @@ def make_train_step(
         optimizer.build(model.trainable_variables)
         updated = _updated_in_training(model)
     scale = 1 / strategy.num_replicas_in_sync
-    micro_batch = _make_micro_batch(model, updated, loss_fn, teachers, forward)
+    micro_batch = _make_micro_batch(model, updated, loss_fn, teachers, forward, run)
     gradients = _make_gradients(model, updated, micro_batch, accum, weight_decay, scale)
     if replicated:
         gradients = tf.function(gradients, jit_compile=compile, autograph=False)
@@ -180,7 +183,7 @@ def _make_loop(step, strategy):
     return train_steps
 
 
-def _make_micro_batch(model, updated, loss_fn, teachers, forward):
+def _make_micro_batch(model, updated, loss_fn, teachers, forward, run):
     """(values, teachers' values, batch) -> (gradients, new state, metrics), on one device."""
 
     def by_outputs(values, teacher_values, batch):
@@ -199,7 +202,7 @@ def _make_micro_batch(model, updated, loss_fn, teachers, forward):
         for teacher, its_values in zip(teachers, teacher_values, strict=True):
             with batch_statistics(teacher):
                 taught.append(by_view(call(teacher, its_values, merged, training=True)[0]))
-        outputs, state = call(model, values, merged, training=True, updated=updated)
+        outputs, state = run(model, values, merged, training=True, updated=updated)
         return *loss_fn(by_view(outputs), batch, taught), state
 
     def micro_batch(values, teacher_values, batch):
@@ -245,7 +248,9 @@ def _make_gradients(model, updated, micro_batch, accum, weight_decay, scale):
             return i + 1, grads, new[1], {k: metrics[k] + new[2][k] for k in metrics}
 
         start = (tf.constant(0), zeros[0], of(updated, model, values), zeros[1])
-        return tf.while_loop(lambda i, *_: i < accum, one, start)[1:]
+        # One after the other: the forward pass of the next one doesn't wait for this one by itself,
+        # and memory would be taken for all.
+        return tf.while_loop(lambda i, *_: i < accum, one, start, parallel_iterations=1)[1:]
 
     def gradients(values, teacher_values, batch):
         whole = micro_batch if accum == 1 else accumulate

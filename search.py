@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check(work.given, work.data, options, bank)  # before there is a folder
         kept = flags.record(args, options, bank, work)
         flags.check_folder(args, kept)
-        rehearse(*phase, device, known=inputs.is_built(args))
+        rehearse(*phase, device, options, known=inputs.is_built(args))
         if args.dry_run:
             progress.say(dry_run(*phase, Wanted(options, bank), device))
             return

@@ -75,6 +75,7 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
     from ekg_tf.dataloader import unreadable_named
     from ekg_tf.phases import baseline, pipeline
     from ekg_tf.phases.dry_run import dry_run
+    from ekg_tf.phases.memory import planned
     from ekg_tf.phases.opening import work_on
     from ekg_tf.reports.networks import print_report
     from ekg_tf.reports.written import write_if_missing
@@ -90,6 +91,7 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
         # before there is a folder
         work = work_on(network, lambda fit: data)
         pipeline.check_plan(work.given, data, plan, device)
+        planned(work.given, work.task, data, plan.search, device)
         if args.dry_run:
             wanted = plan.wanted(None if args.trained_param else of_baseline, until=args.until)
             progress.say(dry_run(work.given, work.task, data, wanted, device))

@@ -5,25 +5,21 @@ The files are read row by row, not mapped: mapped pages would count as memory of
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..utils import interrupts, progress
+from ..utils import progress, scratch
 from ..utils.errors import UserError
 from ..utils.limits import machine_bytes
 
 SHARE = 0.25  # of the machine's memory, where the user says nothing
 SMALL_ROW_BYTES = 64  # labels and the like always stay in memory
-SPARE_BYTES = 2**28  # of the disk that are left free
 
 
 class Memory:
@@ -141,10 +137,7 @@ class Store:
             path.unlink(missing_ok=True)
 
     def _spill(self, large: list[int], columns: Sequence[np.ndarray], expected: int | None) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="ekg_tf_data_"))
-        tidy = partial(shutil.rmtree, folder, ignore_errors=True)
-        atexit.register(tidy)
-        interrupts.before_end(tidy)
+        folder = scratch.folder("ekg_tf_data_")
         row = sum(columns[k][0].nbytes for k in large)
         kept = sum(one.nbytes for k in large for one in self._chunks[k])
         for k in large:
@@ -166,11 +159,8 @@ class Store:
 
     def _check_disk(self, needed: int) -> None:
         folder = next(iter(self._files.values()))[0].parent
-        free = shutil.disk_usage(folder).free
-        if needed + SPARE_BYTES > free:
-            raise UserError(
-                self._full(f"{needed / 2**30:.1f} GiB needed, {free / 2**30:.1f} GiB free")
-            )
+        if problem := scratch.lacking(needed, folder):
+            raise UserError(self._full(problem))
 
     def _full(self, problem: str) -> str:
         return (

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+from keras.src.backend.common.masking import get_keras_mask
 from keras.src.ops.numpy import Einsum
 
 from ..utils.errors import UserError
@@ -94,6 +95,43 @@ def calls_of(model: keras.Model) -> list[Call]:
         for node in nodes[depth]
         if not node.is_input
     ]
+
+
+def live_tensors(calls: Sequence[Call], model: keras.Model) -> list[tuple[keras.KerasTensor, ...]]:
+    """Before every call of a flat functional model: the tensors that are there and that it, a later
+    one or the end needs."""
+    last_use = {id(tensor): len(calls) for tensor in model.outputs}
+    for number, call in enumerate(calls):
+        for tensor in call.inputs:
+            last_use[id(tensor)] = max(number, last_use.get(id(tensor), 0))
+    live = {id(tensor): tensor for tensor in model.inputs}
+    found = []
+    for number, call in enumerate(calls):
+        live = {key: one for key, one in live.items() if last_use.get(key, -1) >= number}
+        found.append(tuple(live.values()))
+        live.update({id(tensor): tensor for tensor in call.outputs})
+    return found
+
+
+def sums_across(calls: Sequence[Call], model: keras.Model, place: int) -> bool:
+    """Whether a gradient with three or more terms has some of them on either side of a call.
+
+    In two parts its terms would be added in another order, which rounds in another way; two terms
+    have but one.
+    """
+    reads: dict[int, list[int]] = {}
+    for number, call in enumerate(calls):
+        for tensor in call.inputs:
+            reads.setdefault(id(tensor), []).append(number)
+    for tensor in model.outputs:
+        reads.setdefault(id(tensor), []).append(len(calls))
+    several = (places for places in reads.values() if len(places) > 2)
+    return any(places[0] < place <= places[-1] for places in several)
+
+
+def has_mask(tensor: keras.KerasTensor) -> bool:
+    """Whether a mask of Keras's goes with the tensor, as behind an Embedding of padded words."""
+    return get_keras_mask(tensor) is not None
 
 
 def calls_to(outputs: Iterable) -> list[Call]:

@@ -19,6 +19,13 @@ _CACHE: dict[str, Any] = {
     "least": 1,
     "help": "memory, per device, for the activations that proposals start from",
 }
+_MEMORY: dict[str, Any] = {
+    "flag": "memory",
+    "above": 0,
+    "help": "GiB that the process may take until the search has ended, on the CPU; only time "
+    "depends on it",
+    "shown": "what the machine has",
+}
 _EVALUATOR: dict[str, Any] = {
     "flag": "evaluator",
     "choices": EVALUATORS,
@@ -60,6 +67,7 @@ class EKG(Method):
     )
     evaluator: str = setting("exact", **_EVALUATOR)
     cache_mb: int = setting(CACHE_MB, **_CACHE)
+    memory: float | None = setting(None, **_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class FFP(Method):
     )
     evaluator: str = setting("exact", **_EVALUATOR)
     cache_mb: int = setting(CACHE_MB, **_CACHE)
+    memory: float | None = setting(None, **_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -143,6 +152,8 @@ class Uniform(Method):
     name: ClassVar[str] = "uniform"
     one_shot: ClassVar[bool] = True
 
+    memory: float | None = setting(None, **_MEMORY)
+
 
 @dataclass(frozen=True)
 class GlobalThreshold(Method):
@@ -150,6 +161,8 @@ class GlobalThreshold(Method):
 
     name: ClassVar[str] = "global"
     one_shot: ClassVar[bool] = True
+
+    memory: float | None = setting(None, **_MEMORY)
 
 
 METHODS: dict[str, type[Method]] = {

@@ -282,7 +282,50 @@ def data_memory(run: dict) -> str:
     )
 
 
+def search_memory(run: dict) -> str:
+    """Peak memory of searches on photographs, with and without a limit."""
+    without = {_search_of(one): one for one in run["rows"] if one["limit_gib"] is None}
+    rows = [
+        [
+            f"{one['network']}, {one['side']} x {one['side']}",
+            f"{one['examples']} in batches of {one['batch']}",
+            one["evaluator"],
+            "none" if one["limit_gib"] is None else f"{one['limit_gib']:g} GiB",
+            f"{one['peak_mib'] / 1024:.1f} GiB",
+            f"{one['inspect_seconds']:.1f}",
+            f"{one['first_step_seconds']:.0f}",
+            "none" if one["step_seconds"] is None else f"{one['step_seconds']:.0f}",
+            "" if one["limit_gib"] is None else _same(one, without.get(_search_of(one))),
+        ]
+        for one in run["rows"]
+    ]
+    header = ["network", "D_val", "evaluator", "--memory", "peak", "inspect, s", "first step, s"]
+    header += ["later steps, s", "choices against no limit"]
+    busy = "" if run.get("idle") else " The machine was busy: the seconds are not to be relied on."
+    return (
+        f"{machine_line(run['machine'])}{busy}\n\nAdapted to "
+        f"{run['subset']} photos, tested on {run['test']}; the first step has its tracing."
+        f"\n\n{table(header, rows)}"
+    )
+
+
+def _search_of(row: dict) -> str:
+    """What a row of the benchmark searches, without its limit."""
+    return row["row"].rpartition(",")[0]
+
+
+def _same(row: dict, unlimited: dict | None) -> str:
+    """Whether a search chose what the one without a limit chose."""
+    if unlimited is None:
+        return NOT_MEASURED
+    if unlimited["choices"] != row["choices"]:
+        return "others"
+    exactly = unlimited["numbers"] == row["numbers"]
+    return "the same, to the last bit" if exactly else "the same"
+
+
 SECTIONS = {
+    "search_memory": search_memory,
     "data_memory": data_memory,
     "search_speed": search_speed,
     "fast_quality_digits": fast_quality,

@@ -26,6 +26,7 @@ from ..options.bank import Bank
 from ..options.finetuning import FineTuning
 from ..options.search import SearchOptions
 from ..options.training import Training
+from ..pruning.engine.current import MemoryPlan
 from ..pruning.engine.features import width
 from ..pruning.engine.validation import Validation
 from ..pruning.history import History, output_shapes
@@ -39,6 +40,7 @@ from ..training.task import Task
 from ..utils import devices, progress
 from ..utils.devices import Device
 from ..utils.runfolder import RunFolder
+from .memory import USUAL, planned
 from .outlook import FORWARD, MEASURED_STEPS, gib, search_outlook
 from .searching import at_layers, planned_bank
 
@@ -69,6 +71,7 @@ def dry_run(given: Given, task: Task, data: Dataset, wanted: Wanted, device: Dev
     if wanted.search:
         wanted = replace(wanted, search=at_layers(wanted.search, given))
     lines, seconds = [_of_data(data, wanted)], 0.0
+    memory = planned(given, task, data, wanted.search, device) if wanted.search else USUAL
     graph = ChannelGraph(given.core)
     if wanted.baseline:
         with progress.doing("measuring training steps of the baseline"):
@@ -80,7 +83,9 @@ def dry_run(given: Given, task: Task, data: Dataset, wanted: Wanted, device: Dev
         if wanted.search.method.supernet:
             taken, found = _supernet(given.core, task, data, wanted.search, device)
         else:
-            taken, found = _search(graph, task, data, wanted.search, wanted.bank, device)
+            taken, found = _search(
+                graph, task, data, wanted.search, wanted.bank, device, memory.plan
+            )
         lines, seconds = [*lines, *found], seconds + taken
         student = _uniform(graph, wanted.search.budget.goal)
     if wanted.training and wanted.finetuning:
@@ -90,11 +95,11 @@ def dry_run(given: Given, task: Task, data: Dataset, wanted: Wanted, device: Dev
         taken, line = _training("fine-tuning", wanted.training, data, step)
         lines, seconds = [*lines, line], seconds + taken
     peaks = peak_memory_mb()
-    memory = [f"{gib(peaks.pop('host'))} of memory"]
-    memory += [f"{gib(peak)} on {name}" for name, peak in peaks.items()]
-    lines.append(
-        f"in all about {progress.duration(seconds)}; at its peak about {', '.join(memory)}"
-    )
+    host = max(peaks.pop("host"), (memory.peak or 0) / 2**20)
+    peak = [f"{gib(host)} of memory", *(f"{gib(one)} on {name}" for name, one in peaks.items())]
+    if memory.peak is not None:
+        lines.append(str(memory))
+    lines.append(f"in all about {progress.duration(seconds)}; at its peak about {', '.join(peak)}")
     lines.append("nothing was written; without --dry_run the same command does it")
     return "\n".join(lines)
 
@@ -126,6 +131,7 @@ def _search(
     options: SearchOptions,
     bank: Bank | None,
     device: Device,
+    plan: MemoryPlan,
 ) -> tuple[float, list[str]]:
     """Seconds and lines of a search and its bank, from two steps in a temporary folder."""
     val = held_out(data, options)
@@ -139,7 +145,14 @@ def _search(
         replicas = devices.replicas(device.strategy)
         method = SEARCHES[options.method.name]
         running = method(
-            graph, val, history, options, task, compile=device.compile, devices=replicas
+            graph,
+            val,
+            history,
+            options,
+            task,
+            compile=device.compile,
+            devices=replicas,
+            plan=plan,
         )
         running.run(most=MEASURED_STEPS)
         taken = sum(sum(row["seconds"].values()) for row in history.rows)

@@ -21,6 +21,7 @@ from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..nets.proof import TIMES, TOLERANCE, agreement, agrees, difference, sentence
 from ..op_utils import check_finite, make_train_step
+from ..options.search import SearchOptions
 from ..pruning.engine.segments import Segments
 from ..pruning.knowledge.distill import plain_loss
 from ..training.diagnosis import first_cause
@@ -30,6 +31,7 @@ from ..utils.devices import Device
 from ..utils.errors import USERS, UserError
 from ..utils.keras_files import load_keras, save_keras
 from ..utils.trees import mapped, parts_of, tree_of
+from .memory import planned
 
 EXAMPLES, KEEP = 4, 0.6
 # Half precision rounds by so much of the largest output, in a network of a hundred layers.
@@ -37,24 +39,33 @@ HALF_TOLERANCE = 5e-2
 
 
 def rehearse(
-    given: Given, task: Task, data: Dataset, device: Device, *, known: bool = False
+    given: Given,
+    task: Task,
+    data: Dataset,
+    device: Device,
+    search: SearchOptions | None = None,
+    *,
+    known: bool = False,
 ) -> None:
     """Goes the whole way once on a few examples; nothing is kept.
 
     Args:
+        search: what is to come, which must fit into memory; None: it isn't looked at.
         known: the network is one of `nets.zoo.builders`, whose layers the tests take all this way:
             it is only run.
 
     Raises:
-        UserError: what can't work, at which step and where.
+        UserError: what can't work, at which step and where; or as `memory.planned`.
     """
     inputs = examples_of(data, EXAMPLES)
     if known:
         _check_outputs(given, inputs)
-        return
-    few = progress.count(EXAMPLES, "example")
-    with progress.doing(f"checking the whole way on {few}: copy, save, prune, train a step"):
-        _rehearse(given, inputs, task, data, device)
+    else:
+        few = progress.count(EXAMPLES, "example")
+        with progress.doing(f"checking the whole way on {few}: copy, save, prune, train a step"):
+            _rehearse(given, inputs, task, data, device)
+    if search:
+        planned(given, task, data, search, device)
 
 
 def _rehearse(given: Given, inputs: Any, task: Task, data: Dataset, device: Device) -> None:

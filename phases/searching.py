@@ -4,6 +4,7 @@ Filters are ranked and removed by what D_val says, a part of the *training* set;
 is only read for the figures printed at the end and chooses nothing.
 """
 
+import gc
 import math
 import shutil
 import time
@@ -14,15 +15,12 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from ..dataloader import Dataset, eval_batches, normalised_inputs, parts, train_batches
+from ..dataloader import Dataset, eval_batches, normalised_inputs, parts
 from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..nets.proof import TIMES, TOLERANCE, agreement, difference
-from ..nets.rebuild import copied
 from ..nets.stateless import batch_norms
-from ..op_utils import check_finite, make_train_step
 from ..options.bank import Bank
 from ..options.budgets import Latency
 from ..options.methods import SWP
@@ -32,7 +30,6 @@ from ..pruning.engine.features import width
 from ..pruning.engine.validation import Validation
 from ..pruning.history import History, output_shapes
 from ..pruning.knowledge.bank import MANIFEST, Layout, build_bank, layout
-from ..pruning.knowledge.distill import plain_loss
 from ..pruning.methods.by_name import SEARCHES, smallest_mask
 from ..pruning.space.budgets import check_reachable, make_budget
 from ..pruning.space.limits import (
@@ -42,11 +39,10 @@ from ..pruning.space.limits import (
     located,
     smallest_in_words,
 )
-from ..pruning.supernet.training import micro_batches, order_in, seconds_before, train_supernet
+from ..pruning.supernet.training import order_in, seconds_before, train_supernet
 from ..pruning.worth.drop import Drop, drop_from, figure_of
 from ..reports import plots, written
 from ..reports.search import draw, seconds_of, summary
-from ..training.diagnosis import first_cause
 from ..training.evaluation import make_forward
 from ..training.latency import latencies, latency_batches
 from ..training.task import Task
@@ -57,9 +53,10 @@ from ..utils.errors import UserError
 from ..utils.keras_files import load_keras, save_keras
 from ..utils.runfolder import BASELINE, PRUNED, START, RunFolder, front_file, verify
 from ..utils.trees import mapped, rows_of
+from .adapting import adapted
+from .memory import Memory, planned
 from .outlook import said_after_steps
 
-ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
 SAVED_IMAGES = 16  # that a written network is compared on
 DEFAULT_BANK = Bank()
 
@@ -93,7 +90,9 @@ def run_search(
         folder.write(BASELINE, lambda path: save_keras(path, given.model))
         folder.seal(BASELINE)
     if not folder.has(PRUNED):
-        graph, val, history, seconds = _searched(folder, given, task, data, options, device)
+        memory = planned(given, task, data, options, device, refuse=False)
+        graph, val, history, seconds = _searched(folder, given, task, data, options, device, memory)
+        gc.collect()  # the activations of the search, which its threads and closures hold
         teachers = []
         if bank:
             begin = time.perf_counter()
@@ -182,9 +181,12 @@ def _searched(
     data: Dataset,
     options: SearchOptions,
     device: Device,
+    memory: Memory,
 ) -> tuple[ChannelGraph, Validation, History, dict]:
     """The search itself: the channel graph of theta_0, D_val, the history, seconds by part."""
-    graph, val = prepare(folder, given.core, task, data, options, device)
+    if memory.peak is not None:
+        progress.say(str(memory))
+    graph, val = prepare(folder, given.core, task, data, options, device, memory.sections)
     history = History(folder, output_shapes(graph, len(val)))
     replicas = devices.replicas(device.strategy)
     method = SEARCHES[options.method.name]
@@ -202,6 +204,7 @@ def _searched(
         order=order,
         compile=device.compile,
         devices=replicas,
+        **({} if options.method.supernet else {"plan": memory.plan}),
     )
 
     def log(step: int, values: dict[str, float]) -> None:
@@ -314,11 +317,15 @@ def prepare(
     data: Dataset,
     options: SearchOptions,
     device: Device,
+    sections: bool = False,
 ) -> tuple[ChannelGraph, Validation]:
     """What a search works on: theta_0, kept in the folder, and D_val.
 
     theta_0 is the given network adapted to D_subset or, for the supernet methods, the supernet
     that was trained from it on everything but D_val.
+
+    Args:
+        sections: as of `adapting.adapted`.
 
     Raises:
         UserError: the training set is too small for D_subset and D_val, or a loss isn't finite.
@@ -327,7 +334,8 @@ def prepare(
     held = normalised_inputs(data, validation)
     val = Validation(held.inputs, held.targets, options.sampling.batch_size, held.weights)
     if not options.method.supernet:
-        return ChannelGraph(_adapted(folder, model, task, data, subset, options, device)), val
+        start = adapted(folder, model, task, data, subset, options, device, sections=sections)
+        return ChannelGraph(start), val
     rest = np.setdiff1d(np.arange(len(data.train)), validation)
     start = train_supernet(folder, START, model, task, data, val, rest, options, device)
     graph = ChannelGraph(start)
@@ -383,67 +391,3 @@ def check(
     if options.budget.rate is not None and not measured:
         lowest = budget.size(smallest) / budget.full
         check_reachable(options.budget.rate, lowest, left, options.budget.label)
-
-
-def _adapted(
-    folder, model, task: Task, data, subset, options: SearchOptions, device: Device
-) -> keras.Model:
-    """theta_0: the given network after one epoch of SGD on D_subset (docs/method.md 1, step 1).
-
-    Of several machines the first one trains alone, on one device: theta_0, and with it the search,
-    doesn't depend on how many there are.
-    """
-    if not folder.has(START):
-        alone = tf.distribute.get_strategy()
-        strategy = device.strategy if cluster.size() == 1 else alone
-        folder.write(
-            START,
-            lambda path: save_keras(
-                path, _after_an_epoch(model, task, data, subset, options, strategy, device.compile)
-            ),
-        )
-        folder.seal(START)
-    return load_keras(folder.file(START), compile=False)
-
-
-def _after_an_epoch(
-    model: keras.Model,
-    task: Task,
-    data: Dataset,
-    subset: np.ndarray,
-    options: SearchOptions,
-    strategy: tf.distribute.Strategy,
-    compile: bool,
-) -> keras.Model:
-    batch = min(ADAPT_BATCH, len(subset))
-    batches = train_batches(
-        data,
-        subset,
-        batch,
-        seed=options.sampling.seed,
-        epoch=0,
-        views=1,
-        augment=False,
-        jitter=False,
-    )
-    with strategy.scope():
-        start = copied(model)
-        optimizer = keras.optimizers.SGD(ADAPT_LEARNING_RATE)
-    steps = make_train_step(
-        start,
-        optimizer,
-        plain_loss(task, viewed=data.moves_targets),
-        strategy,
-        accum=micro_batches(batch, strategy.num_replicas_in_sync, options.sampling.batch_size),
-        compile=compile,
-    )
-    count = len(subset) // batch
-    distributed = iter(strategy.experimental_distribute_dataset(batches))
-    examples, losses = progress.count(len(subset), "training example"), np.zeros(0)
-    with progress.doing(f"search: adapting the network to {examples} for one epoch"):
-        for _ in range(count):  # one by one: Python, and so Ctrl-C, has its turn between them
-            losses = np.append(losses, steps(distributed, tf.constant(1))["loss"])
-            check_finite(
-                losses, 1, lambda place, known=losses: first_cause(batches, place, known[:place], 0)
-            )
-    return start

@@ -86,7 +86,7 @@ class RunFolder:
     )
     IGNORED_ARGS = (
         *("train_path", "gpu_id", "overwrite", "resume", "do_log", "until"),
-        *("data_memory", "data_workers", "deployed_latency", "dry_run"),
+        *("memory", "data_memory", "data_workers", "deployed_latency", "dry_run"),
     )
 
     def __init__(self, path: Path, lock: Lock | None, do_log: bool):

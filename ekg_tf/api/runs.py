@@ -194,7 +194,7 @@ def prune(
     pipeline.check_plan(work.given, run.data, plan, run.device)
     kept = plan.flags() | kept_of(optimizer, callbacks)
     run.check(kept)
-    rehearse(work.given, work.task, run.data, run.device)
+    rehearse(work.given, work.task, run.data, run.device, plan.search)
     with run.open(kept) as opened:
         if not opened.finished:
             pipeline.search_phase(opened, *run.phase, plan, run.device)
@@ -275,7 +275,7 @@ def run_search(
     check(run.work.given, run.data, options, bank)
     kept = options.flags() | (bank.flags() if bank else {"bank": NO_BANK})
     run.check(kept)
-    rehearse(*run.phase, run.device)
+    rehearse(*run.phase, run.device, options)
     with run.open(kept) as opened:
         _searched(opened, *run.phase, options, run.device, bank)
         figures = opened.read_json("search.json")

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         pipeline.check_plan(work.given, work.data, plan, device)
         kept = flags.record(args, plan, work)
         flags.check_folder(args, kept)
-        rehearse(*phase, device, known=inputs.is_built(args))
+        rehearse(*phase, device, plan.search, known=inputs.is_built(args))
         if args.dry_run:
             progress.say(dry_run(*phase, plan.wanted(), device))
             return

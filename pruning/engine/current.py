@@ -22,7 +22,9 @@ from ...utils.trees import mapped, rows_of
 from ..worth.rewards import Reward
 from .cuts import size_of
 from .importance import ImportancePass
+from .kept import Files, Kept
 from .prefix import PrefixCuts
+from .recomputed import RecomputedPass
 from .segments import LayerWeights, Segments
 from .validation import Validation
 
@@ -40,6 +42,27 @@ def side_by_side(devices: int, *, compile: bool) -> int:
     return 1 if compile else cpu_count()
 
 
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a search lives with little memory; nothing of it changes a number.
+
+    Attributes:
+        workers: networks that are evaluated side by side; None: as `side_by_side`.
+        passes: batches that pass through the current network side by side; None: as many.
+        recompute: the importance pass runs every segment again for its gradient.
+        cached_bytes: of the activations at the cuts that are kept in memory, the others are in
+            files; None: all.
+    """
+
+    workers: int | None = None
+    passes: int | None = None
+    recompute: bool = False
+    cached_bytes: int | None = None
+
+
+PLENTY = MemoryPlan()
+
+
 @dataclass
 class Place:
     """What one device holds: D_val and the current network."""
@@ -47,8 +70,8 @@ class Place:
     device: str | None
     inputs: list[Any]  # per batch
     weights: LayerWeights = field(default_factory=dict)
-    cache: list[dict[int, Any]] = field(default_factory=list)  # per batch: {cut: activations}
-    slopes: list[dict[int, Any]] = field(default_factory=list)  # per batch of the first half
+    cache: list[Kept] = field(default_factory=list)  # per batch: {cut: activations}
+    slopes: list[Kept] = field(default_factory=list)  # per batch of the first half
 
 
 def joined(batches: Sequence[Any]) -> Any:
@@ -70,6 +93,7 @@ class CurrentNetwork:
             for every proposal that needs them.
         slopes: whether `set_with_importance` keeps the reward's gradient at the kept cuts, too, on
             the first half of the batches; they share `cache_bytes`.
+        plan: for one device alone.
 
     Attributes:
         rows: row ranges of the batches of D_val.
@@ -93,6 +117,7 @@ class CurrentNetwork:
         devices: Sequence[str] = (),
         cache_bytes: int = CACHE_BYTES,
         slopes: bool = False,
+        plan: MemoryPlan = PLENTY,
     ):
         self.rows = data.batches()
         self.segments = Segments(graph, compile=compile)
@@ -103,8 +128,13 @@ class CurrentNetwork:
             with tf.device(device):
                 inputs = [mapped(tf.constant, rows_of(data.inputs, rows)) for rows in self.rows]
             self.places.append(Place(device, inputs))
-        self.pool = self._make_pool(workers or side_by_side(len(self.places), compile=compile))
-        self._importance: dict[tuple, ImportancePass] = {}  # by the kind of reward
+        workers = workers or plan.workers or side_by_side(len(self.places), compile=compile)
+        self.pool = self._make_pool(workers)
+        self._pass = RecomputedPass if plan.recompute else ImportancePass
+        self._importance: dict[tuple, ImportancePass | RecomputedPass] = {}  # by kind of reward
+        self._beside = threading.Semaphore(plan.passes or workers)
+        self._outside = self._in_files(plan.cached_bytes)
+        self._files = Files() if self._outside else None
 
     def _choose_cuts(self, examples: int, cache_bytes: int) -> PrefixCuts:
         parts = self.segments
@@ -113,6 +143,13 @@ class CurrentNetwork:
         ]
         firsts = [parts.first_segment(gate) for gate in range(len(parts.graph.groups))]
         return PrefixCuts(sizes, np.bincount(firsts, minlength=len(sizes)), cache_bytes)
+
+    def _in_files(self, cached_bytes: int | None) -> frozenset[int]:
+        """The cuts whose activations and slopes are kept in files."""
+        if cached_bytes is None:
+            return frozenset()
+        both = {cut: 1.5 if cut in self.sloped else 1.0 for cut in self.cuts.kept[1:]}
+        return self.cuts.outside(cached_bytes, both)
 
     def _is_float(self, cut: int) -> bool:
         tensors = self.segments.cuts[cut]
@@ -143,16 +180,16 @@ class CurrentNetwork:
         """
         self._set_weights(mask)
 
-        def run(number: int) -> tuple[dict[int, Any], Any]:
+        def run(number: int) -> tuple[Kept, Any]:
             place = self.place
-            with tf.device(place.device):
+            with self._beside, tf.device(place.device):
                 x = place.inputs[number]
                 cache = {0: x}
                 activations = self.segments.activations(x, place.weights)
                 for cut, x in enumerate(activations, start=1):
                     if cut in self.cuts.kept:
                         cache[cut] = x
-            return cache, x
+                return self._kept(cache, f"x{number}"), x
 
         return self._keep(list(self.pool.map(run, range(len(self.rows)))))
 
@@ -165,7 +202,7 @@ class CurrentNetwork:
             (outputs, tree of float32 [n, ...]; scores float64 [U + 1] summed over batches).
         """
         if reward.kind not in self._importance:
-            taken = ImportancePass(self.segments, self.cuts.kept, reward, self.sloped)
+            taken = self._pass(self.segments, self.cuts.kept, reward, self.sloped)
             self._importance[reward.kind] = taken
         importance = self._importance[reward.kind]
         self._set_weights(mask)
@@ -173,14 +210,15 @@ class CurrentNetwork:
         sloped = self.sloped
         half = range(math.ceil(len(self.rows) / 2))
 
-        def run(number: int) -> tuple[dict[int, Any], Any, np.ndarray, dict[int, Any]]:
+        def run(number: int) -> tuple[Kept, Any, np.ndarray, Kept]:
             place, rows = self.place, self.rows[number]
-            with tf.device(place.device):
+            with self._beside, tf.device(place.device):
                 cache, outputs, scores, slopes = importance.run(
                     place.inputs[number], reward.terms(rows), place.weights, mask
                 )
-            own = dict(zip(sloped, slopes, strict=True)) if number in half else {}
-            return dict(zip(self.cuts.kept, cache, strict=True)), outputs, scores, own
+                own = dict(zip(sloped, slopes, strict=True)) if number in half else {}
+                kept = self._kept(dict(zip(self.cuts.kept, cache, strict=True)), f"x{number}")
+                return kept, outputs, scores, self._kept(own, f"slope{number}")
 
         results = list(self.pool.map(run, range(len(self.rows))))
         outputs = self._keep([result[:2] for result in results])
@@ -213,7 +251,10 @@ class CurrentNetwork:
             with tf.device(place.device):
                 place.weights = self.segments.weights(mask)
 
-    def _keep(self, results: list[tuple[dict[int, Any], Any]]) -> Any:
+    def _kept(self, values: dict[int, Any], name: str) -> Kept:
+        return Kept(values, self._outside, self._files, name)
+
+    def _keep(self, results: list[tuple[Kept, Any]]) -> Any:
         """Gives every device the activations at the kept cuts; returns the outputs."""
         caches = [cache for cache, _ in results]
         for place in self.places:
@@ -221,9 +262,10 @@ class CurrentNetwork:
         self.outputs = joined([outputs for _, outputs in results])
         return self.outputs
 
-    def _on(self, place: Place, batches: list[dict[int, Any]]) -> list[dict[int, Any]]:
+    def _on(self, place: Place, batches: list[Kept]) -> list[Kept]:
         """Tensors by batch and cut, on the device of a place: copies where there are several."""
         if len(self.places) == 1:
             return batches
         with tf.device(place.device):
-            return [{cut: mapped(tf.identity, x) for cut, x in one.items()} for one in batches]
+            copies = [{cut: mapped(tf.identity, x) for cut, x in one.items()} for one in batches]
+        return [self._kept(one, "") for one in copies]

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from ...nets.graph import ChannelGraph
-from ...nets.keras_graph import Call, takes_training
+from ...nets.keras_graph import Call, live_tensors, takes_training
 from ...nets.tcl import Gated
 from ...utils.trees import parts_of, tree_of
 
@@ -35,7 +35,7 @@ def find_cuts(graph: ChannelGraph, layers: Mapping[str, Gated]) -> tuple[list[in
         (bounds: the number of the first call of every segment, and the number of all calls; cuts:
         the KerasTensors at the start of every segment, the network's inputs first).
     """
-    calls, live = graph.calls, _live_tensors(graph)
+    calls, live = graph.calls, live_tensors(graph.calls, graph.model)
     reads = [_reads(call, layers) for call in calls]
     bounds, kernel = [0], False
     for number in range(1, len(calls)):
@@ -53,22 +53,6 @@ def find_cuts(graph: ChannelGraph, layers: Mapping[str, Gated]) -> tuple[list[in
 
 def _reads(call: Call, layers: Mapping[str, Gated]) -> bool:
     return bool(getattr(layers.get(call.operation.name), "reads", False))
-
-
-def _live_tensors(graph: ChannelGraph) -> list[Tensors]:
-    """Before every call: the tensors that are there and that it, a later one or the end needs."""
-    calls = graph.calls
-    last_use = {id(tensor): len(calls) for tensor in graph.model.outputs}
-    for number, call in enumerate(calls):
-        for tensor in call.inputs:
-            last_use[id(tensor)] = max(number, last_use.get(id(tensor), 0))
-    live = {id(tensor): tensor for tensor in graph.model.inputs}
-    found = []
-    for number, call in enumerate(calls):
-        live = {key: one for key, one in live.items() if last_use.get(key, -1) >= number}
-        found.append(tuple(live.values()))
-        live.update({id(tensor): tensor for tensor in call.outputs})
-    return found
 
 
 def _places_inside(

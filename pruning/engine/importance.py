@@ -2,9 +2,10 @@
 forward pass of the current network in the same go.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -12,6 +13,55 @@ from ...utils.trees import mapped
 from ..worth.rewards import Reward
 from .cuts import bound, run_calls, taken
 from .segments import LayerWeights, Segments
+
+
+def sites(segments: Segments) -> list[keras.KerasTensor]:
+    """The tensors whose filters are scored: what a convolution or dense layer reads of a gate."""
+    graph = segments.graph
+    readers = [
+        call
+        for call in graph.calls
+        if getattr(segments.layers.get(call.operation.name), "reads", False)
+    ]
+    found = {id(call.inputs[0]): call.inputs[0] for call in readers}
+    return [
+        tensor for tensor in found.values() if (graph.tensor_units(tensor) < graph.num_units).any()
+    ]
+
+
+def signed_scores(slope: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """sum over examples and positions of (d loss / d y) * y, float32 [channels]."""
+    return tf.reduce_sum(slope * y, list(range(len(y.shape) - 1)))
+
+
+def term_specs(reward: Reward) -> Any:
+    """The specifications of a reward's terms for any number of examples."""
+    return tf.nest.map_structure(
+        lambda one: tf.TensorSpec([None, *one.shape[1:]], one.dtype), reward.terms(slice(0, 1))
+    )
+
+
+def unit_scores(
+    segments: Segments,
+    pairs: Iterable[tuple[keras.KerasTensor, tf.Tensor]],
+    mask: np.ndarray,
+) -> np.ndarray:
+    """The scores of all units, float64 [U + 1], zero for removed ones.
+
+    Args:
+        pairs: every site with the `signed_scores` of the channels that `segments.aligned(mask)`
+            leaves.
+        mask: of the current network, float32 [U + 1].
+    """
+    scores, stay = np.zeros(len(mask)), segments.aligned(mask)
+    for site, values in pairs:
+        units = segments.graph.tensor_units(site)
+        kept = units[stay[units] > 0]
+        # A unit may have several channels here (flattened positions): they are summed first.
+        signed = np.zeros_like(scores)
+        np.add.at(signed, kept, values.numpy())
+        scores += np.abs(signed)
+    return scores * (mask > 0)
 
 
 class ImportancePass:
@@ -33,20 +83,8 @@ class ImportancePass:
     ):
         self._segments = segments
         self._cuts, self._sloped = cuts, sloped
-        graph = segments.graph
-        readers = [
-            call
-            for call in graph.calls
-            if getattr(segments.layers.get(call.operation.name), "reads", False)
-        ]
-        sites = {id(call.inputs[0]): call.inputs[0] for call in readers}
-        self._num_units = graph.num_units
-        self._sites = [
-            tensor
-            for tensor in sites.values()
-            if (graph.tensor_units(tensor) < self._num_units).any()
-        ]
-        self._names = segments.names(0, len(graph.calls))
+        self._sites = sites(segments)
+        self._names = segments.names(0, len(segments.graph.calls))
         self._function = self._trace(reward)
 
     def _trace(self, reward: Reward) -> tf.types.experimental.ConcreteFunction:
@@ -61,22 +99,16 @@ class ImportancePass:
                 run_calls(parts.graph, parts.graph.calls, parts.layers, values, by_name)
                 outputs = taken(parts.outputs, values)
                 loss = tf.reduce_sum(losses_on(outputs, terms))
-            sites = [values[id(site)] for site in self._sites]
+            places = [values[id(site)] for site in self._sites]
             sloped = [taken(parts.cuts[cut], values) for cut in self._sloped]
             # A loss of one's own may leave an output out.
-            slopes, own = tape.gradient(loss, (sites, sloped), unconnected_gradients="zero")
-            scores = [
-                tf.reduce_sum(slope * y, list(range(len(y.shape) - 1)))
-                for slope, y in zip(slopes, sites, strict=True)
-            ]
+            slopes, own = tape.gradient(loss, (places, sloped), unconnected_gradients="zero")
+            scores = [signed_scores(*pair) for pair in zip(slopes, places, strict=True)]
             return [taken(parts.cuts[cut], values) for cut in self._cuts], outputs, scores, own
-
-        def spec(one: tf.Tensor) -> tf.TensorSpec:
-            return tf.TensorSpec([None, *one.shape[1:]], one.dtype)
 
         return gradient.get_concrete_function(
             parts.specs(parts.inputs),
-            tf.nest.map_structure(spec, reward.terms(slice(0, 1))),
+            term_specs(reward),
             parts.weight_specs(self._names),
         )
 
@@ -95,12 +127,5 @@ class ImportancePass:
         layer_weights = [weights[name] for name in self._names]
         inputs = mapped(tf.convert_to_tensor, inputs)
         cuts, outputs, site_scores, slopes = self._function(inputs, terms, layer_weights)
-        scores, stay = np.zeros(self._num_units + 1), self._segments.aligned(mask)
-        for site, values in zip(self._sites, site_scores, strict=True):
-            units = self._segments.graph.tensor_units(site)
-            kept = units[stay[units] > 0]
-            # A unit may have several channels here (flattened positions): they are summed first.
-            signed = np.zeros_like(scores)
-            np.add.at(signed, kept, values.numpy())
-            scores += np.abs(signed)
-        return cuts, outputs, scores * (mask > 0), slopes
+        pairs = zip(self._sites, site_scores, strict=True)
+        return cuts, outputs, unit_scores(self._segments, pairs, mask), slopes

@@ -8,11 +8,12 @@ import numpy as np
 
 from ...nets.gates import Gates
 from ...nets.graph import ChannelGraph
-from ...options.methods import CACHE_MB, EKG
+from ...options.methods import CACHE_MB, EKG, Method
 from ...options.search import SearchOptions
 from ...training.task import Task
 from ...utils import cluster, progress
 from ..engine.by_name import EVALUATORS
+from ..engine.current import PLENTY, MemoryPlan
 from ..engine.validation import Validation
 from ..history import History
 from ..space.candidates import Candidates, Proposal
@@ -21,7 +22,12 @@ from ..worth.scores import weight_scores
 from .base import Search
 
 # Of the machinery that other methods share.
-DEFAULTS = {"step": EKG().step, "evaluator": "exact", "cache_mb": CACHE_MB, "teacher": "none"}
+DEFAULTS = {"step": EKG().step, "evaluator": "exact", "teacher": "none"}
+
+
+def cache_bytes(method: Method) -> int:
+    """Memory for the activations that a method's proposals start from."""
+    return getattr(method, "cache_mb", CACHE_MB) << 20
 
 
 class GreedySearch(Search):
@@ -37,6 +43,7 @@ class GreedySearch(Search):
         *,
         compile: bool = False,
         devices: Sequence[str] = (),
+        plan: MemoryPlan = PLENTY,
         **more: Any,
     ):
         super().__init__(
@@ -48,7 +55,8 @@ class GreedySearch(Search):
             val,
             compile=compile,
             devices=devices,
-            cache_bytes=self._setting("cache_mb") << 20,
+            cache_bytes=cache_bytes(options.method),
+            plan=plan,
         )
         self.knowledge = Knowledge(self._setting("teacher"))
         self._kernels = {} if options.method.score in ("taylor", "random") else graph.kernels()

@@ -5,6 +5,7 @@ import numpy as np
 from ekg_tf.nets.gates import Gates
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.resnet import cifar_resnet
+from ekg_tf.pruning.engine.current import PLENTY
 from ekg_tf.pruning.engine.validation import Validation
 from ekg_tf.pruning.history import History, output_shapes
 from ekg_tf.pruning.methods.greedy import GreedySearch
@@ -45,7 +46,7 @@ def searched(path, evaluator, **options):
     return search.graph, search.val, search.history
 
 
-def greedy_search(path, evaluator, *, target=0.72, batch_images=16, **options):
+def greedy_search(path, evaluator, *, target=0.72, batch_images=16, plan=PLENTY, **options):
     """A real search on a small ResNet-8, at its end."""
     keras.utils.set_random_seed(0)
     graph = ChannelGraph(shaken(cifar_resnet(8, 5, (8, 8, 3))))
@@ -53,6 +54,6 @@ def greedy_search(path, evaluator, *, target=0.72, batch_images=16, **options):
     settings = search_options(target, evaluator=evaluator, **options)
     with RunFolder.open(path, {}) as folder:
         history = History(folder, output_shapes(graph, 40))
-        search = GreedySearch(graph, val, history, settings, classification())
+        search = GreedySearch(graph, val, history, settings, classification(), plan=plan)
         search.run()
     return search
