@@ -102,7 +102,7 @@ def test_everywhere_scales_kernels_that_no_batch_norm_follows():
     mask[: graph.groups[0].channels // 2] = 0
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
     pruned = graph.pruned(mask)
-    assert masked_and_pruned(graph, mask, pruned, images)["difference"] < 1e-4
+    assert masked_and_pruned(graph, mask, pruned, images)["relative_difference"] < 1e-4
     kernels = [one.layers[1].kernel.numpy() for one in (network, pruned)]
     assert np.linalg.norm(kernels[0]) == pytest.approx(np.linalg.norm(kernels[1]), rel=1e-5)
     assert kernels[1].shape[-1] == kernels[0].shape[-1] / 2
@@ -240,6 +240,7 @@ def test_results_are_collected_and_other_settings_refused(tmp_path, capsys):
     ("line", "message"),
     [
         ("--claims E1", "--data_path is missing"),
+        ("--data_path nowhere", "nowhere does not exist"),
         ("--quick --data_path DIR", "leave out --data_path"),
         ("--quick --out nowhere/claims.json", "in a folder that exists"),
     ],

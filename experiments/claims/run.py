@@ -42,7 +42,9 @@ def parser() -> manners.Parser:
     )
     parser.add_argument("--data_path", type=flags.path, help="CIFAR-10, as of train_cifar.py")
     parser.add_argument("--work", type=flags.as_path, required=True, help="folder of the cells")
-    parser.add_argument("--out", type=Path, default=RESULTS, help=f"default: {RESULTS}")
+    parser.add_argument(
+        "--out", type=Path, help=f"default: {RESULTS}, with --quick {RESULTS.name} in --work"
+    )
     parser.add_argument("--quick", action="store_true", help="minutes, on DIGITS; default: off")
     parser.add_argument(
         "--seeds", type=flags.count, help="of each experiment at most; default: all that it has"
@@ -124,12 +126,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     described = {
         key: list(one) if isinstance(one, tuple) else one for key, one in asdict(setting).items()
     }
-    before = former(args.out, described)
+    out = args.out or (root / RESULTS.name if args.quick else RESULTS)
+    if not args.out and args.quick:
+        root.mkdir(parents=True, exist_ok=True)
+    before = former(out, described)
 
     def write() -> None:
         experiments = before | collected(plans, root, args.data_path)
         made = {**installed(("tensorflow", "keras", "numpy")), "git": git_state(grid.REPOSITORY)}
-        write_json(args.out, {"setting": described, "made_with": made, "experiments": experiments})
+        write_json(out, {"setting": described, "made_with": made, "experiments": experiments})
 
     failures = grid.run(cells, root, write, places, 3600 * args.hours)
     write()
@@ -142,7 +147,7 @@ def _data(args: argparse.Namespace, setting: Setting) -> tuple[str, ...]:
     """The flags of the data.
 
     Raises:
-        UserError: none are given for data that has to lie somewhere.
+        UserError: none are given for data that has to lie somewhere, or it isn't there.
     """
     if args.quick and args.data_path:
         raise UserError("--quick runs on scikit-learn's digits: leave out --data_path")
@@ -150,6 +155,8 @@ def _data(args: argparse.Namespace, setting: Setting) -> tuple[str, ...]:
         raise UserError(f"--data_path is missing: where {setting.dataset} lies")
     if not args.data_path:
         return ()
+    if not Path(args.data_path).exists():
+        raise UserError(f"--data_path {args.data_path} does not exist")
     args.data_path = str(Path(args.data_path).resolve())  # the same from every folder
     return ("--data_path", args.data_path)
 
