@@ -380,6 +380,16 @@ SHOWS: dict[str, Callable[[Rows], str]] = {
 }
 
 
+def of_setting(setting: dict[str, Any]) -> str:
+    """What was run, in a few words."""
+    return (
+        f"{setting['title']}, {100 * setting['rate']:g} % of the FLOPs left; baselines of "
+        f"{setting['fitted']} epochs (fitted well) and {setting['unfitted']} (hardly trained), "
+        f"{setting['baselines']} of each, {100 * setting['held_out']:g} % of the training set kept "
+        f"from them; {setting['tuning']} of fine-tuning ({setting['potential']} in E5)"
+    )
+
+
 def of_unpruned(smoothness: dict[str, Any] | None) -> str:
     """The condition numbers of the unpruned network and of what the searches left of it."""
     if smoothness is None or UNPRUNED not in smoothness["networks"]:
@@ -413,8 +423,8 @@ def page(found: dict[str, Any], smoothness: dict[str, Any] | None = None) -> str
             machines = ", ".join(one["machines"])
             shown = show(one["runs"]) + (f"\n\nOn {machines}." if machines else "")
         text = text.replace("{" + name + "}", shown)
-    setting = found["setting"]["title"] if found else NOT_MEASURED
-    text = text.replace("{setting}", setting).replace("{unpruned}", of_unpruned(smoothness))
+    text = text.replace("{setting}", of_setting(found["setting"]) if found else NOT_MEASURED)
+    text = text.replace("{unpruned}", of_unpruned(smoothness))
     return text.replace("{verdicts}", verdicts(results))
 
 

@@ -39,7 +39,7 @@ from ..sources import made
 
 RESULT = "claim.json"
 BATCH_NORM, EVERYWHERE = RULES = "batch_norm", "everywhere"
-WIDTHS = (32, 32, 64, 64, 128, 128)  # pooling after every second one
+WIDTHS = (16, 16, 32, 32, 64, 64)  # pooling after every second one
 
 L = keras.layers
 
