@@ -204,7 +204,7 @@ CLAIMS = (
             {
                 SHOWN: "`--teacher_rule paper`, the default",
                 CONTRADICTED: "`--teacher_rule all`",
-                "": "the rule hardly matters; the paper's stays the default",
+                "": "these runs can't tell the rules apart: the paper's stays the default",
             },
         )
         for kind, words in ((plans.FITTED, "fitted well"), (plans.UNFITTED, "hardly trained"))
@@ -220,7 +220,7 @@ CLAIMS = (
         {
             SHOWN: "`--teacher_rule paper`, the default",
             CONTRADICTED: "`--teacher_rule code`",
-            "": "the printed rule stays the default",
+            "": "these runs can't tell the rules apart: the printed one stays the default",
         },
     ),
     *(
@@ -231,7 +231,8 @@ CLAIMS = (
             _teacher_decides(kind),
             {
                 SHOWN: "`--search_teacher ensemble`, the default, is worth comparing with none",
-                "": "`--search_teacher` hardly matters; the paper's stays the default",
+                CONTRADICTED: "`--search_teacher` hardly matters; the paper's stays the default",
+                "": "these runs can't tell: the paper's `--search_teacher ensemble` stays",
             },
             least=100 * DIFFERENT,
         )
@@ -386,7 +387,7 @@ def of_setting(setting: dict[str, Any]) -> str:
         f"{setting['title']}, {100 * setting['rate']:g} % of the FLOPs left; baselines of "
         f"{setting['fitted']} epochs (fitted well) and {setting['unfitted']} (hardly trained), "
         f"{setting['baselines']} of each, {100 * setting['held_out']:g} % of the training set kept "
-        f"from them; {setting['tuning']} of fine-tuning ({setting['potential']} in E5)"
+        f"from them; fine-tuning for {setting['tuning']} epochs ({setting['potential']} in E5)"
     )
 
 
