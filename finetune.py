@@ -60,7 +60,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.dataloader import unreadable_named
     from ekg_tf.options import recipes
     from ekg_tf.phases.dry_run import Wanted, dry_run
-    from ekg_tf.phases.finetuning import objective_of, pruned_file, run_finetuning
+    from ekg_tf.phases.finetuning import (
+        objective_of,
+        pruned_file,
+        run_finetuning,
+        training_data,
+    )
     from ekg_tf.phases.opening import work_again
     from ekg_tf.reports.finetuning import report, tested
     from ekg_tf.reports.networks import print_report
@@ -81,13 +86,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         finetuning = recipes.finetuning(finetuning, data)
         training = recipes.training(training, data)
         # Whatever is wrong with the search's files shows here, before there is a folder.
-        check_batch(training, data, device)
+        check_batch(training, training_data(search_path, data), device)
         student = given.read_again(load_keras(pruned, compile=False)).core
         objective_of(search_path, student, task, data, finetuning, args.seed, device)
         if args.dry_run:
             wanted = Wanted(finetuning=finetuning, training=training)
             small = given.read_again(load_keras(pruned, compile=False))
-            progress.say(dry_run(small, task, data, wanted, device))
+            progress.say(dry_run(small, task, training_data(search_path, data), wanted, device))
             return
         kept = flags.record(args, finetuning, training) | {"data_digest": data.fingerprint}
         with flags.open_folder(args, kept, "finetune_state.npz") as folder:

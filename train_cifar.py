@@ -72,7 +72,7 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
     devices.import_tensorflow()
     import keras
     from ekg_tf.cli import inputs
-    from ekg_tf.dataloader import unreadable_named
+    from ekg_tf.dataloader import unreadable_named, without_held_out
     from ekg_tf.phases import baseline, pipeline
     from ekg_tf.phases.dry_run import dry_run
     from ekg_tf.phases.memory import planned
@@ -87,6 +87,7 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
         data = inputs.data_of(args)
         network = inputs.named_network(args, data)
         plan = pipeline.Plan(search, bank, finetuning, training).resolved(data)
+        data = without_held_out(data, plan.search.sampling.held_out)
         of_baseline = recipes.baseline(flags.made(Baseline, args), plan.training, data)
         # before there is a folder
         work = work_on(network, lambda fit: data)

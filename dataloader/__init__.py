@@ -4,7 +4,7 @@ from .batches import eval_batches, examples_of, normalised_inputs, train_batches
 from .dataset import Dataset, Split
 from .imagenet import ImageFiles, unreadable_named
 from .sources import NAMES, load
-from .splits import parts, per_class_indices, random_indices
+from .splits import held_out, parts, per_class_indices, random_indices, without_held_out
 
 __all__ = [
     "NAMES",
@@ -13,6 +13,7 @@ __all__ = [
     "Split",
     "eval_batches",
     "examples_of",
+    "held_out",
     "load",
     "normalised_inputs",
     "parts",
@@ -20,4 +21,5 @@ __all__ = [
     "random_indices",
     "train_batches",
     "unreadable_named",
+    "without_held_out",
 ]

@@ -91,6 +91,7 @@ class Dataset:
     subset_per_class, val_per_class: default sizes of D_subset and D_val, examples per class; None
     where they aren't drawn per class.
     augment: of the user's, in place of pad, flip and jitter.
+    held_out: int64, indices of the training examples that no training uses; None: there are none.
     """
 
     name: str
@@ -105,6 +106,13 @@ class Dataset:
     subset_per_class: int | None
     val_per_class: int | None
     augment: Augment | None = None
+    held_out: np.ndarray | None = None
+
+    @property
+    def trained_on(self) -> np.ndarray:
+        """int64, indices of the training examples that a training uses, rising."""
+        every = np.arange(len(self.train))
+        return every if self.held_out is None else np.setdiff1d(every, self.held_out)
 
     @property
     def num_classes(self) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,11 +13,35 @@ from ..utils import progress
 from ..utils.errors import UserError
 from .dataset import Dataset
 
+# Of the examples held out: the same ones for every D_val, so that searches of several seeds can
+# begin with one baseline.
+HELD_OUT_SEED = 0
+
+
+def without_held_out(data: Dataset, share: float | None) -> Dataset:
+    """The data whose trainings leave out the examples that D_val is drawn from.
+
+    Args:
+      share: `Sampling.held_out`; None: nothing is left out.
+    """
+    return data if share is None else replace(data, held_out=held_out(data, share))
+
+
+def held_out(data: Dataset, share: float) -> np.ndarray:
+    """The same share of every class, or of all examples, int64, rising; at least one of each."""
+    labels = np.zeros(len(data.train), int) if data.labels is None else data.labels
+    rng, drawn = np.random.default_rng(HELD_OUT_SEED), []
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        drawn.append(members[: max(1, round(share * len(members)))])
+    return np.sort(np.concatenate(drawn))
+
 
 def parts(data: Dataset, sampling: Sampling) -> list[np.ndarray]:
     """Indices of D_subset and D_val: per class where sizes are per class, else at random.
 
-    A class that is too small for the data set's own sizes gives what it has, with a warning.
+    A class that is too small for the data set's own sizes gives what it has, with a warning. With
+    `sampling.held_out` D_val is drawn from the examples held out, D_subset from the others.
 
     Args:
       sampling: its open sizes are the data set's.
@@ -41,16 +66,40 @@ def parts(data: Dataset, sampling: Sampling) -> list[np.ndarray]:
         if in_all[k] is None and per_class[k] is None:
             per_class[k] = own[k]
             in_all[k] = getattr(data, f"{name}_examples") if own[k] is None else None
-    if labels is None:
-        return random_indices(len(data.train), [size or 0 for size in in_all], sampling.seed)
     lenient = all(size in (None, default) for size, default in zip(per_class, own, strict=True))
-    drawn = per_class_indices(
-        labels, [size or 0 for size in per_class], sampling.seed, lenient=lenient
-    )
+
+    def drawn(rows: np.ndarray, *wanted: int) -> list[np.ndarray]:
+        """Both sets out of some examples; those that aren't wanted are empty."""
+        counts = [
+            [size[k] if k in wanted else None for k in (0, 1)] for size in (per_class, in_all)
+        ]
+        of_rows = None if labels is None else labels[rows]
+        return [rows[one] for one in _drawn(of_rows, len(rows), counts, sampling.seed, lenient)]
+
+    if sampling.held_out is None:
+        return drawn(np.arange(len(data.train)), 0, 1)
+    split = without_held_out(data, sampling.held_out)
+    if in_all[1] == data.val_examples:
+        in_all[1] = min(in_all[1], len(split.held_out))
+    try:
+        validation = drawn(split.held_out, 1)[1]
+    except UserError as error:
+        raise UserError(f"{error}, or raise val_held_out, which D_val is drawn from") from None
+    return [drawn(split.trained_on, 0)[0], validation]
+
+
+def _drawn(
+    labels: np.ndarray | None, count: int, sizes: list[list], seed: int, lenient: bool
+) -> list[np.ndarray]:
+    """D_subset and D_val out of `count` examples; sizes: [per class, in all], None: not so."""
+    per_class, in_all = sizes
+    if labels is None:
+        return random_indices(count, [size or 0 for size in in_all], seed)
+    drawn = per_class_indices(labels, [size or 0 for size in per_class], seed, lenient=lenient)
     if in_all == [None, None]:
         return drawn
-    left = np.setdiff1d(np.arange(len(labels)), np.concatenate(drawn))
-    others = random_indices(len(left), [size or 0 for size in in_all], sampling.seed)
+    left = np.setdiff1d(np.arange(count), np.concatenate(drawn))
+    others = random_indices(len(left), [size or 0 for size in in_all], seed)
     return [
         left[other] if size else mine
         for mine, other, size in zip(drawn, others, in_all, strict=True)

@@ -50,6 +50,7 @@ from ..utils.runfolder import RunFolder
 from . import networks
 from .correlations import WORTH, correlation_table, correlations, draw, known
 from .proxies import PROXIES, Candidate, Scene
+from .smoothness import Precision
 from .sources import Source, check_alike, made, parsed, read
 from .sources import draw as drawn
 
@@ -82,6 +83,13 @@ class Drawing(Options):
         shown=" ".join(SOURCES),
     )
     rate: float = share(RATE, flag="search_target_rate", help="share of the FLOPs that remains")
+    leave_from: float | None = share(
+        None,
+        flag="leave_from",
+        help="largest share of the FLOPs at which a walk leaves its search; less: the sub-networks "
+        "are more alike",
+        shown="1",
+    )
     step: float = share(
         EKG().step,
         flag="search_step",
@@ -123,19 +131,11 @@ class Experiment:
     ):
         self.folder, self.kept, self.drawing, self.training = folder, kept, drawing, training
         self.sources, self.scene, self.data, self.device = sources, scene, data, device
-        self.networks: dict[int, dict] = {}
-        for row in folder.rows(ROWS):
-            self._take(row)
-
-    def _take(self, row: dict) -> None:
-        one = self.networks.setdefault(row["number"], {"proxies": {}, "seconds": {}})
-        one["proxies"] |= row.get("proxies", {})
-        one["seconds"] |= row.get("seconds", {})
-        one |= {k: v for k, v in row.items() if k not in ("proxies", "seconds")}
+        self.networks = networks_in(folder.rows(ROWS))
 
     def _add(self, row: dict) -> None:
         self.folder.append(ROWS, row)
-        self._take(row)
+        self.networks = networks_in(self.folder.rows(ROWS))
 
     def run(self, number: int) -> None:
         """Measures what is missing of sub-network `number`."""
@@ -149,6 +149,7 @@ class Experiment:
             target_rate=drawing.rate,
             step=drawing.step,
             seed=drawing.seed,
+            leave_from=drawing.leave_from or 1.0,
         )
         graph = self.sources[one.source].graph
         model = graph.pruned(one.mask)
@@ -180,11 +181,8 @@ class Experiment:
         """Fine-tunes a network in place; {"test_loss", "test_top1"}, moving statistics."""
         path = self.folder.path / f"network_{number:03d}"
         with RunFolder.open(path, self.kept | {"do_log": False}, ignore=OPEN) as folder:
-            objective = Objective(classification(), plain_loss(classification()))
-            train(folder, "finetune", model, self.data, objective, self.training, self.device)
-            batches = eval_batches(self.data, "test", self.device.val_batch_images)
-            test = evaluate(model, classification(), batches, compile=self.device.compile)
-        return {worth: test[worth.removeprefix("test_")] for worth in WORTH}
+            train_plainly(folder, model, self.data, self.training, self.device)
+            return tested(model, self.data, self.device)
 
     def _say(self, number: int) -> None:
         one = self.networks[number]
@@ -208,6 +206,32 @@ class Experiment:
         }
 
 
+def train_plainly(
+    folder: RunFolder, model: keras.Model, data: Dataset, training: Training, device: Device
+) -> None:
+    """Fine-tunes a classifier in place by cross-entropy alone; resumes in its folder."""
+    objective = Objective(classification(), plain_loss(classification()))
+    train(folder, "finetune", model, data, objective, training, device)
+
+
+def tested(model: keras.Model, data: Dataset, device: Device) -> dict[str, float]:
+    """{"test_loss", "test_top1"} of a classifier, by moving statistics."""
+    batches = eval_batches(data, "test", device.val_batch_images)
+    test = evaluate(model, classification(), batches, compile=device.compile)
+    return {worth: test[worth.removeprefix("test_")] for worth in WORTH}
+
+
+def networks_in(rows: Sequence[dict]) -> dict[int, dict]:
+    """What the rows of a potential.jsonl say of every sub-network, by its number."""
+    networks: dict[int, dict] = {}
+    for row in rows:
+        one = networks.setdefault(row["number"], {"proxies": {}, "seconds": {}})
+        one["proxies"] |= row.get("proxies", {})
+        one["seconds"] |= row.get("seconds", {})
+        one |= {k: v for k, v in row.items() if k not in ("proxies", "seconds")}
+    return networks
+
+
 def open_sources(
     folder: RunFolder,
     kept: dict,
@@ -217,6 +241,7 @@ def open_sources(
     data: Dataset,
     sampling: Sampling,
     device: Device,
+    precision: Precision,
 ) -> tuple[list[Source], Scene]:
     """The searches of `drawing`, done where they have to be, and what the candidates share.
 
@@ -224,12 +249,13 @@ def open_sources(
         kept: as of `Experiment`.
         searches: those to be made, by name.
         sampling: resolved (`options.recipes`), of all searches.
+        precision: of the eigenvalues among the proxies.
 
     Raises:
         UserError: as `sources.read`, `sources.made` and `sources.check_alike`.
     """
     val = networks.validation(data, sampling)
-    sources = []
+    sources: list[Source] = []
     for text in drawing.sources:
         if text not in searches:
             sources.append(read(Path(text), kept, len(val), drawing.rate))
@@ -239,7 +265,8 @@ def open_sources(
         with RunFolder.open(path, kept | {"do_log": False}, ignore=OPEN) as own:
             sources.append(made(text, own, model, data, searches[text], device))
     check_alike(sources)
-    return sources, Scene(sources, val, compile=device.compile)
+    tolerance = precision.tolerance
+    return sources, Scene(sources, val, compile=device.compile, tolerance=tolerance)
 
 
 def methods_of(drawing: Drawing) -> dict[str, Method]:
@@ -260,7 +287,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_data(parser)
     flags.add_own(parser)
     flags.add_device(parser)
-    flags.add_settings(parser.add_argument_group("sub-networks"), Drawing)
+    flags.add_settings(parser.add_argument_group("sub-networks"), Drawing, Precision)
     networks.add_validation(parser)
     flags.add_settings(parser.add_argument_group("fine-tuning"), ShortTraining)
 
@@ -273,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add_flags(parser)
     args = parser.parse_args(argv)
-    drawing = flags.made(Drawing, args)
+    drawing, precision = flags.made(Drawing, args), flags.made(Precision, args)
     methods = methods_of(drawing)
     if not (args.trained_param or args.model):
         raise UserError("--trained_param (or --model) is missing: which network is pruned?")
@@ -295,10 +322,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     for options in searches.values():
         check(given, data, options, None)  # before there is a folder
-    kept = flags.record(args, drawing, sampling, training)
+    kept = flags.record(args, drawing, precision, sampling, training)
     with RunFolder.open(args.train_path, kept, overwrite=args.overwrite, ignore=OPEN) as folder:
         sources, scene = open_sources(
-            folder, kept, drawing, searches, given.core, data, sampling, device
+            folder, kept, drawing, searches, given.core, data, sampling, device, precision
         )
         experiment = Experiment(folder, kept, drawing, training, sources, scene, data, device)
         for number in range(drawing.n):

@@ -19,7 +19,7 @@ from ..pruning.worth.rewards import Knowledge, Reward, loss_and_accuracy
 from ..pruning.worth.scores import weight_scores
 from ..training.evaluation import make_forward
 from ..training.task import classification
-from .smoothness import smoothness
+from .smoothness import TOLERANCE, Extremes, Hessian, extremes, trace
 from .sources import Source
 
 
@@ -30,10 +30,19 @@ class Scene:
         sources: searches that the candidates come from.
         val: D_val.
         compile: XLA.
+        tolerance: of eigenvalues, relative.
     """
 
-    def __init__(self, sources: Sequence[Source], val: Validation, *, compile: bool = False):
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        val: Validation,
+        *,
+        compile: bool = False,
+        tolerance: float = TOLERANCE,
+    ):
         self.sources, self.val, self.compile = sources, val, compile
+        self.tolerance = tolerance
         self._scores: dict[tuple[str, int], np.ndarray] = {}
 
     @cached_property
@@ -79,6 +88,16 @@ class Candidate:
         forward, val = make_forward(self.model, bn="batch"), self._scene.val
         return np.concatenate([forward(val.inputs[rows]).numpy() for rows in val.batches()])
 
+    @cached_property
+    def hessian(self) -> Hessian:
+        """Of the loss on D_val."""
+        return Hessian(self.model, self._scene.val, compile=self._scene.compile)
+
+    @cached_property
+    def extremes(self) -> Extremes:
+        """The two ends of the Hessian's spectrum."""
+        return extremes(self.hessian, tolerance=self._scene.tolerance)
+
 
 @dataclass(frozen=True)
 class Proxy:
@@ -103,7 +122,15 @@ def _reward(candidate: Candidate, scene: Scene) -> float:
 
 
 def _condition_number(candidate: Candidate, scene: Scene) -> float:
-    return smoothness(candidate.model, scene.val, compile=scene.compile)["condition_number"]
+    return candidate.extremes.condition_number
+
+
+def _lambda_max(candidate: Candidate, scene: Scene) -> float:
+    return candidate.extremes.lambda_max
+
+
+def _trace(candidate: Candidate, scene: Scene) -> float:
+    return trace(candidate.hessian)
 
 
 def _removed(score: str) -> Callable[[Candidate, Scene], float]:
@@ -118,6 +145,8 @@ PROXIES = {
     "val_accuracy": Proxy(_val_accuracy, 1, "top-1 % on D_val"),
     "reward": Proxy(_reward, 1, "EKG's reward with one teacher for all"),
     "condition_number": Proxy(_condition_number, -1, "|λ_min / λ_max| of the loss Hessian"),
+    "lambda_max": Proxy(_lambda_max, -1, "λ_max, the largest eigenvalue of the loss Hessian"),
+    "trace": Proxy(_trace, -1, "trace of the loss Hessian, by Hutchinson's estimate"),
     "taylor": Proxy(_removed("taylor"), -1, "Taylor scores of the removed filters"),
     "l1": Proxy(_removed("l1"), -1, "L1 norms of the removed filters"),
     "fpgm": Proxy(_removed("fpgm"), -1, "FPGM scores of the removed filters"),

@@ -46,7 +46,8 @@ from .losses import batches_of, loss_sum, make_mean_loss, trainables
 TOLERANCE = 1e-3
 BASIS = 16  # Lanczos vectors between restarts
 MOST_RESTARTS = 60
-SEED = 0  # of the vector that Lanczos starts from
+SEED = 0  # of the vectors that Lanczos and Hutchinson start from
+PROBES = 16  # of the trace
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,19 @@ def extremes(
         ]
     found = [*map(float, values), *map(float, residuals)]
     return Extremes(*found, products=counted.products)
+
+
+def trace(matrix: scipy.sparse.linalg.LinearOperator, *, probes: int = PROBES) -> float:
+    """The trace of a symmetric matrix: the mean of v A v over random vectors of ones and minus ones
+    (Hutchinson 1990), the same ones in every call.
+
+    Raises:
+        UserError: a product is not finite.
+    """
+    rng, counted = np.random.default_rng(SEED), Counted(matrix)
+    with counted.bar:
+        vectors = (rng.choice([-1.0, 1.0], matrix.shape[0]) for _ in range(probes))
+        return float(np.mean([vector @ counted.matvec(vector) for vector in vectors]))
 
 
 def smoothness(

@@ -5,11 +5,12 @@ method:score[:teacher], such as ekg:taylor:ensemble, ekg:l1:none or uniform:l1.
 
 Sub-network number k belongs to source k mod S (S sources). The first S are the networks that the
 searches ended with. Every other one leaves its search at a random point: a rate between the target
-and 1 is drawn, uniformly, and the smallest network of the history that is not below it is taken;
-from there on groups are drawn at random, each losing its share of filters (the weakest by L1 norm,
-as a search's step would), down to the same target. So all have about the same FLOPs (at most 0.5 %
-of the whole network below the target, where the groups allow it), a filter that was taken out by a
-search is not put back, and number k depends on the sources and the seed alone, not on n.
+and 1 (or --leave_from) is drawn, uniformly, and the smallest network of the history that is not
+below it is taken; from there on groups are drawn at random, each losing its share of filters (the
+weakest by L1 norm, as a search's step would), down to the same target. So all have about the same
+FLOPs (at most 0.5 % of the whole network below the target, where the groups allow it), a filter
+that was taken out by a search is not put back, and number k depends on the sources and the settings
+alone, not on n.
 """
 
 import math
@@ -29,6 +30,7 @@ from ..options.methods import METHODS, SCORES, TEACHERS, Method
 from ..options.search import SearchOptions
 from ..phases.searching import prepare
 from ..pruning.history import LOGITS, ROWS, History, output_shapes
+from ..pruning.methods.base import Search
 from ..pruning.methods.by_name import SEARCHES
 from ..pruning.space.candidates import Candidates
 from ..pruning.supernet.training import order_in
@@ -97,15 +99,22 @@ def made(
     data: Dataset,
     options: SearchOptions,
     device: Device,
+    *,
+    scale_all: bool = False,
+    kind: type[Search] | None = None,
 ) -> Source:
     """Searches in a folder of its own (resumed if it was begun), without bank and fine-tuning.
 
     Args:
         options: resolved (`options.recipes`).
+        scale_all: as of `ChannelGraph`.
+        kind: what searches; default: the options' method.
     """
     graph, val = prepare(folder, model, classification(), data, options, device)
+    if scale_all:
+        graph = ChannelGraph(graph.model, scale_all=True)
     history = History(folder, output_shapes(graph, len(val)))
-    SEARCHES[options.method.name](
+    (kind or SEARCHES[options.method.name])(
         graph,
         val,
         history,
@@ -164,11 +173,20 @@ def check_alike(sources: list[Source]) -> None:
             raise UserError(f"{one.name} and {first.name} are searches of different networks")
 
 
-def draw(sources: list[Source], number: int, *, target_rate: float, step: float, seed: int) -> Draw:
+def draw(
+    sources: list[Source],
+    number: int,
+    *,
+    target_rate: float,
+    step: float,
+    seed: int,
+    leave_from: float = 1.0,
+) -> Draw:
     """Sub-network `number`, see the module's docstring.
 
     Args:
         target_rate: share of the FLOPs that remains.
+        leave_from: the largest share at which a walk leaves its search.
         step: share of a group's width that it loses at a time, of a residual stream less.
 
     Raises:
@@ -181,7 +199,7 @@ def draw(sources: list[Source], number: int, *, target_rate: float, step: float,
         place = next(i for i, row in enumerate(rows) if row["flops_rate"] <= target_rate)
         return Draw(number, chosen, place, source.history.mask(source.graph, place))
     rng = np.random.default_rng([seed, number])
-    rate = rng.uniform(target_rate, 1)
+    rate = rng.uniform(target_rate, max(leave_from, target_rate))
     place = max(i for i, row in enumerate(rows) if row["flops_rate"] >= rate)
     mask = source.history.mask(source.graph, place)
     gates, kernels = Gates(source.graph.groups), source.graph.kernels()

@@ -35,11 +35,16 @@ class ChannelGraph:
         frozen: {layer name: reason} for kernel layers whose outputs are not prunable.
         scaled: names of the layers whose masked kernels keep their norm, see `nets.tcl`.
 
+    Args:
+        model: as above.
+        scale_all: all masked kernels keep their norm, also those that no batch norm follows (for
+            `experiments.claims`, which measures what that costs).
+
     Raises:
         UserError: the model isn't functional, or takes images of open size.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, *, scale_all: bool = False):
         self.model = model
         self.calls = calls_of(model)
         if any(isinstance(call.operation, keras.Model) for call in self.calls):
@@ -51,7 +56,7 @@ class ChannelGraph:
         self.left: dict[str, str] = {}  # layers that can't be followed, and why
         self._follow()
         self._number_units()
-        self.scaled = norm_keeping(self.calls)
+        self.scaled = frozenset(self.units) if scale_all else norm_keeping(self.calls)
         self._inference = inference_only(self.calls)
         self._shapes: dict[int, tuple] = {}
         self._costs = [cost for call in self.calls for cost in self.costs_of(call)]

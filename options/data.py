@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..utils.errors import UserError
-from .fields import SEEDS, Options, setting
+from .fields import SEEDS, Options, setting, share
 
 
 @dataclass(frozen=True)
@@ -129,4 +129,11 @@ class Sampling(Options):
         least=0,
         below=SEEDS,
         help="which examples make up D_subset and D_val",
+    )
+    held_out: float | None = share(
+        None,
+        flag="val_held_out",
+        help="draw D_val from this share of the training examples, which no training then uses: the"
+        " baseline, where the same command trains it, and the fine-tuning leave them out",
+        shown="D_val is a part of what is trained on",
     )

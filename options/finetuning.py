@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from .fields import Options, setting, share
 
 CONTRASTS = ("infonce", "pull")
+TEACHER_RULES = PAPER, CODE, ALL = "paper", "code", "all"
 _TEMPERATURE: dict[str, Any] = {
     "flag": "temperature",
     "above": 0,
@@ -23,14 +24,23 @@ class FineTuning(Options):
     Attributes:
         method, teacher: what --finetune_method and --finetune_teacher call it.
         replays: whether it needs the memory bank.
+        usual_views: where `views` isn't given and views differ at all.
     """
 
     method: ClassVar[str]
     teacher: ClassVar[str] = "none"
     replays: ClassVar[bool] = False
+    usual_views: ClassVar[int] = 1
 
     from_scratch: bool = setting(
         False, flag="from_scratch", help="begin the fine-tuning with fresh weights"
+    )
+    views: int | None = setting(
+        None,
+        flag="views",
+        choices=(1, 2),
+        help="augmented views of an example in a step; two also differ in contrast and saturation",
+        shown="2 with a teacher of ekg and in ckt, else 1; 1 where nothing is augmented",
     )
 
     def flags(self) -> dict[str, Any]:
@@ -41,31 +51,41 @@ class FineTuning(Options):
 
 @dataclass(frozen=True)
 class Ensemble(FineTuning):
-    """Two views and those teachers of the bank that are at least as good (docs/method.md 3)."""
+    """The teachers of the bank that are at least as good as the student (docs/method.md 3)."""
 
     method: ClassVar[str] = "ekg"
     teacher: ClassVar[str] = "ensemble"
     replays: ClassVar[bool] = True
+    usual_views: ClassVar[int] = 2
 
     temperature: float | None = setting(None, **_TEMPERATURE)
+    rule: str = setting(
+        PAPER,
+        flag="teacher_rule",
+        choices=TEACHER_RULES,
+        help="which teachers of the bank a batch uses: those whose loss is at most the student's, "
+        "those that the published code takes, or all",
+    )
 
 
 @dataclass(frozen=True)
 class Single(FineTuning):
-    """Two views and the unpruned network, run online, as the only teacher (docs/method.md 3)."""
+    """The unpruned network, run online, as the only teacher (docs/method.md 3)."""
 
     method: ClassVar[str] = "ekg"
     teacher: ClassVar[str] = "single"
+    usual_views: ClassVar[int] = 2
 
     temperature: float | None = setting(None, **_TEMPERATURE)
 
 
 @dataclass(frozen=True)
 class Contrastive(FineTuning):
-    """Two views and contrast with the bank's features (docs/method.md 5)."""
+    """Contrast with the bank's features (docs/method.md 5)."""
 
     method: ClassVar[str] = "ckt"
     replays: ClassVar[bool] = True
+    usual_views: ClassVar[int] = 2
 
     loss: str = setting(
         "infonce",
@@ -77,7 +97,7 @@ class Contrastive(FineTuning):
 
 @dataclass(frozen=True)
 class Hinton(FineTuning):
-    """One view and the unpruned network, run online, as the teacher (Hinton et al. 2015)."""
+    """The unpruned network, run online, as the teacher (Hinton et al. 2015)."""
 
     method: ClassVar[str] = "kd"
 
@@ -87,7 +107,7 @@ class Hinton(FineTuning):
 
 @dataclass(frozen=True)
 class Plain(FineTuning):
-    """Cross-entropy alone, one view."""
+    """Cross-entropy alone."""
 
     method: ClassVar[str] = "plain"
 

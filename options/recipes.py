@@ -37,6 +37,8 @@ class Facts(Protocol):
     def subset_examples(self) -> int: ...
     @property
     def val_examples(self) -> int: ...
+    @property
+    def augments(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -165,9 +167,20 @@ def search(given: SearchOptions, facts: Facts) -> SearchOptions:
 
 
 def finetuning(given: FineTuning, facts: Facts) -> FineTuning:
-    """A fine-tuning with its temperature."""
+    """A fine-tuning with its temperature and its views.
+
+    Raises:
+        UserError: two views of data that isn't augmented.
+    """
+    if given.views == 2 and not facts.augments:
+        raise UserError(
+            "two views (views) are the same where nothing is augmented, as with this data: leave "
+            "views out, or augment"
+        )
     many = (facts.num_classes or 0) >= MANY_CLASSES
-    return _filled(given, {"temperature": TEMPERATURE_OF_MANY if many else TEMPERATURE})
+    values: dict[str, Any] = {"temperature": TEMPERATURE_OF_MANY if many else TEMPERATURE}
+    # Two views say no more than one where nothing about them is random.
+    return _filled(given, values | {"views": given.usual_views if facts.augments else 1})
 
 
 def shown(flag: str) -> str:

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..dataloader import Dataset, normalised_inputs, parts, train_batches
+from ..dataloader import Dataset, normalised_inputs, parts, train_batches, without_held_out
 from ..nets.gates import Gates
 from ..nets.given import Given
 from ..nets.graph import ChannelGraph
@@ -68,10 +68,11 @@ def dry_run(given: Given, task: Task, data: Dataset, wanted: Wanted, device: Dev
     Raises:
         UserError: as the phases themselves.
     """
+    lines, seconds, memory = [_of_data(data, wanted)], 0.0, USUAL
     if wanted.search:
         wanted = replace(wanted, search=at_layers(wanted.search, given))
-    lines, seconds = [_of_data(data, wanted)], 0.0
-    memory = planned(given, task, data, wanted.search, device) if wanted.search else USUAL
+        memory = planned(given, task, data, wanted.search, device)
+        data = without_held_out(data, wanted.search.sampling.held_out)
     graph = ChannelGraph(given.core)
     if wanted.baseline:
         with progress.doing("measuring training steps of the baseline"):
@@ -89,7 +90,7 @@ def dry_run(given: Given, task: Task, data: Dataset, wanted: Wanted, device: Dev
         lines, seconds = [*lines, *found], seconds + taken
         student = _uniform(graph, wanted.search.budget.goal)
     if wanted.training and wanted.finetuning:
-        views = 2 if wanted.finetuning.replays and data.augments else 1
+        views = wanted.finetuning.views or 1
         with progress.doing("measuring training steps of a network as small as the pruned one"):
             step = training_step_seconds(student, task, data, wanted.training, views, device)
         taken, line = _training("fine-tuning", wanted.training, data, step)
@@ -116,7 +117,7 @@ def _of_data(data: Dataset, wanted: Wanted) -> str:
 def _training(name: str, training: Training, data: Dataset, step: float) -> tuple[float, str]:
     """Seconds and a line; testing after each epoch counts as forward passes do."""
     assert training.epochs is not None and training.batch_size is not None
-    each = steps_in(1, len(data.train), training.batch_size)
+    each = steps_in(1, len(data.trained_on), training.batch_size)
     testing = FORWARD * step * len(data.test) / training.batch_size
     seconds = training.epochs * (each * step + testing)
     epochs = progress.count(training.epochs, "epoch")

@@ -8,17 +8,24 @@ from pathlib import Path
 
 import keras
 
-from ..dataloader import Dataset, examples_of
+from ..dataloader import Dataset, examples_of, without_held_out
 from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..nets.rebuild import rebuilt
 from ..nets.zoo.pkl_weights import save_pkl, to_pkl
 from ..options.bank import ONLINE
+from ..options.data import Sampling
 from ..options.fields import settings_of
 from ..options.finetuning import Contrastive, Ensemble, FineTuning, Hinton, Single
 from ..options.training import Training
 from ..pruning.knowledge.bank import MANIFEST
-from ..pruning.knowledge.bank_reader import online_masks, open_bank, open_features, read_manifest
+from ..pruning.knowledge.bank_reader import (
+    best_teacher,
+    online_masks,
+    open_bank,
+    open_features,
+    read_manifest,
+)
 from ..pruning.knowledge.contrast import ckt_loss, with_projection
 from ..pruning.knowledge.distill import ensemble_loss, kd_loss, plain_loss, single_loss
 from ..reports.finetuning import draw
@@ -27,7 +34,7 @@ from ..training.trainer import METRICS, NO_EXTRAS, Extras, Objective, train
 from ..utils import cluster, progress
 from ..utils.devices import Device
 from ..utils.errors import UserError
-from ..utils.jsonl import believed
+from ..utils.jsonl import believed, read_json
 from ..utils.keras_files import load_keras
 from ..utils.runfolder import (
     BASELINE,
@@ -77,6 +84,7 @@ def run_finetuning(
     """
     if folder.has(EXPORTED):
         return load_keras(folder.file(EXPORTED), compile=False)
+    data = training_data(search_path, data)
     student = given.read_again(
         load_keras(search_path / pruned_file(search_path, rate), compile=False)
     ).core
@@ -98,6 +106,18 @@ def run_finetuning(
     with progress.doing(f"writing {folder.file(EXPORTED)}"):
         save_finished(folder, EXPORTED, given, student, examples_of(data))
     return load_keras(folder.file(EXPORTED), compile=False)
+
+
+def training_data(search_path: Path, data: Dataset) -> Dataset:
+    """The data without the examples that the search has held out for D_val.
+
+    Raises:
+        UserError: the search's args.json is missing or damaged.
+    """
+    path = search_path / "args.json"
+    share = cluster.on_chief(lambda: read_json(path).get("val_held_out"))
+    with believed(path):
+        return without_held_out(data, Sampling(held_out=share).held_out)
 
 
 def pruned_file(search_path: Path, rate: float | None) -> str:
@@ -152,29 +172,32 @@ def objective_of(
 ) -> tuple[keras.Model, Objective]:
     """What is trained, which has the student's layers, and how.
 
+    Args:
+        finetuning: resolved (`options.recipes`).
+
     Raises:
         UserError: the search's bank belongs to other data or lacks what the method needs.
     """
-    # Two views say no more than one where nothing about them is random.
-    views = {"views": 2, "jitter": True} if data.augments else {}
+    views = {"views": 2, "jitter": True} if finetuning.views == 2 else {}
     viewed = {"viewed": data.moves_targets}
     if isinstance(finetuning, Hinton | Single):
         with device.strategy.scope():
             start = load_keras(search_path / START, compile=False)
         if isinstance(finetuning, Hinton):
             loss = kd_loss(task, finetuning.temperature, finetuning.alpha, **viewed)
-            return student, Objective(task, loss, teachers=[start])
+            return student, Objective(task, loss, teachers=[start], **views)
         loss = single_loss(task, finetuning.temperature, **viewed)
         return student, Objective(task, loss, teachers=[start], **views)
     if not isinstance(finetuning, Ensemble | Contrastive):
-        return student, Objective(task, plain_loss(task, **viewed))
+        return student, Objective(task, plain_loss(task, **viewed), **views)
     manifest = cluster.on_chief(lambda: _verified_manifest(search_path))
     if isinstance(finetuning, Contrastive):
         rows = open_features(search_path, manifest, data.fingerprint)
         student = with_projection(student, manifest["features"], seed)
         loss = ckt_loss(task, finetuning.loss, **viewed)
         return student, Objective(task, loss, rows=rows, extra=1, **views)
-    loss = ensemble_loss(task, finetuning.temperature, **viewed)
+    rule = {"rule": finetuning.rule, "best": best_teacher(manifest)}
+    loss = ensemble_loss(task, finetuning.temperature, **rule, **viewed)
     if manifest["kind"] == ONLINE:
         teachers = _online_teachers(search_path, manifest, data, device)
         return student, Objective(task, loss, teachers=teachers, **views)

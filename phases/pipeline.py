@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..dataloader import Dataset
+from ..dataloader import Dataset, without_held_out
 from ..nets.given import Given
 from ..options import recipes
 from ..options.bank import NO_BANK, Bank
@@ -63,7 +63,7 @@ class Plan:
 def check_plan(given: Given, data: Dataset, plan: Plan, device: Device) -> None:
     """Raises UserError for what would stop either phase later, before there is a folder."""
     check(given, data, plan.search, plan.bank)
-    check_batch(plan.training, data, device)
+    check_batch(plan.training, without_held_out(data, plan.search.sampling.held_out), device)
 
 
 def search_phase(

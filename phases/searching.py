@@ -16,7 +16,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..dataloader import Dataset, eval_batches, normalised_inputs, parts
+from ..dataloader import (
+    Dataset,
+    eval_batches,
+    held_out,
+    normalised_inputs,
+    parts,
+    without_held_out,
+)
 from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..nets.proof import TIMES, TOLERANCE, agreement, difference
@@ -46,7 +53,7 @@ from ..reports.search import draw, seconds_of, summary
 from ..training.evaluation import make_forward
 from ..training.latency import latencies, latency_batches
 from ..training.task import Task
-from ..training.trainer import both_modes, recalibrate
+from ..training.trainer import METRICS, both_modes, recalibrate
 from ..utils import cluster, devices, progress
 from ..utils.devices import Device
 from ..utils.errors import UserError
@@ -192,7 +199,10 @@ def _searched(
     method = SEARCHES[options.method.name]
     order = order_in(folder) if options.method.supernet else None
     drop = _drop(given, task, val, history, options, device)
-    for line in [*announcement(graph, options.control), *([str(drop)] if drop else [])]:
+    said = [*announcement(graph, options.control), *([str(drop)] if drop else [])]
+    if options.sampling.held_out is not None:
+        said.append(_said_of_held_out(folder, data, options.sampling.held_out))
+    for line in said:
         progress.say(line)
     running = method(
         graph,
@@ -216,6 +226,15 @@ def _searched(
     if options.method.supernet:
         seconds |= seconds_before(folder)
     return graph, val, history, seconds
+
+
+def _said_of_held_out(folder: RunFolder, data: Dataset, share: float) -> str:
+    """Who leaves the examples out that D_val is drawn from."""
+    count = progress.count(len(held_out(data, share)), "training example")
+    line = f"D_val is drawn from {count} that the fine-tuning leaves out"
+    if any(row["phase"] == "baseline" for row in folder.rows(METRICS)):
+        return f"{line}, as the baseline did"
+    return f"{line}; the given network may have been trained on them"
 
 
 def _drop(
@@ -336,10 +355,16 @@ def prepare(
     if not options.method.supernet:
         start = adapted(folder, model, task, data, subset, options, device, sections=sections)
         return ChannelGraph(start), val
-    rest = np.setdiff1d(np.arange(len(data.train)), validation)
+    rest = _rest(data, validation, options)
     start = train_supernet(folder, START, model, task, data, val, rest, options, device)
     graph = ChannelGraph(start)
     return graph, val
+
+
+def _rest(data: Dataset, validation: np.ndarray, options: SearchOptions) -> np.ndarray:
+    """Indices of the examples that a supernet is trained on."""
+    kept = without_held_out(data, options.sampling.held_out).trained_on
+    return np.setdiff1d(kept, validation)
 
 
 def at_layers(options: SearchOptions, given: Given) -> SearchOptions:
@@ -371,12 +396,12 @@ def check(
             "swp combines stages by sizes that add up, which latencies don't: use a budget of "
             "FLOPs or parameters"
         )
-    _, held_out = parts(data, options.sampling)
+    rest = _rest(data, parts(data, options.sampling)[1], options)
     batch = getattr(options.method, "batch_size", None)
-    if options.method.supernet and batch and batch > len(data.train) - len(held_out):
+    if options.method.supernet and batch and batch > len(rest):
         raise UserError(
-            f"supernet_batch_size {batch} is more than the {len(data.train) - len(held_out)} "
-            "training examples beside D_val: choose a smaller one"
+            f"supernet_batch_size {batch} is more than the {len(rest)} training examples beside "
+            "D_val: choose a smaller one"
         )
     if bank:
         planned_bank(bank, given.core, data, bank.teachers)

@@ -1,6 +1,7 @@
 """Smoothness, landscape and potential: against dense and numpy references, and resumed."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -121,6 +122,16 @@ def test_eigenvalues_that_do_not_settle_and_products_that_are_not_finite():
     broken = scipy.sparse.linalg.aslinearoperator(np.full((5, 5), np.nan))
     with pytest.raises(UserError, match="not finite"):
         smoothness.extremes(broken)
+
+
+def test_trace_of_a_matrix_and_of_the_dense_hessian(small, val):
+    values = np.array([3.0, -1.0, 0.5, 7.0])
+    diagonal = scipy.sparse.linalg.aslinearoperator(np.diag(values))
+    assert smoothness.trace(diagonal, probes=2) == pytest.approx(values.sum())
+    dense = dense_hessian(small, val)
+    spread = math.sqrt(2 * (dense**2).sum() - 2 * (np.diag(dense) ** 2).sum())
+    found = smoothness.trace(smoothness.Hessian(small, val), probes=64)
+    assert found == pytest.approx(np.trace(dense), abs=4 * spread / 8)
 
 
 def test_directions_have_the_filters_norms(small):

@@ -225,6 +225,30 @@ def test_two_grids_share_out_the_cells(tmp_path, program, capsys, monkeypatch):
     other.communicate(timeout=30)
 
 
+def test_what_others_of_a_kind_took_is_said_before_a_cell(tmp_path, program, capsys):
+    root = tmp_path / "grid"
+    cells = [cell(program, "tune_0.5_seed0"), cell(program, "tune_0.3_seed12")]
+    assert grid.expected(cells[0], root) == ""
+    assert grid.run(cells, root) == []
+    lines = [line for line in capsys.readouterr().out.splitlines() if ": python " in line]
+    assert lines[0].startswith("tune_0.5_seed0: python")
+    assert lines[1].startswith("tune_0.3_seed12 (about ") and " s): python " in lines[1]
+    other = cell(program, "search_0.5_seed0")
+    assert grid.expected(other, root) == ""
+    other.claim(root)
+    (other.folder(root) / "log.txt").touch()  # of a process that was killed
+    assert grid.run([other], root) == []
+    assert grid.expected(other, root) == "", "it hasn't been timed from its beginning"
+
+
+def test_no_cell_is_begun_after_its_time(tmp_path, program, capsys):
+    root = tmp_path / "grid"
+    cells = [cell(program, "one"), cell(program, "two", needs=("one",))]
+    assert grid.run(cells, root, seconds=0.0) == []
+    assert starts(root, "one") == starts(root, "two") == 0
+    assert "time is over, not begun: one, two" in capsys.readouterr().out
+
+
 def test_a_terminated_grid_takes_its_command_along(tmp_path, program):
     root = tmp_path / "grid"
     root.mkdir()

@@ -222,6 +222,8 @@ def test_flags_of_a_search(line, expected):
         ("", Ensemble()),
         ("--finetune_teacher single --temperature 3", Single(temperature=3)),
         ("--finetune_teacher none --from_scratch on", Plain(from_scratch=True)),
+        ("--finetune_teacher none --views 2", Plain(views=2)),
+        ("--teacher_rule code --views 1", Ensemble(rule="code", views=1)),
         ("--finetune_method ckt --ckt pull", Contrastive(loss="pull")),
         ("--finetune_method kd --kd_alpha 0.5", Hinton(alpha=0.5)),
         ("--finetune_method plain --finetune_teacher none", Plain()),
@@ -254,6 +256,7 @@ def test_what_a_search_lacks_is_refused(line, message):
         ("--ckt pull", "--ckt belongs to --finetune_method ckt, not ekg"),
         ("--finetune_method plain --temperature 2", "belongs to --finetune_method ekg or kd, not"),
         ("--finetune_teacher none --temperature 2", "not ekg without a teacher"),
+        ("--finetune_method kd --teacher_rule all", "--teacher_rule belongs to"),
     ],
 )
 def test_what_a_fine_tuning_lacks_is_refused(line, message):
@@ -286,12 +289,13 @@ def test_a_budget_has_a_rate_unless_something_else_ends_the_search():
 # ---------------------------------------------------------------- defaults by data set
 
 
-def facts(name, num_classes=10, subset_per_class=100, val_per_class=20):
+def facts(name, num_classes=10, subset_per_class=100, val_per_class=20, augments=True):
     return SimpleNamespace(
         name=name,
         num_classes=num_classes,
         subset_per_class=subset_per_class,
         val_per_class=val_per_class,
+        augments=augments,
     )
 
 
@@ -353,7 +357,20 @@ def test_temperatures_by_number_of_classes():
     for count, expected in ((999, 4.0), (1000, 10.0)):
         assert recipes.finetuning(Ensemble(), facts("own", count)).temperature == expected
         assert recipes.finetuning(Hinton(temperature=2), facts("own", count)).temperature == 2
-        assert recipes.finetuning(Plain(), facts("own", count)) == Plain()
+        assert recipes.finetuning(Plain(), facts("own", count)) == Plain(views=1)
+
+
+@pytest.mark.parametrize("kind", FINETUNINGS)
+def test_views_by_fine_tuning(kind):
+    usual = 1 if kind in (Plain, Hinton) else 2
+    still = facts("own", augments=False)
+    assert recipes.finetuning(kind(), facts("own")).views == usual
+    assert recipes.finetuning(kind(), still).views == 1
+    for views in (1, 2):
+        assert recipes.finetuning(kind(views=views), facts("own")).views == views
+    assert recipes.finetuning(kind(views=1), still).views == 1
+    with pytest.raises(UserError, match=r"two views .* are the same where"):
+        recipes.finetuning(kind(views=2), still)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from ekg_tf.pruning.knowledge.distill import (
     plain_loss,
     select_teachers,
     single_loss,
+    teachers_of_code,
 )
 from ekg_tf.training.task import classification
 
@@ -128,6 +129,55 @@ def test_ensemble_of_the_banks_good_teachers(good):
     assert float(metrics["teachers"]) == len(good)
     assert float(metrics["distillation_loss"]) == pytest.approx(distilled, rel=1e-4, abs=1e-7)
     assert float(loss) == pytest.approx(label + distilled, rel=1e-5)
+
+
+def softened(first, second, temperature=4.0):
+    """The published code's sum, as a mean: T * KL of two arrays of logits [3, 4]."""
+    return temperature * divergence(first, second, temperature).mean()
+
+
+@pytest.mark.parametrize(("best", "chosen"), [(0, [0, 1]), (1, [0, 1]), (2, [2])])
+def test_the_codes_rule_takes_teachers_nearer_to_the_best_one_than_the_student(best, chosen):
+    """Teachers 0 and 1 are alike; the student's mean is between them and teacher 2, though each of
+    its views is far from both. Labels have no say."""
+    bank = np.random.default_rng(2).normal(size=(3, 4, 3)).astype(np.float32)
+    bank[0, 0, 1] = bank[0, 0, 0] + 0.1
+    bank[..., 1] = bank[..., 0]
+    bank[0, 0, 1] += 0.1
+    bank[..., 2] = -2 * bank[..., 0]
+    aside = views_of(1)[0] * 9
+    student = np.stack([-0.5 * bank[..., 0] + aside, -0.5 * bank[..., 0] - aside])
+    far = softened(bank[..., best], student.mean(0))
+    apart = [softened(bank[..., best], bank[..., k]) for k in range(3)]
+    assert [k for k in range(3) if apart[k] < far or k == best] == chosen
+    found, count = teachers_of_code(TASK, tf.constant(bank), tf.constant(student), 4.0, best)
+    assert float(count) == len(chosen)
+    np.testing.assert_allclose(found, bank[..., chosen].mean(-1), rtol=1e-5, atol=1e-6)
+    batch = {"targets": tf.constant(LABELS), "teacher": tf.constant(bank)}
+    of_loss = ensemble_loss(TASK, 4.0, rule="code", best=best)(tf.constant(student), batch, [])[1]
+    assert float(of_loss["teachers"]) == len(chosen)
+
+
+def test_the_best_teacher_stays_by_the_codes_rule_when_the_student_is_as_good():
+    bank, student = tf.constant(bank_of([1.0, 2.0])), tf.constant(bank_of([2.0])[None, ..., 0])
+    # Number 1 is the student itself: strictly nearer to it is nobody, to number 0 only that.
+    for best in (0, 1):
+        assert float(teachers_of_code(TASK, bank, student, 4.0, best)[1]) == 1
+    beside = tf.transpose(bank, [2, 0, 1])[:, None]  # [K, views, b, classes]
+    assert float(teachers_of_code(TASK, beside, student, 4.0, 1, axis=0)[1]) == 1
+
+
+def test_all_teachers_are_used_without_a_test():
+    student, bank = views_of(2), bank_of_four() - 30  # far worse than the student
+    both = np.concatenate([bank, bank + 1], -1)
+    batch = {"targets": tf.constant(1 - LABELS), "teacher": tf.constant(both)}
+    paper, every = (
+        ensemble_loss(TASK, 4.0, rule=rule)(tf.constant(student), batch, [])[1]
+        for rule in ("paper", "all")
+    )
+    assert float(paper["teachers"]) == 0 and float(every["teachers"]) == 2
+    distilled = 4 * np.mean([divergence(both.mean(-1), view, 4).mean() for view in student])
+    assert float(every["distillation_loss"]) == pytest.approx(distilled, rel=1e-4)
 
 
 def test_ensemble_of_a_top_k_bank():

@@ -1,7 +1,7 @@
 """What the phases share: training in a run folder, batch-norm statistics, accuracies."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import keras
@@ -36,7 +36,8 @@ class Objective:
 
     With `forward_of` there is no loss_fn: it is called with the network that is trained and gives
     the `forward` of op_utils.make_train_step; batches then hold "step", int32 [batch], the number
-    of the training step (from 0). `indices` are the training examples to use, by default all.
+    of the training step (from 0). `indices` are the training examples to use, by default all but
+    those held out.
     """
 
     task: Task
@@ -76,9 +77,9 @@ def check_batch(options: Training, data: Dataset, device: Device) -> None:
             f"a batch size of {size} is not divisible by {replicas} devices x "
             f"{options.accum} micro-batches (accum)"
         )
-    if size > len(data.train):
+    if size > len(data.trained_on):
         raise UserError(
-            f"a batch size of {size} is more than the {len(data.train)} training images"
+            f"a batch size of {size} is more than the {len(data.trained_on)} training images"
         )
 
 
@@ -101,8 +102,9 @@ def train(
         UserError: as `check_batch`; non-finite loss.
     """
     check_batch(options, data, device)
-    count = len(data.train) if objective.indices is None else len(objective.indices)
-    steps_per_epoch = schedules.steps_in(1, count, options.batch_size)
+    if objective.indices is None:
+        objective = replace(objective, indices=data.trained_on)
+    steps_per_epoch = schedules.steps_in(1, len(objective.indices), options.batch_size)
     # The seeds of dropout and the like are drawn in cloning: not from what this process did before,
     # so that a resumed run goes on with the same ones.
     keras.utils.set_random_seed(options.seed)
@@ -145,7 +147,7 @@ def train(
     )
     model.set_weights(trained.get_weights())
     if batch_norms(model):
-        images = progress.count(min(BN_IMAGES, len(data.train)), "training example")
+        images = progress.count(min(BN_IMAGES, len(data.trained_on)), "training example")
         with progress.doing(f"{PHASES[phase]}: re-estimating batch norms on {images}"):
             recalibrate(model, data, device)
     return model
@@ -261,13 +263,12 @@ def _schedule(options: Training, steps_per_epoch: int):
 
 
 def recalibrate(model: keras.Model, data: Dataset, device: Device, *, frozen: bool = False) -> None:
-    """Re-estimates the moving statistics in place on (at most BN_IMAGES) training images.
+    """Re-estimates the moving statistics in place on at most BN_IMAGES of the images trained on.
 
     Args:
         frozen: those of frozen batch norms, too.
     """
-    count = len(data.train)
-    indices = np.random.default_rng(0).permutation(count)[:BN_IMAGES]
+    indices = np.random.default_rng(0).permutation(data.trained_on)[:BN_IMAGES]
     part = cluster.part()
     batches = eval_batches(data, "train", device.val_batch_images, indices=indices, part=part)
     reestimate_bn(model, batches, compile=device.compile, frozen=frozen, shared=True)

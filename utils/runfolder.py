@@ -82,6 +82,7 @@ class RunFolder:
         "potential.jsonl",
         "potential.json",
         "potential.png",
+        "claim.json",
         "tensorboard/*/events.out.tfevents.*",
     )
     IGNORED_ARGS = (

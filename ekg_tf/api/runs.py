@@ -21,7 +21,7 @@ from ekg_tf.options.finetuning import FINETUNINGS, Ensemble, FineTuning
 from ekg_tf.options.methods import Method
 from ekg_tf.options.training import Training
 from ekg_tf.phases import pipeline
-from ekg_tf.phases.finetuning import objective_of, pruned_file
+from ekg_tf.phases.finetuning import objective_of, pruned_file, training_data
 from ekg_tf.phases.finetuning import run_finetuning as _finetuned
 from ekg_tf.phases.opening import fit_of, work_on
 from ekg_tf.phases.rehearsal import rehearse
@@ -355,7 +355,7 @@ def run_finetuning(
     work, extras = run.work, run.extras(optimizer, callbacks, validation)
     finetune = recipes.finetuning(finetune, run.data)
     wanted = recipes.training(of_training, run.data)
-    check_batch(wanted, run.data, run.device)
+    check_batch(wanted, training_data(source, run.data), run.device)
     student = work.given.read_again(load_keras(pruned, compile=False)).core
     objective_of(source, student, work.task, run.data, finetune, seed, run.device)
     kept = finetune.flags() | wanted.flags() | {"rate": rate} | kept_of(optimizer, callbacks)

@@ -1,14 +1,18 @@
 """A grid of commands: what is finished is skipped, the others run one by one or side by side.
 
 Every cell has a folder of its own, ROOT/<name>: `command.json` (its command), `log.txt` (what it
-printed) and `run/` (what it wrote). A cell is finished when its result file is there, so a grid
-that was killed goes on where it was, and the commands go on from their own run folders. Grids of
-several processes, on one machine or on several with a shared disk, share out one folder's cells:
-who holds a cell's lock runs it. Nothing here imports TensorFlow.
+printed), `run/` (what it wrote) and, unless it was interrupted, `time.json` (the seconds it took).
+Before a cell begins, it is said how long others took whose names differ in numbers alone. A cell is
+finished when its result file is there, so a grid that was killed goes on where it was, and the
+commands go on from their own run folders. Grids of several processes, on one machine or on several
+with a shared disk, share out one folder's cells: who holds a cell's lock runs it. Nothing here
+imports TensorFlow.
 """
 
 import json
+import math
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,15 +24,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...utils import progress
 from ...utils.errors import UserError
 from ...utils.files import atomic_write
-from ...utils.jsonl import read_json
+from ...utils.jsonl import read_json, write_json
 from ...utils.locks import Lock, Taken
 from ...utils.provenance import cores
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROOT = "{root}"  # stands for the grid's folder in a cell's arguments
-COMMAND, LOG, RUN = "command.json", "log.txt", "run"
+COMMAND, LOG, RUN, TIME = "command.json", "log.txt", "run", "time.json"
 POLL_SECONDS = 0.05
 OTHERS_SECONDS = 1.0  # between two looks at cells that other grids run
 # A cell is a command of its own, whatever started the grid (docs/machines.md).
@@ -95,6 +100,11 @@ class Cell:
     def run(self, root: Path) -> Path:
         """The folder that its command writes to."""
         return root / self.name / RUN
+
+    @property
+    def kind(self) -> str:
+        """Its name without numbers: cells of one kind take about as long."""
+        return re.sub(r"\d+(\.\d+)?", "#", self.name)
 
     def command(self, root: Path, slot: Slot) -> list[str]:
         """The command for this grid's folder, to be run in any folder."""
@@ -176,6 +186,15 @@ def show(cells: Sequence[Cell], root: Path, slot: Slot) -> None:
         print(f"{state}: {cell.name}: {cell.shown(root, slot)}")
 
 
+def expected(cell: Cell, root: Path) -> str:
+    """How long a cell will take, as others of its kind took, in words; "" where none is known."""
+    known = []
+    for path in root.glob(f"*/{TIME}"):
+        if Cell(path.parent.name, (), (), ("", "")).kind == cell.kind:
+            known.append(float(read_json(path, "seconds")["seconds"]))
+    return f" (about {progress.duration(sum(known) / len(known))})" if known else ""
+
+
 class Command:
     """A cell's command while it runs, on the cores of its slot, printing to the cell's log.
 
@@ -187,7 +206,7 @@ class Command:
         self.cell, self.slot, self._root, self._lock = cell, slot, root, lock
         cell.claim(root)
         self._log = cell.folder(root) / LOG
-        self._begin = time.perf_counter()
+        self._begin, self._fresh = time.perf_counter(), not self._log.exists()
         paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
         alone = {name: text for name, text in os.environ.items() if name not in OF_CLUSTERS}
         environment = alone | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
@@ -218,6 +237,8 @@ class Command:
         if code == 0 and self.cell.read(self._root) is not None:
             seconds = time.perf_counter() - self._begin
             print(f"    {name}: done in {seconds:.0f} s ({self._cpu:.0f} s of CPU)", flush=True)
+            if self._fresh:
+                write_json(self.cell.folder(self._root) / TIME, {"seconds": seconds})
             return None
         said = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         what = f"exit code {code}" if code else f"it ended without {self.cell.result[0]}"
@@ -235,6 +256,7 @@ def run(
     root: Path,
     after_each: Callable[[], None] = lambda: None,
     places: Sequence[Slot] = (Slot(),),
+    seconds: float = math.inf,
 ) -> list[str]:
     """Runs what isn't finished, in order; a cell that fails doesn't stop those that don't need it.
 
@@ -243,6 +265,7 @@ def run(
         after_each: called after every command.
         places: where cells run; as many run side by side. A cell may overtake one that waits for
             what it needs.
+        seconds: after so many no further cell is begun; which ones these are is said.
 
     Returns:
         One line per cell that failed, or couldn't run for one that failed.
@@ -254,9 +277,13 @@ def run(
     with _stopped_by_signal():
         waiting = [cell for cell in cells if cell.read(root) is None]
         print(f"{len(cells)} cells, {len(cells) - len(waiting)} of them finished", flush=True)
-        free, running, said = list(places), [], False
+        free, running, said, begin = list(places), [], False, time.perf_counter()
         try:
             while waiting or running:
+                if waiting and time.perf_counter() - begin > seconds:
+                    names = ", ".join(cell.name for cell in waiting)
+                    print(f"time is over, not begun: {names}", flush=True)
+                    waiting = []
                 open_names = {cell.name for cell in (*waiting, *(one.cell for one in running))}
                 ready = [cell for cell in waiting if open_names.isdisjoint(cell.needs)]
                 for cell in ready:
@@ -270,14 +297,18 @@ def run(
                         if cell.read(root) is not None:  # by another grid, meanwhile
                             lock.close()
                             continue
-                        print(f"{cell.name}: {cell.shown(root, free[0])}", flush=True)
+                        takes = expected(cell, root)
+                        print(f"{cell.name}{takes}: {cell.shown(root, free[0])}", flush=True)
                         running.append(Command(cell, root, free.pop(0), lock))
-                for one in [one for one in running if one.ended()]:
+                ended = [one for one in running if one.ended()]
+                for one in ended:
                     running.remove(one)
                     free.append(one.slot)
                     if failure := one.failure():
                         _failed(failures, one.cell, failure)
                     after_each()
+                if ended:  # what waited for it may be ready now
+                    continue
                 if waiting and not running and not said:
                     print(f"waiting for other grids in {root}, or what they left running")
                     said = True

@@ -21,6 +21,11 @@ def read_manifest(folder: Path) -> dict:
     return read_file(folder, MANIFEST)
 
 
+def best_teacher(manifest: dict) -> int:
+    """Number of the teacher with the lowest loss on D_val; of equal ones the first."""
+    return min(enumerate(manifest["teachers"]), key=lambda one: one[1]["val_loss"])[0]
+
+
 def open_bank(
     folder: RunFolder | os.PathLike, manifest: dict, fingerprint: str
 ) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from ...options.finetuning import ALL, CODE, PAPER
 from ...training.task import Task
 from ...utils.trees import mapped, parts_of
 
@@ -43,7 +44,7 @@ def select_teachers(
     *,
     viewed: bool = False,
 ) -> tuple[Any, tf.Tensor]:
-    """The mean of the teachers that are at least as good as the student on this batch.
+    """The teachers that are at least as good as the student on this batch: the paper's rule.
 
     Args:
         bank: outputs float32 [b, ..., K], or with axis 0 [K, views, b, ...]; a tuple where there
@@ -54,19 +55,60 @@ def select_teachers(
         viewed: as in `Task.view_losses`; only with teachers that run beside the student.
 
     Returns:
-        (mean outputs float32 [b, ...] or [views, b, ...]; number of chosen teachers float32; both 0
-        if none is).
+        As `mean_of`.
     """
     per_teacher = mapped(lambda x: _first(x, axis), bank)
     targets, weights = batch["targets"], batch.get("weights")
     if axis == -1:
         losses = tf.reduce_mean(task.view_losses(per_teacher, targets, weights), axis=-1)
     else:
-        count = parts_of(per_teacher)[0].shape[0]
-        each = [mapped(lambda x, k=k: x[k], per_teacher) for k in range(count)]
-        found = [task.view_losses(x, targets, weights, viewed=viewed) for x in each]
+        found = [task.view_losses(x, targets, weights, viewed=viewed) for x in _each(per_teacher)]
         losses = tf.stack([tf.reduce_mean(one) for one in found])
-    chosen = tf.cast(losses <= student_loss, tf.float32)
+    return mean_of(bank, losses <= student_loss, axis)
+
+
+def teachers_of_code(
+    task: Task, bank: Any, student: Any, temperature: float, best: int, axis: int = -1
+) -> tuple[Any, tf.Tensor]:
+    """The teachers that the published code takes: those nearer to the best one than the student is.
+
+    No labels are looked at, and the best teacher always stays.
+
+    Args:
+        bank, axis: as of `select_teachers`.
+        student: outputs float32 [views, b, ...]; rows of a bank are compared with the mean over the
+            views, teachers that run beside the student (axis 0) with view by view.
+        best: number of the teacher with the lowest loss on D_val.
+
+    Returns:
+        As `mean_of`.
+    """
+    each = _each(mapped(lambda x: _first(x, axis), bank))
+    if axis == -1:
+        student = mapped(lambda x: tf.reduce_mean(x, axis=0), student)
+    top = each[best]
+    apart = tf.stack([task.distillation(top, one, temperature) for one in each])
+    nearer = apart < task.distillation(top, student, temperature)
+    return mean_of(bank, nearer | (tf.range(len(each)) == best), axis)
+
+
+def _each(per_teacher: Any) -> list[Any]:
+    """The outputs of every teacher, a tree each, of those of all, [K, ...]."""
+    count = parts_of(per_teacher)[0].shape[0]
+    return [mapped(lambda x, k=k: x[k], per_teacher) for k in range(count)]
+
+
+def mean_of(bank: Any, chosen: tf.Tensor, axis: int = -1) -> tuple[Any, tf.Tensor]:
+    """The mean of some of the teachers.
+
+    Args:
+        bank, axis: as of `select_teachers`. chosen: bool [K].
+
+    Returns:
+        (mean outputs float32 [b, ...] or [views, b, ...]; number of chosen teachers float32; both 0
+        if none is).
+    """
+    chosen = tf.cast(chosen, tf.float32)
     count = tf.reduce_sum(chosen)
 
     def mean(teachers: tf.Tensor) -> tf.Tensor:
@@ -148,9 +190,17 @@ def kd_loss(task: Task, temperature: float, alpha: float, *, viewed: bool = Fals
     return loss_fn
 
 
-def ensemble_loss(task: Task, temperature: float, *, viewed: bool = False) -> LossFunction:
+def ensemble_loss(
+    task: Task, temperature: float, *, rule: str = PAPER, best: int = 0, viewed: bool = False
+) -> LossFunction:
     """The task's loss plus distillation from the bank's teachers: their rows (`open_bank`) in the
-    batch or, without a written bank, the teachers that run beside the student."""
+    batch or, without a written bank, the teachers that run beside the student.
+
+    Args:
+        rule: of `options.finetuning.TEACHER_RULES`, which teachers a batch uses; their number is
+            the metric "teachers".
+        best: number of the teacher with the lowest loss on D_val, for the rule of the code.
+    """
 
     def loss_fn(outputs, batch, taught):
         label_loss, metrics = task_loss(task, outputs, batch, viewed=viewed)
@@ -159,7 +209,13 @@ def ensemble_loss(task: Task, temperature: float, *, viewed: bool = False) -> Lo
             bank, axis = mapped(lambda *each: tf.stack(each), *taught), 0
         else:
             bank, axis = _bank_rows(batch, outputs), -1
-        mean, count = select_teachers(task, bank, batch, label_loss, axis, viewed=viewed)
+        if rule == ALL:
+            every = tf.ones([parts_of(bank)[0].shape[axis]], tf.bool)
+            mean, count = mean_of(bank, every, axis)
+        elif rule == CODE:
+            mean, count = teachers_of_code(task, bank, outputs, temperature, best, axis)
+        else:
+            mean, count = select_teachers(task, bank, batch, label_loss, axis, viewed=viewed)
         distilled = task.distillation(mean, outputs, temperature) * tf.minimum(count, 1.0)
         metrics |= {"label_loss": label_loss, "distillation_loss": distilled, "teachers": count}
         return label_loss + distilled, metrics
