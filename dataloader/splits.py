@@ -66,6 +66,8 @@ def parts(data: Dataset, sampling: Sampling) -> list[np.ndarray]:
         if in_all[k] is None and per_class[k] is None:
             per_class[k] = own[k]
             in_all[k] = getattr(data, f"{name}_examples") if own[k] is None else None
+    if labels is not None and sampling.held_out is None:
+        per_class = _beside_given(sampling, per_class, int(np.bincount(labels).min()))
     lenient = all(size in (None, default) for size, default in zip(per_class, own, strict=True))
 
     def drawn(rows: np.ndarray, *wanted: int) -> list[np.ndarray]:
@@ -86,6 +88,17 @@ def parts(data: Dataset, sampling: Sampling) -> list[np.ndarray]:
     except UserError as error:
         raise UserError(f"{error}, or raise val_held_out, which D_val is drawn from") from None
     return [drawn(split.trained_on, 0)[0], validation]
+
+
+def _beside_given(sampling: Sampling, per_class: list[int | None], least: int) -> list[int | None]:
+    """Sizes per class: where one of the two is given, the data set's own for the other is no more
+    than the smallest class, of `least` examples, has left."""
+    subset, val = per_class
+    if subset and sampling.subset_per_class is None and sampling.val_per_class is not None:
+        subset = min(subset, max(1, least - sampling.val_per_class))
+    if val and sampling.val_per_class is None and sampling.subset_per_class is not None:
+        val = min(val, max(1, least - sampling.subset_per_class))
+    return [subset, val]
 
 
 def _drawn(

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from ekg_tf.dataloader import eval_batches, own, own_function, train_batches
-from ekg_tf.options.data import Data
+from ekg_tf.dataloader import eval_batches, own, own_function, parts, train_batches
+from ekg_tf.options.data import Data, Sampling
 from ekg_tf.utils.errors import UserError
 from PIL import Image
 
@@ -42,6 +42,22 @@ def test_folder_in_order_and_untouched(folder):
     assert (data.pad, data.flip, data.jitter) == (1, True, 0.2)  # max(1, 6 // 8)
     batch = next(iter(eval_batches(data, "test", 4, shuffle_seed=None)))
     np.testing.assert_array_equal(batch["inputs"], pixels[6:].astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"),
+    [
+        ({}, [4, 2]),
+        ({"val_per_class": 2}, [2, 4]),
+        ({"subset_per_class": 1}, [2, 2]),
+        ({"val_per_class": 1, "subset_per_class": 2}, [4, 2]),
+    ],
+)
+def test_a_size_that_isnt_given_is_what_the_other_leaves(folder, given, sizes):
+    """Three examples of each of two classes."""
+    drawn = parts(own.load(str(folder[0]), SHAPE), Sampling(**given))
+    assert [len(one) for one in drawn] == sizes
+    assert len(np.intersect1d(*drawn)) == 0
 
 
 def test_images_are_resized_as_keras_does(folder):
