@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ekg_tf.cli import flags, manners
+from ekg_tf.cli import choices, flags, manners
 from ekg_tf.options.training import Training
 from ekg_tf.utils import devices, progress
 from ekg_tf.utils.runfolder import BASELINE, EXPORTED
@@ -50,9 +50,9 @@ def parser() -> manners.Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of phase 2."""
     args = parser().parse_args(argv)
-    finetuning = flags.finetuning_of(args)
-    training = replace(flags.made(Training, args), seed=args.seed)
-    flags.check_folder(args)
+    finetuning = choices.finetuning_of(args)
+    training = replace(choices.made(Training, args), seed=args.seed)
+    choices.check_folder(args)
 
     devices.import_tensorflow()
     import keras
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     search_path = Path(args.search_path or args.train_path)
     pruned = search_path / pruned_file(search_path, args.rate)
     inputs.inherit_data(args, search_path)
-    device = flags.device_of(args, machines=True)
+    device = choices.device_of(args, machines=True)
     keras.utils.set_random_seed(args.seed)
     with unreadable_named():
         network = load_keras(search_path / BASELINE, compile=args.loss is None)
@@ -94,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             small = given.read_again(load_keras(pruned, compile=False))
             progress.say(dry_run(small, task, training_data(search_path, data), wanted, device))
             return
-        kept = flags.record(args, finetuning, training) | {"data_digest": data.fingerprint}
-        with flags.open_folder(args, kept, "finetune_state.npz") as folder:
+        kept = choices.record(args, finetuning, training) | {"data_digest": data.fingerprint}
+        with choices.open_folder(args, kept, "finetune_state.npz") as folder:
             if folder.finished:
                 progress.say(f"{folder.path} holds the finished run of this command:")
                 print_report(folder.read_json("result.json"), str(folder.file(EXPORTED)))

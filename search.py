@@ -17,7 +17,7 @@ if __name__ == "__main__":  # first, so that Ctrl-C is answered in one line from
 
 from collections.abc import Sequence
 
-from ekg_tf.cli import flags, manners
+from ekg_tf.cli import choices, flags, manners
 from ekg_tf.utils import devices, progress
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.runfolder import PRUNED, START, SUPERNET_ORDER
@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(
             "--trained_param (or --model) is missing: the search needs a trained network"
         )
-    options = flags.search_of(args)
-    bank = flags.bank_of(args, options.method)
-    flags.check_folder(args)
+    options = choices.search_of(args)
+    bank = choices.bank_of(args, options.method)
+    choices.check_folder(args)
 
     devices.import_tensorflow()
     import keras
@@ -56,19 +56,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.phases.searching import check, run_search
     from ekg_tf.reports.search import print_summary
 
-    device = flags.device_of(args, machines=True)
+    device = choices.device_of(args, machines=True)
     keras.utils.set_random_seed(args.seed)
     with unreadable_named():
         work = work_of(args)
         phase = work.given, work.task, work.data
         options = recipes.search(options, work.data)
         check(work.given, work.data, options, bank)  # before there is a folder
-        kept = flags.record(args, options, bank, work)
-        flags.check_folder(args, kept)
+        kept = choices.record(args, options, bank, work)
+        choices.check_folder(args, kept)
         rehearse(*phase, device, options, known=inputs.is_built(args))
         if args.dry_run:
             progress.say(dry_run(*phase, Wanted(options, bank), device))
             return
-        with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
+        with choices.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             run_search(folder, *phase, options, device, bank)
             print_summary(folder.read_json("search.json"), str(folder.file(PRUNED)))

@@ -18,7 +18,7 @@ if __name__ == "__main__":  # first, so that Ctrl-C is answered in one line from
 from collections.abc import Sequence
 from pathlib import Path
 
-from ekg_tf.cli import flags, manners
+from ekg_tf.cli import choices, flags, manners
 from ekg_tf.utils import cluster, devices
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.jsonl import write_json
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.reports.networks import describe, print_report
     from ekg_tf.utils.keras_files import load_keras
 
-    device = flags.device_of(args, machines=True)
+    device = choices.device_of(args, machines=True)
     with unreadable_named():
         if args.model and inputs.is_run(Path(path).parent):
             inputs.inherit_data(args, Path(path).parent)

@@ -20,7 +20,7 @@ if __name__ == "__main__":  # first, so that Ctrl-C is answered in one line from
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ekg_tf.cli import flags, manners
+from ekg_tf.cli import choices, flags, manners
 from ekg_tf.options import recipes
 from ekg_tf.options.training import Baseline, Training
 from ekg_tf.utils import devices, progress
@@ -64,10 +64,10 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
     """The whole pipeline with the flags of `parser`."""
     # ------------------------------------------------------------------ flags
     args = parser.parse_args(argv)
-    finetuning, search = flags.finetuning_of(args), flags.search_of(args)
-    bank = flags.bank_of(args, search.method, finetuning)
-    training = replace(flags.made(Training, args), seed=args.seed)
-    flags.check_folder(args)
+    finetuning, search = choices.finetuning_of(args), choices.search_of(args)
+    bank = choices.bank_of(args, search.method, finetuning)
+    training = replace(choices.made(Training, args), seed=args.seed)
+    choices.check_folder(args)
 
     devices.import_tensorflow()
     import keras
@@ -80,7 +80,7 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
     from ekg_tf.reports.networks import print_report
     from ekg_tf.reports.written import write_if_missing
 
-    device = flags.device_of(args, machines=True)
+    device = choices.device_of(args, machines=True)
     keras.utils.set_random_seed(args.seed)
     with unreadable_named():
         # -------------------------------------------------------------- data and network
@@ -88,7 +88,7 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
         network = inputs.named_network(args, data)
         plan = pipeline.Plan(search, bank, finetuning, training).resolved(data)
         data = without_held_out(data, plan.search.sampling.held_out)
-        of_baseline = recipes.baseline(flags.made(Baseline, args), plan.training, data)
+        of_baseline = recipes.baseline(choices.made(Baseline, args), plan.training, data)
         # before there is a folder
         work = work_on(network, lambda fit: data)
         pipeline.check_plan(work.given, data, plan, device)
@@ -97,10 +97,10 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
             wanted = plan.wanted(None if args.trained_param else of_baseline, until=args.until)
             progress.say(dry_run(work.given, work.task, data, wanted, device))
             return
-        kept = flags.record(args, plan, recipes.as_baseline(of_baseline))
+        kept = choices.record(args, plan, recipes.as_baseline(of_baseline))
         kept |= work.flags() if args.trained_param else {"data_digest": data.fingerprint}
         begun = ("baseline_state.npz", START, SUPERNET_ORDER)
-        with flags.open_folder(args, kept, *begun) as folder:
+        with choices.open_folder(args, kept, *begun) as folder:
             if folder.finished:
                 progress.say(f"{folder.path} holds the finished run of this command:")
                 print_report(folder.read_json("result.json"), str(folder.file(EXPORTED)))

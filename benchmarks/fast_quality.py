@@ -24,7 +24,7 @@ from pathlib import Path
 
 import keras
 
-from ..cli import flags, inputs
+from ..cli import choices, flags, inputs
 from ..dataloader import Dataset
 from ..options import recipes
 from ..options.budgets import Flops
@@ -83,10 +83,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.trained_param:
         raise UserError("--trained_param is missing: the search needs a trained network")
-    budget, method = SearchOptions(flags.made(Flops, args)).budget, flags.made(EKG, args)
-    device = flags.device_of(args)
+    budget, method = SearchOptions(choices.made(Flops, args)).budget, choices.made(EKG, args)
+    device = choices.device_of(args)
     data = inputs.data_of(args)
-    sampling = recipes.sampling(flags.made(Sampling, args), data)
+    sampling = recipes.sampling(choices.made(Sampling, args), data)
     results: dict[str, list[dict]] = {name: [] for name in EVALUATORS}
     for seed in range(args.seeds):
         for name, found in results.items():

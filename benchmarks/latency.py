@@ -19,7 +19,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from ..cli import flags, inputs
+from ..cli import choices, flags, inputs
 from ..dataloader import Dataset
 from ..nets.graph import ChannelGraph
 from ..options import recipes
@@ -89,12 +89,12 @@ def main(argv: list[str] | None = None) -> None:
     machine.add_out(parser)
     parser.set_defaults(evaluator="fast", score="l1", search_teacher="none", val_per_class=8)
     args = parser.parse_args(argv)
-    budget, method = flags.made(Flops, args), flags.made(EKG, args)
-    device = flags.device_of(args)
+    budget, method = choices.made(Flops, args), choices.made(EKG, args)
+    device = choices.device_of(args)
     keras.utils.set_random_seed(0)
     data = inputs.data_of(args)
     model = inputs.named_network(args, data)
-    sampling = recipes.sampling(flags.made(Sampling, args), data)
+    sampling = recipes.sampling(choices.made(Sampling, args), data)
     full = ChannelGraph(model)
     widths = [group.channels for group in full.groups]
     rows = [{"round_to": None, "flops": full.flops(), "widths": widths, "model": model}]

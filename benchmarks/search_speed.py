@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cli import flags, inputs
+from ..cli import choices, flags, inputs
 from ..nets.gates import Gates
 from ..nets.given import Given
 from ..nets.graph import ChannelGraph
@@ -194,7 +194,7 @@ def options_of(kept: dict) -> SearchOptions:
         wanted = " ".join(f"--{key} {value}" for key, value in followed_ones.items())
         raise UserError(f"only a search with {wanted} can be followed")
     args = argparse.Namespace(**kept)
-    return SearchOptions(*(flags.made(kind, args) for kind in (Flops, EKG, Sampling)))
+    return SearchOptions(*(choices.made(kind, args) for kind in (Flops, EKG, Sampling)))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -206,7 +206,7 @@ def main(argv: list[str] | None = None) -> None:
     own = parser.parse_args(argv)
     kept = read_json(own.search_path / inputs.ARGS)
     options, args = options_of(kept), argparse.Namespace(**kept)
-    device = flags.device_of(args)
+    device = choices.device_of(args)
     start = load_keras(own.search_path / START, compile=False)
     data = inputs.data_of(args, fit_of(Given.read(start)))
     about, task = machine.describe(), classification()

@@ -19,7 +19,8 @@ from ..options.data import Data
 from ..utils import progress
 from ..utils.errors import UserError
 from ..utils.jsonl import read_json
-from .flags import AIMS, ARCH, DATASET, NAMED_DATA, OWN_DATA, made
+from .choices import made
+from .flags import AIMS, ARCH, DATASET, NAMED_DATA, OWN_DATA
 
 ARGS = "args.json"
 TEXTS = (*AIMS, "dataset", "data_path", "val_labels", "data")  # of its entries

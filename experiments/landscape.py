@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from ..cli import flags
+from ..cli import choices, flags
 from ..dataloader import unreadable_named
 from ..nets import layer_rules
 from ..nets.keras_graph import layers_in
@@ -196,10 +196,10 @@ def main(argv: list[str] | None = None) -> None:
     flags.add_settings(group, Plane)
     group.add_argument("--out", type=Path, required=True, help=".json; the .png lies beside it")
     args = parser.parse_args(argv)
-    plane, out = flags.made(Plane, args), args.out
+    plane, out = choices.made(Plane, args), args.out
     if out.suffix != ".json":
         raise UserError(f"--out {out} must end in .json")
-    device = flags.device_of(args)
+    device = choices.device_of(args)
     subjects = networks.subjects_of(args)
 
     def one(model: keras.Model) -> dict:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from ..cli import flags, inputs
+from ..cli import choices, flags, inputs
 from ..dataloader import Dataset, examples_of, normalised_inputs, parts
 from ..nets.given import Given
 from ..nets.zoo.load import load_network, load_own
@@ -61,7 +61,7 @@ def sampling_of(args: argparse.Namespace, run: Path | None) -> Sampling:
     used = read_json(run / inputs.ARGS) if run else {}
     given = {flag: getattr(args, flag) for flag in Sampling().flags()}
     taken = {flag: used.get(flag) for flag, value in given.items() if value is None}
-    return flags.made(Sampling, argparse.Namespace(**given | taken))
+    return choices.made(Sampling, argparse.Namespace(**given | taken))
 
 
 def file_of(network: str) -> Path:

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import keras
 
-from ..cli import flags
+from ..cli import choices, flags
 from ..dataloader import Dataset, eval_batches, unreadable_named
 from ..options import recipes
 from ..options.budgets import RATE, Flops
@@ -300,20 +300,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add_flags(parser)
     args = parser.parse_args(argv)
-    drawing, precision = flags.made(Drawing, args), flags.made(Precision, args)
+    drawing, precision = choices.made(Drawing, args), choices.made(Precision, args)
     methods = methods_of(drawing)
     if not (args.trained_param or args.model):
         raise UserError("--trained_param (or --model) is missing: which network is pruned?")
     begun = [Path(text) for text in drawing.sources if text not in methods]
     sampling = networks.sampling_of(args, begun[0] if begun else None)
-    device = flags.device_of(args)
+    device = choices.device_of(args)
     keras.utils.set_random_seed(drawing.seed)
     work = work_of(args)
     given, data = work.given, work.data
     if not work.task.is_classifier:
         raise UserError("experiments.potential compares classifiers: this network is none")
     sampling = recipes.sampling(sampling, data)
-    training = replace(flags.made(ShortTraining, args), seed=drawing.seed)
+    training = replace(choices.made(ShortTraining, args), seed=drawing.seed)
     training = recipes.training(training, data)
     check_batch(training, data, device)
     searches = {
@@ -322,7 +322,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     for options in searches.values():
         check(given, data, options, None)  # before there is a folder
-    kept = flags.record(args, drawing, precision, sampling, training)
+    kept = choices.record(args, drawing, precision, sampling, training)
     with RunFolder.open(args.train_path, kept, overwrite=args.overwrite, ignore=OPEN) as folder:
         sources, scene = open_sources(
             folder, kept, drawing, searches, given.core, data, sampling, device, precision

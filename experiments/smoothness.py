@@ -32,7 +32,7 @@ import scipy.sparse.linalg
 import tensorflow as tf
 from tqdm import tqdm
 
-from ..cli import flags
+from ..cli import choices, flags
 from ..dataloader import unreadable_named
 from ..nets.graph import ChannelGraph
 from ..options.fields import Options, setting
@@ -263,8 +263,8 @@ def main(argv: list[str] | None = None) -> None:
     flags.add_settings(parser, Precision)
     machine.add_out(parser)
     args = parser.parse_args(argv)
-    precision, out = flags.made(Precision, args), args.out
-    device = flags.device_of(args)
+    precision, out = choices.made(Precision, args), args.out
+    device = choices.device_of(args)
     subjects = networks.subjects_of(args)
 
     def one(model: keras.Model) -> dict:

@@ -6,7 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from ekg_tf.cli import flags, manners
+from ekg_tf.cli import choices, flags, manners
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.reports import card, outline, written
 from ekg_tf.utils.errors import UserError
@@ -131,7 +131,7 @@ def test_the_commands_of_a_run_are_kept(tmp_path):
     for more in ([], [], ["--do_log", "off"]):
         args = parser.parse_args([*words, *more])
         assert "command" not in vars(args)
-        flags.open_folder(args, {"kept": 1}).close()
+        choices.open_folder(args, {"kept": 1}).close()
     kept = json.loads((tmp_path / "a run" / "commands.json").read_text())["commands"]
     first = f"python search.py --train_path '{tmp_path}/a run'"
     assert kept == [first, f"{first} --do_log off"]

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import scipy.stats
-from ekg_tf.cli import flags, manners
+from ekg_tf.cli import choices, manners
 from ekg_tf.experiments import potential
 from ekg_tf.experiments.claims import masking, plans, rewards, run, statistics
 from ekg_tf.experiments.claims.statistics import Estimate, verdict
@@ -174,9 +174,9 @@ def test_the_programs_take_the_commands(setting):
                 args = parsers[cell.program[-1]].parse_args(cell.args)
                 assert str(args.train_path).endswith(f"/{cell.name}/{RUN}")
             if experiment == "E2":
-                assert flags.finetuning_of(args) == kinds[one.labels["arm"]]
+                assert choices.finetuning_of(args) == kinds[one.labels["arm"]]
             if experiment == "E3":
-                assert flags.finetuning_of(args) == Ensemble(rule=one.labels["rule"])
+                assert choices.finetuning_of(args) == Ensemble(rule=one.labels["rule"])
 
 
 def test_runs_are_paired_and_share_what_they_can():

@@ -156,12 +156,12 @@ def test_flags_go_to_the_cells_whose_method_has_them():
     for name, words in given.items():
         args = rows[name].search[0].args
         assert list(args[-len(words) - 2 : -2]) == words
-        search.flags.search_of(search.parser().parse_args(args))  # not refused
+        search.choices.search_of(search.parser().parse_args(args))  # not refused
     for name in rows:
         for cell in rows[name].finetune:
             taken = "--temperature" in cell.args
             assert taken == (name == "ekg/ekg") and flag(cell, "--accum") == "2"
-            finetune.flags.finetuning_of(finetune.parser().parse_args(cell.args))
+            finetune.choices.finetuning_of(finetune.parser().parse_args(cell.args))
 
 
 # ---------------------------------------------------------------- figures

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ekg_tf.cli import flags, manners
+from ekg_tf.cli import choices, flags, manners
 from ekg_tf.options import recipes
 from ekg_tf.options.bank import Bank
 from ekg_tf.options.budgets import BUDGETS, Flops, Latency
@@ -88,8 +88,8 @@ def test_a_flag_gives_the_same_options_as_the_field(kind, one):
     value = other_value(one)
     expected = kind(**{one.name: value})
     assert getattr(expected, one.name) == value != one.default
-    assert flags.made(kind, parser_of(kind).parse_args(words(one, value))) == expected
-    assert flags.made(kind, parser_of(kind).parse_args([])) == kind()
+    assert choices.made(kind, parser_of(kind).parse_args(words(one, value))) == expected
+    assert choices.made(kind, parser_of(kind).parse_args([])) == kind()
 
 
 @pytest.mark.parametrize(("kind", "one"), SETTINGS)
@@ -179,7 +179,7 @@ def test_a_word_stands_for_a_number_where_it_is_known():
 @pytest.mark.parametrize("text", ["0.3,0.6,0.8", "[0.3, 0.6, 0.8]", "(0.3 0.6 0.8)"])
 def test_fractions_come_in_several_spellings(text):
     args = parser_of(Training).parse_args(["--decay_points", text])
-    assert flags.made(Training, args).decay_points == (0.3, 0.6, 0.8)
+    assert choices.made(Training, args).decay_points == (0.3, 0.6, 0.8)
 
 
 # ---------------------------------------------------------------- groups of settings
@@ -213,7 +213,7 @@ def parsed(line):
     ],
 )
 def test_flags_of_a_search(line, expected):
-    assert flags.search_of(parsed(line)) == expected
+    assert choices.search_of(parsed(line)) == expected
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_flags_of_a_search(line, expected):
     ],
 )
 def test_flags_of_a_fine_tuning(line, expected):
-    assert flags.finetuning_of(parsed(line)) == expected
+    assert choices.finetuning_of(parsed(line)) == expected
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_flags_of_a_fine_tuning(line, expected):
 )
 def test_what_a_search_lacks_is_refused(line, message):
     with pytest.raises(UserError, match=message):
-        flags.search_of(parsed(line))
+        choices.search_of(parsed(line))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_what_a_search_lacks_is_refused(line, message):
 )
 def test_what_a_fine_tuning_lacks_is_refused(line, message):
     with pytest.raises(UserError, match=message):
-        flags.finetuning_of(parsed(line))
+        choices.finetuning_of(parsed(line))
 
 
 def test_what_a_method_lacks_is_refused_from_python_too():

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ekg_tf.cli import flags, manners
+from ekg_tf.cli import choices, flags, manners
 from ekg_tf.options.control import Control
 from ekg_tf.options.data import Sampling
 from ekg_tf.options.fields import settings_of
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     args = parser().parse_args(argv)
     _check(args)
-    control = flags.made(Control, args)
+    control = choices.made(Control, args)
     devices.import_tensorflow()
     import tensorflow as tf
 
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.utils.keras_files import load_keras
 
     if args.sensitivity:
-        device = flags.device_of(args)
+        device = choices.device_of(args)
         with unreadable_named():
             work = work_of(args)
         model = work.given.model
@@ -115,8 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         from ekg_tf.phases.sensitivity import run_sensitivity
         from ekg_tf.reports import sensitivity
 
-        sampling = recipes.sampling(flags.made(Sampling, args), work.data)
-        score = flags.made(Method, args).score
+        sampling = recipes.sampling(choices.made(Sampling, args), work.data)
+        score = choices.made(Method, args).score
         with unreadable_named():
             found = run_sensitivity(work, sampling, device, score=score)
         print(f"\n{sensitivity.text(found)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ekg_tf.cli import flags, manners
+from ekg_tf.cli import choices, flags, manners
 from ekg_tf.options.training import Training
 from ekg_tf.utils import devices, progress
 from ekg_tf.utils.errors import UserError
@@ -32,10 +32,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     if not (args.trained_param or args.model):
         raise UserError("--model (or --trained_param) is missing: which network shall be pruned?")
-    finetuning, search = flags.finetuning_of(args), flags.search_of(args)
-    bank = flags.bank_of(args, search.method, finetuning)
-    training = replace(flags.made(Training, args), seed=args.seed)
-    flags.check_folder(args)
+    finetuning, search = choices.finetuning_of(args), choices.search_of(args)
+    bank = choices.bank_of(args, search.method, finetuning)
+    training = replace(choices.made(Training, args), seed=args.seed)
+    choices.check_folder(args)
     devices.import_tensorflow()
     import keras
 
@@ -48,20 +48,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.reports.networks import print_report
     from ekg_tf.reports.written import write_if_missing
 
-    device = flags.device_of(args, machines=True)
+    device = choices.device_of(args, machines=True)
     keras.utils.set_random_seed(args.seed)
     with unreadable_named():
         work = work_of(args)
         phase = work.given, work.task, work.data
         plan = pipeline.Plan(search, bank, finetuning, training).resolved(work.data)
         pipeline.check_plan(work.given, work.data, plan, device)
-        kept = flags.record(args, plan, work)
-        flags.check_folder(args, kept)
+        kept = choices.record(args, plan, work)
+        choices.check_folder(args, kept)
         rehearse(*phase, device, plan.search, known=inputs.is_built(args))
         if args.dry_run:
             progress.say(dry_run(*phase, plan.wanted(), device))
             return
-        with flags.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
+        with choices.open_folder(args, kept, START, SUPERNET_ORDER) as folder:
             if folder.finished:
                 progress.say(f"{folder.path} holds the finished run of this command:")
                 print_report(folder.read_json("result.json"), str(folder.file(EXPORTED)))

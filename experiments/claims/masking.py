@@ -22,7 +22,7 @@ from pathlib import Path
 
 import keras
 
-from ...cli import flags, inputs
+from ...cli import choices, flags, inputs
 from ...dataloader import unreadable_named
 from ...nets.given import Given
 from ...options import recipes
@@ -82,15 +82,15 @@ def parser() -> manners.Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     args = parser().parse_args(argv)
-    training = replace(flags.made(Training, args), seed=args.seed)
-    device = flags.device_of(args)
+    training = replace(choices.made(Training, args), seed=args.seed)
+    device = choices.device_of(args)
     keras.utils.set_random_seed(args.seed)
     data, task = inputs.data_of(args), classification()
     training = recipes.training(training, data)
-    options = SearchOptions(Flops(args.search_target_rate), sampling=flags.made(Sampling, args))
+    options = SearchOptions(Flops(args.search_target_rate), sampling=choices.made(Sampling, args))
     options = recipes.search(options, data)
     given = load_keras(Path(args.given)) if args.given else None
-    kept = flags.record(args, options.sampling, training) | {"do_log": False}
+    kept = choices.record(args, options.sampling, training) | {"do_log": False}
     with RunFolder.open(args.train_path, kept, overwrite=args.overwrite) as folder:
         if given is None:
             fresh = plain_network(data.image_shape, inputs.classes_of(data))

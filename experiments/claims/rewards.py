@@ -28,7 +28,7 @@ import keras
 import numpy as np
 import scipy.stats
 
-from ...cli import flags, inputs
+from ...cli import choices, flags, inputs
 from ...dataloader import Dataset, Split, unreadable_named, without_held_out
 from ...nets.given import Given
 from ...options import recipes
@@ -138,10 +138,10 @@ def parser() -> manners.Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     args = parser().parse_args(argv)
-    sampling = flags.made(Sampling, args)
+    sampling = choices.made(Sampling, args)
     if sampling.held_out is None or args.trained_param is None:
         raise UserError("give --trained_param and the --val_held_out that it was trained with")
-    device = flags.device_of(args)
+    device = choices.device_of(args)
     keras.utils.set_random_seed(sampling.seed)
     data = inputs.data_of(args)
     if args.d_val == TRAINED_ON:
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = SearchOptions(Flops(args.search_target_rate), EKG(), sampling)
     options = recipes.search(options, data)
     check(given, data, options, None)
-    kept = flags.record(args) | {"do_log": False}
+    kept = choices.record(args) | {"do_log": False}
     with RunFolder.open(args.train_path, kept, overwrite=args.overwrite) as folder:
         source = made("ekg", folder, given.core, data, options, device, kind=RatedSearch)
         first, *rows = source.history.rows
