@@ -23,7 +23,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from ..cli import choices, flags
 from ..dataloader import unreadable_named
@@ -32,6 +31,7 @@ from ..nets.keras_graph import layers_in
 from ..options.fields import Options, setting
 from ..pruning.engine.validation import Validation
 from ..reports.plots import DPI
+from ..utils import progress
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
 from . import networks
@@ -123,10 +123,12 @@ def landscape(model: keras.Model, val: Validation, plane: Plane, *, compile: boo
     at = tf.function(at, jit_compile=compile, autograph=False, reduce_retracing=True)
     coordinates = np.linspace(-plane.span, plane.span, grid)
     loss = np.zeros((grid, grid))
-    for i, a in enumerate(tqdm(coordinates, desc="landscape", unit=" rows", disable=None)):
-        for j, b in enumerate(coordinates):
-            place = tf.constant(a, tf.float32), tf.constant(b, tf.float32)
-            loss[i, j] = sum(float(at(*place, *batch)) for batch in batches) / len(val)
+    with progress.bar("landscape", grid) as bar:
+        for i, a in enumerate(coordinates):
+            for j, b in enumerate(coordinates):
+                place = tf.constant(a, tf.float32), tf.constant(b, tf.float32)
+                loss[i, j] = sum(float(at(*place, *batch)) for batch in batches) / len(val)
+            bar.to(i + 1)
     return {
         "loss": [[one if math.isfinite(one) else None for one in row] for row in loss.tolist()],
         "coordinates": coordinates.tolist(),

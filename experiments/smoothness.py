@@ -30,7 +30,6 @@ import keras
 import numpy as np
 import scipy.sparse.linalg
 import tensorflow as tf
-from tqdm import tqdm
 
 from ..cli import choices, flags
 from ..dataloader import unreadable_named
@@ -39,6 +38,7 @@ from ..options.fields import Options, setting
 from ..pruning.engine.validation import Validation
 from ..reports import machine
 from ..reports.tables import table
+from ..utils import progress
 from ..utils.errors import UserError
 from . import networks
 from .losses import batches_of, loss_sum, make_mean_loss, trainables
@@ -104,7 +104,7 @@ class Hessian(scipy.sparse.linalg.LinearOperator):
 
 
 class Counted(scipy.sparse.linalg.LinearOperator):
-    """A matrix whose products are counted, shown and checked.
+    """A matrix whose products are counted and checked.
 
     Raises (a product):
         UserError: it is not finite.
@@ -112,7 +112,6 @@ class Counted(scipy.sparse.linalg.LinearOperator):
 
     def __init__(self, matrix: scipy.sparse.linalg.LinearOperator):
         self._matrix, self.products = matrix, 0
-        self.bar = tqdm(desc="Lanczos", unit=" products", disable=None, leave=False)
         super().__init__(np.float64, matrix.shape)
 
     def _matvec(self, vector: np.ndarray) -> np.ndarray:
@@ -122,7 +121,6 @@ class Counted(scipy.sparse.linalg.LinearOperator):
                 "a product with the Hessian is not finite: check the network's weights and images"
             )
         self.products += 1
-        self.bar.update()
         return result
 
 
@@ -168,7 +166,7 @@ def extremes(
         UserError: the eigenvalues don't settle, or a product is not finite.
     """
     size, counted = matrix.shape[0], Counted(matrix)
-    with counted.bar:
+    with progress.doing("Lanczos: the extreme eigenvalues of the Hessian"):
         try:
             values, vectors = scipy.sparse.linalg.eigsh(
                 counted,
@@ -200,7 +198,7 @@ def trace(matrix: scipy.sparse.linalg.LinearOperator, *, probes: int = PROBES) -
         UserError: a product is not finite.
     """
     rng, counted = np.random.default_rng(SEED), Counted(matrix)
-    with counted.bar:
+    with progress.doing(f"the trace of the Hessian by {progress.count(probes, 'probe')}"):
         vectors = (rng.choice([-1.0, 1.0], matrix.shape[0]) for _ in range(probes))
         return float(np.mean([vector @ counted.matvec(vector) for vector in vectors]))
 
