@@ -55,6 +55,7 @@ pre { background: var(--tile); border-radius: 8px; padding: .7rem .9rem; overflo
 summary { cursor: pointer; color: var(--kept); }
 .vega-embed details summary { opacity: .5 !important; }
 @media (max-width: 700px) {
+  td { white-space: normal; }
   body { font-size: 15px; }
   table { font-size: .85rem; }
   th, td { padding-right: .5rem; }
