@@ -5,11 +5,13 @@
 DIR holds class/*.jpg (or .JPEG). The networks are those of keras.applications with random weights:
 what a search takes and how long doesn't depend on them. Each row is a process of its own that looks
 at the network (`inspect`), adapts it to 64 photographs and searches by `ekg.run_search` until a
-little of the FLOPs has gone, the tests at the end included. "peak_mib" is its largest resident
-memory, "first_step_seconds" includes tracing, "step_seconds" is the mean of the steps behind the
-first one. "example_mib" is what an example takes in the importance pass, whole and segment by
-segment, and in a forward pass. "choices" is a digest of what was removed in every step, "numbers" one of the losses and
-rewards to their last bit.
+little of the FLOPs has gone, the tests at the end included.
+
+* "peak_mib" is its largest resident memory; "example_mib" what an example takes in the importance
+  pass, whole and segment by segment, and in a forward pass.
+* "first_step_seconds" includes tracing, "step_seconds" is the mean of the steps behind the first.
+* "choices" is a digest of what was removed in every step, "numbers" one of the losses and rewards
+  to their last bit.
 
 Rows that are in --out already are kept: an interrupted run goes on. A row is named
 NETWORK,D_VAL,BATCH,EVALUATOR,LIMIT with a limit in GiB or "none".

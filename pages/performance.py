@@ -314,8 +314,8 @@ def _of_examples(rows: list[dict]) -> str:
     words = []
     for name, one in {row["network"]: row["example_mib"] for row in rows}.items():
         words.append(
-            f"{name} {one['whole']:.0f} MiB in the importance pass, {one['recomputed']:.0f} segment "
-            f"by segment, {one['forward']:.0f} forwards"
+            f"{name} {one['whole']:.0f} MiB in the importance pass, {one['recomputed']:.0f} "
+            f"segment by segment, {one['forward']:.0f} forwards"
         )
     return f"An example takes at the peak, beside what is kept of it: {'; '.join(words)}."
 
