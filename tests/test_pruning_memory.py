@@ -21,7 +21,7 @@ from ekg_tf.pruning.engine.evaluator import ExactEvaluator
 from ekg_tf.pruning.engine.fast import FastEvaluator
 from ekg_tf.pruning.engine.importance import ImportancePass
 from ekg_tf.pruning.engine.kept import Files, Kept
-from ekg_tf.pruning.engine.memory import Needs, counted, least, plan_within
+from ekg_tf.pruning.engine.memory import SLACK, Needs, counted, least, plan_within
 from ekg_tf.pruning.engine.prefix import PrefixCuts
 from ekg_tf.pruning.engine.recomputed import RecomputedPass
 from ekg_tf.pruning.engine.segments import Segments
@@ -182,17 +182,17 @@ NEEDS = Needs(
 
 def test_the_fastest_way_that_fits_is_taken():
     def way(room):
-        return plan_within(1.15 * room, NEEDS, 2)
+        return plan_within(SLACK * room, NEEDS, 2)
 
     assert way(2600) == MemoryPlan()  # two passes of 1000 beside 600 that are kept
     assert way(2599) == MemoryPlan(passes=1)
     assert way(1599) == MemoryPlan(recompute=True)
     assert way(1399) == MemoryPlan(passes=1, recompute=True)
     # 400 of the pass and 300 until a batch is in its files
-    assert way(990) == MemoryPlan(2, 1, True, cached_bytes=290)
+    assert way(1000) == MemoryPlan(2, 1, True, cached_bytes=300)
     assert way(699) is None
     without = replace(NEEDS, ranking=False)  # forward passes alone
-    assert plan_within(1.15 * 800, without, 2) == MemoryPlan()
+    assert plan_within(SLACK * 800, without, 2) == MemoryPlan()
 
 
 def test_the_least_room_is_enough_and_less_is_not():
