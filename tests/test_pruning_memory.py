@@ -189,7 +189,7 @@ def test_the_fastest_way_that_fits_is_taken():
     assert way(1599) == MemoryPlan(recompute=True)
     assert way(1399) == MemoryPlan(passes=1, recompute=True)
     # 400 of the pass and 300 until a batch is in its files
-    assert way(1000) == MemoryPlan(2, 1, True, cached_bytes=300)
+    assert way(990) == MemoryPlan(2, 1, True, cached_bytes=290)
     assert way(699) is None
     without = replace(NEEDS, ranking=False)  # forward passes alone
     assert plan_within(SLACK * 800, without, 2) == MemoryPlan()
