@@ -5,10 +5,13 @@
 DIR holds class/*.jpg (or .JPEG). The networks are those of keras.applications with random weights:
 what a search takes and how long doesn't depend on them. Each row is a process of its own that looks
 at the network (`inspect`), adapts it to 64 photographs and searches by `ekg.run_search` until a
-little of the FLOPs has gone, the tests at the end included. "peak_mib" is its largest resident
-memory, "first_step_seconds" includes tracing, "step_seconds" is the mean of the steps behind the
-first one. "choices" is a digest of what was removed in every step, "numbers" one of the losses and
-rewards to their last bit.
+little of the FLOPs has gone, the tests at the end included.
+
+* "peak_mib" is its largest resident memory; "example_mib" what an example takes in the importance
+  pass, whole and segment by segment, and in a forward pass.
+* "first_step_seconds" includes tracing, "step_seconds" is the mean of the steps behind the first.
+* "choices" is a digest of what was removed in every step, "numbers" one of the losses and rewards
+  to their last bit.
 
 Rows that are in --out already are kept: an interrupted run goes on. A row is named
 NETWORK,D_VAL,BATCH,EVALUATOR,LIMIT with a limit in GiB or "none".
@@ -36,10 +39,15 @@ import numpy as np
 from PIL import Image
 
 from .. import api
+from ..nets.given import Given
+from ..nets.graph import ChannelGraph
 from ..options.budgets import Flops
 from ..options.data import Data, Sampling
 from ..options.methods import EKG
+from ..pruning.engine.memory import EXAMPLES, needs_of
+from ..pruning.engine.validation import Validation
 from ..reports import machine
+from ..training.task import classification
 from ..utils.errors import UserError
 from ..utils.jsonl import read_json, read_rows
 
@@ -100,6 +108,7 @@ def measure(row: str, photos: Path) -> dict:
         )
         seconds = time.perf_counter() - begin
         history = read_rows(Path(folder, "run", "history.jsonl"))
+    peak = _peak_mib()
     steps = [one["seconds"]["importance"] + one["seconds"]["proposals"] for one in history[1:]]
     return {
         "row": row,
@@ -115,10 +124,21 @@ def measure(row: str, photos: Path) -> dict:
         "steps": len(steps),
         "wall_seconds": round(seconds, 1),
         "start_mib": round(start),
-        "peak_mib": round(_peak_mib()),
+        "peak_mib": round(peak),
+        "example_mib": _of_an_example(model, images, labels),
         "choices": digest([one["removed_units"] for one in history]),
         "numbers": digest([[one["val_loss"], one["reward"]] for one in history]),
     }
+
+
+def _of_an_example(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """MiB of an example in the importance pass, whole and segment by segment, and forwards."""
+    few = Validation(images[:EXAMPLES].astype(np.float32), labels[:EXAMPLES], EXAMPLES)
+    settings = {"cache_bytes": 0, "slopes": False, "ranking": True}
+    graph = ChannelGraph(Given.read(model).core)
+    needs = needs_of(graph, few, EXAMPLES, EXAMPLES, classification(), **settings)
+    names = ("whole", "recomputed", "forward")
+    return {name: round(getattr(needs, name) / 2**20 / EXAMPLES, 1) for name in names}
 
 
 def digest(values: list) -> str:

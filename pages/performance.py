@@ -305,8 +305,19 @@ def search_memory(run: dict) -> str:
     return (
         f"{machine_line(run['machine'])}{busy}\n\nAdapted to "
         f"{run['subset']} photos, tested on {run['test']}; the first step has its tracing."
-        f"\n\n{table(header, rows)}"
+        f"\n\n{table(header, rows)}\n\n{_of_examples(run['rows'])}"
     )
+
+
+def _of_examples(rows: list[dict]) -> str:
+    """What an example takes in the parts of a search, by network."""
+    words = []
+    for name, one in {row["network"]: row["example_mib"] for row in rows}.items():
+        words.append(
+            f"{name} {one['whole']:.0f} MiB in the importance pass, {one['recomputed']:.0f} "
+            f"segment by segment, {one['forward']:.0f} forwards"
+        )
+    return f"An example takes at the peak, beside what is kept of it: {'; '.join(words)}."
 
 
 def _search_of(row: dict) -> str:

@@ -23,7 +23,7 @@ from ..options.search import SearchOptions
 from ..pruning.engine.current import PLENTY, MemoryPlan, side_by_side
 from ..pruning.engine.memory import (
     EXAMPLES,
-    FRAGMENTED,
+    SLACK,
     Needs,
     is_counted,
     least,
@@ -201,7 +201,7 @@ class _Parts:
         read = BATCHES_READ * example
 
         def training(each: float) -> int:
-            return int(FRAGMENTED * micro * each + WEIGHTS * weights + read * batch)
+            return int(SLACK * micro * each + WEIGHTS * weights + read * batch)
 
         tested = min(device.val_batch_images, max(len(data.train), len(data.test)))
         return cls(
@@ -210,7 +210,7 @@ class _Parts:
             workers=side_by_side(1, compile=False),
             adapting=training(ADAPTING * needs.whole / needs.batch),
             in_sections=training(ADAPTING_IN_SECTIONS * needs.recomputed / needs.batch),
-            testing=int((FRAGMENTED * TESTING * needs.forward / needs.batch + read) * tested),
+            testing=int((SLACK * TESTING * needs.forward / needs.batch + read) * tested),
         )
 
     def least(self) -> dict[str, int]:
@@ -263,7 +263,7 @@ def _within_machine(parts: _Parts) -> Memory:
     if (memory.peak or 0) > resident_bytes() + free:
         flag = max(parts.least().items(), key=lambda one: one[1])[0]
         progress.warn(
-            f"the search takes about {gib(memory.peak)} of memory, and the machine has "
+            f"the search takes about {gib(memory.peak or 0)} of memory, and the machine has "
             f"{gib(resident_bytes() + free)} for it: a smaller {flag} takes less"
         )
     return memory
