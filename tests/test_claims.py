@@ -39,6 +39,7 @@ def test_a_mean_has_the_interval_of_students_t():
     assert found.text() == "+2.00 [-0.48, +4.48]"
     assert statistics.mean([]) is None
     assert statistics.mean([1.5]) == Estimate(1.5, -math.inf, math.inf, 1)
+    assert verdict(statistics.mean([1.5, 1.5])) == "not shown"  # alike by chance
     assert statistics.mean([1.5]).text(".1f") == "1.5 [no interval]"
 
 
