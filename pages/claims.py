@@ -25,6 +25,7 @@ from ..experiments.claims.statistics import (
     Estimate,
     verdict,
 )
+from ..options.finetuning import ALL, CODE, PAPER, TEACHER_RULES
 from ..reports.tables import NOT_MEASURED, plus_minus, table
 from ..utils.files import atomic_write
 from ..utils.jsonl import read_json
@@ -200,7 +201,7 @@ CLAIMS = (
             f"Teachers worse than the student should not teach: better than all, from a network "
             f"{words} (section 3)",
             "E3",
-            _arms({"baseline": kind, "rule": plans.PAPER}, {"baseline": kind, "rule": plans.ALL}),
+            _arms({"baseline": kind, "rule": PAPER}, {"baseline": kind, "rule": ALL}),
             {
                 SHOWN: "`--teacher_rule paper`, the default",
                 CONTRADICTED: "`--teacher_rule all`",
@@ -214,8 +215,8 @@ CLAIMS = (
         "well (section 3)",
         "E3",
         _arms(
-            {"baseline": plans.FITTED, "rule": plans.PAPER},
-            {"baseline": plans.FITTED, "rule": plans.CODE},
+            {"baseline": plans.FITTED, "rule": PAPER},
+            {"baseline": plans.FITTED, "rule": CODE},
         ),
         {
             SHOWN: "`--teacher_rule paper`, the default",
@@ -322,7 +323,7 @@ def of_fine_tuning(rows: Rows) -> str:
 def of_teacher_rules(rows: Rows) -> str:
     """E3."""
     words = {plans.FITTED: "fitted well", plans.UNFITTED: "hardly trained"}
-    labels = [{"baseline": kind, "rule": rule} for kind in words for rule in plans.TEACHER_RULES]
+    labels = [{"baseline": kind, "rule": rule} for kind in words for rule in TEACHER_RULES]
     lines = []
     for one, cells in zip(labels, _means(rows, labels, {TOP1: ".2f", LOSS: ".4f"}), strict=True):
         own = [row for row in rows if all(row[name] == value for name, value in one.items())]

@@ -16,7 +16,7 @@ from ekg_tf.experiments.tables.grid import RUN
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.proof import agreement as masked_and_pruned
 from ekg_tf.nets.zoo.resnet import cifar_resnet
-from ekg_tf.options.finetuning import Ensemble, Plain, Single
+from ekg_tf.options.finetuning import TEACHER_RULES, Ensemble, Plain, Single
 from ekg_tf.pages import claims as page
 from ekg_tf.pruning.history import History, output_shapes
 from ekg_tf.training.task import classification
@@ -39,6 +39,7 @@ def test_a_mean_has_the_interval_of_students_t():
     assert found.text() == "+2.00 [-0.48, +4.48]"
     assert statistics.mean([]) is None
     assert statistics.mean([1.5]) == Estimate(1.5, -math.inf, math.inf, 1)
+    assert verdict(statistics.mean([1.5, 1.5])) == "not shown"  # alike by chance
     assert statistics.mean([1.5]).text(".1f") == "1.5 [no interval]"
 
 
@@ -282,7 +283,7 @@ def results() -> dict:
         | {"test_top1": 80 + (rule == "all") + 0.1 * seed * (rule == "code") - 0.2 * (seed % 2)}
         for seed in seeds
         for kind in ("fitted", "unfitted")
-        for rule in plans.TEACHER_RULES
+        for rule in TEACHER_RULES
     ]
     e1 = [
         {"seed": seed, "rate": rate, "rule": rule, "val_loss": 0.1, "before_test_top1": 50.0}

@@ -36,9 +36,9 @@ from ...utils.keras_files import load_keras
 from ...utils.runfolder import RunFolder
 from ..potential import tested, train_plainly
 from ..sources import made
+from .plans import BATCH_NORM, EVERYWHERE, RULES
 
 RESULT = "claim.json"
-BATCH_NORM, EVERYWHERE = RULES = "batch_norm", "everywhere"
 WIDTHS = (16, 16, 32, 32, 64, 64)  # pooling after every second one
 
 L = keras.layers

@@ -11,18 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...options.finetuning import ALL, CODE, PAPER
 from ...utils.jsonl import read_rows
 from ...utils.runfolder import BASELINE
 from ..tables.grid import ROOT, RUN, Cell
 
 TUNING_SEEDS = 100  # the first of them
-FITTED, UNFITTED, HELD_OUT = (
-    "fitted",
-    "unfitted",
-    "held_out",
-)  # baselines; D_val unseen by the first
-RULES = BATCH_NORM, EVERYWHERE = "batch_norm", "everywhere"
-TEACHER_RULES = PAPER, CODE, ALL = "paper", "code", "all"
+FITTED, UNFITTED = "fitted", "unfitted"  # baselines
+PLACES = TRAINED_ON, HELD_OUT = "trained_on", "held_out"  # that E4's D_val is drawn from
+RULES = BATCH_NORM, EVERYWHERE = "batch_norm", "everywhere"  # of E1: where kernels are scaled
 # E2: flags of each arm's fine-tuning; the last is E3's arm `paper`, too.
 ARMS = {
     "one_view": ("--finetune_teacher", "none", "--views", "1"),
@@ -34,6 +31,12 @@ ENSEMBLES = {
     PAPER: ("ensemble", ARMS["ensemble"]),
     CODE: ("ensemble_code", ("--finetune_teacher", "ensemble", "--teacher_rule", CODE)),
     ALL: ("ensemble_all", ("--finetune_teacher", "ensemble", "--teacher_rule", ALL)),
+}
+# E4: its baseline, and what D_val is drawn from.
+CONDITIONS = {
+    FITTED: (FITTED, TRAINED_ON),
+    UNFITTED: (UNFITTED, TRAINED_ON),
+    HELD_OUT: (FITTED, HELD_OUT),
 }
 
 
@@ -197,10 +200,9 @@ class Plans:
 
     def _e4(self, seed: int) -> list[Run]:
         found = []
-        for condition in (FITTED, UNFITTED, HELD_OUT):
-            before = self._baseline(UNFITTED if condition == UNFITTED else FITTED, seed)
+        for condition, (kind, place) in CONDITIONS.items():
+            before = self._baseline(kind, seed)
             name = f"rewards_{condition}_seed{seed}"
-            place = "held_out" if condition == HELD_OUT else "trained_on"
             flags = ["--arch", self.setting.arch, *self._data, *self.setting.search]
             flags += ["--trained_param", f"{ROOT}/{before.name}/{RUN}/{BASELINE}"]
             flags += ["--val_held_out", f"{self.setting.held_out:g}", "--d_val", place]

@@ -43,8 +43,8 @@ from ...utils.errors import UserError
 from ...utils.runfolder import RunFolder
 from ..sources import made
 from .masking import RESULT
+from .plans import PLACES, TRAINED_ON
 
-TRAINED_ON, HELD_OUT = PLACES = "trained_on", "held_out"
 PAIRS = tuple(itertools.combinations(TEACHERS, 2))
 
 

@@ -8,7 +8,8 @@ import scipy.stats
 
 LEVEL = 0.95  # of all intervals
 RESAMPLES, SEED = 2000, 0  # of the bootstrap
-LEAST_CLUSTERS = 5  # of which an interval is made
+# Of which an interval is made: two runs that happen to differ alike would look certain.
+LEAST_RUNS, LEAST_CLUSTERS = 3, 5
 SHOWN, NOT_SHOWN, CONTRADICTED = "shown", "not shown", "contradicted"
 NOT_TESTABLE, UNMEASURED = "not testable here", "not measured"
 
@@ -37,13 +38,13 @@ class Estimate:
 def mean(values: Sequence[float]) -> Estimate | None:
     """The mean with the interval of Student's t; of paired differences: the paired t-test's.
 
-    None without values.
+    None without values; without an interval where there are fewer than LEAST_RUNS.
     """
     values = np.asarray(values, np.float64)
     if not len(values):
         return None
     middle, n = float(values.mean()), len(values)
-    if n == 1:
+    if n < LEAST_RUNS:
         return Estimate(middle, -np.inf, np.inf, n)
     half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
     return Estimate(middle, middle - half, middle + half, n)
