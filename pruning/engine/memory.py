@@ -37,7 +37,9 @@ def resident_bytes() -> int:
 
 
 def is_counted() -> bool:
-    """Whether TensorFlow counts the bytes of its tensors on the CPU."""
+    """Whether TensorFlow counts the bytes of its tensors on the CPU, and Linux the process's."""
+    if not Path("/proc/self/status").exists():
+        return False
     try:
         tf.config.experimental.get_memory_info(DEVICE)
     except ValueError:
