@@ -1,8 +1,7 @@
 """Which flags ask for a memory bank: no run builds one that nothing replays."""
 
 import pytest
-from ekg_tf.cli import flags as cli_flags
-from ekg_tf.cli import manners
+from ekg_tf.cli import choices, manners
 from ekg_tf.options.bank import Bank
 from ekg_tf.utils.errors import UserError
 
@@ -10,12 +9,12 @@ from ekg_tf.utils.errors import UserError
 def bank(flags: str, *, fine_tuning: bool):
     """(`bank_of` the flags of search.py or of the whole pipeline, the parsed arguments)."""
     parser = manners.Parser()
-    cli_flags.add_search(parser)
+    choices.add_search(parser)
     if fine_tuning:
-        cli_flags.add_finetune(parser)
+        choices.add_finetune(parser)
     args = parser.parse_args(flags.split())
-    finetuning = cli_flags.finetuning_of(args) if fine_tuning else None
-    return cli_flags.bank_of(args, cli_flags.method_of(args), finetuning), args
+    finetuning = choices.finetuning_of(args) if fine_tuning else None
+    return choices.bank_of(args, choices.method_of(args), finetuning), args
 
 
 @pytest.mark.parametrize(
@@ -36,7 +35,7 @@ def bank(flags: str, *, fine_tuning: bool):
 def test_the_pipeline_builds_the_bank_that_its_fine_tuning_replays(flags, expected):
     found, args = bank(flags, fine_tuning=True)
     assert found == expected
-    kept = cli_flags.record(args, expected)
+    kept = choices.record(args, expected)
     assert (kept["bank"] == "none") == (expected is None), "args.json says so"
 
 

@@ -25,8 +25,8 @@ from .validation import Validation
 
 EXAMPLES = 8  # that the work is measured on
 DEVICE = "CPU:0"
-# The allocator's blocks don't fit seamlessly (resident were 5 to 14 % more bytes than its peak), and
-# threads decide in which order operations run (another 13 % from one run to the next).
+# The allocator's blocks don't fit seamlessly (resident were 5 to 14 % more bytes than its peak),
+# and threads decide in which order operations run (another 13 % from one run to the next).
 SLACK = 1.25
 
 
