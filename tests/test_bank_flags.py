@@ -2,6 +2,7 @@
 
 import pytest
 from ekg_tf.cli import choices, manners
+from ekg_tf.cli import flags as declared
 from ekg_tf.options.bank import Bank
 from ekg_tf.utils.errors import UserError
 
@@ -9,9 +10,9 @@ from ekg_tf.utils.errors import UserError
 def bank(flags: str, *, fine_tuning: bool):
     """(`bank_of` the flags of search.py or of the whole pipeline, the parsed arguments)."""
     parser = manners.Parser()
-    choices.add_search(parser)
+    declared.add_search(parser)
     if fine_tuning:
-        choices.add_finetune(parser)
+        declared.add_finetune(parser)
     args = parser.parse_args(flags.split())
     finetuning = choices.finetuning_of(args) if fine_tuning else None
     return choices.bank_of(args, choices.method_of(args), finetuning), args

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...cli import choices, manners
 from ...cli import flags as cli
-from ...cli import manners
 from ...options.fields import Options, settings_of
 from ...options.finetuning import FINETUNINGS
 from ...options.methods import METHODS
@@ -313,14 +313,14 @@ def _method(row: Row) -> type[Options]:
     """The search method of a row's flags."""
     parser = manners.Parser()
     cli.add_search(parser)
-    return type(cli.method_of(parser.parse_args(row.search)))
+    return type(choices.method_of(parser.parse_args(row.search)))
 
 
 def _finetuning(row: Row) -> type[Options]:
     """The fine-tuning of a row's flags."""
     parser = manners.Parser()
     cli.add_finetune(parser)
-    return type(cli.finetuning_of(parser.parse_args(row.finetune)))
+    return type(choices.finetuning_of(parser.parse_args(row.finetune)))
 
 
 def _fitting(words: Sequence[str], kinds: Iterable[type[Options]], own: type[Options]) -> list[str]:
