@@ -87,6 +87,7 @@ def make_train_step(
     teachers: Sequence[keras.Model] = (),
     forward: Forward | None = None,
     run: Callable = call,
+    momentum: float | None = None,
 ) -> Callable[[Any, tf.Tensor], Metrics]:
     """A function that takes many training steps for one call from Python.
 
@@ -107,12 +108,15 @@ def make_train_step(
             the same shapes) -> (scalar loss, the mean over examples; dict of scalar metrics).
         accum: micro-batches that each replica's batch is cut into.
         compile: XLA.
-        teachers: run on the same views with batch statistics and are never changed.
+        teachers: run on the same views with batch statistics and are never changed but for
+            `momentum`.
         forward: takes the place of calling the model and loss_fn (then None), for losses that need
             more than the outputs: a pure function of the values of model.variables and a
             micro-batch to the loss, its metrics and the new values of the given variables.
         run: as `nets.stateless.call`, for the network in training; `nets.sections` has one that
             needs less memory.
+        momentum: the teachers, which have the model's layers, follow it: after every step each
+            trainable of theirs becomes momentum * itself + (1 - momentum) * the model's.
     Raises:
         ValueError: accum < 1 or, at the first call, not a divisor of a replica's batch.
     """
@@ -132,6 +136,9 @@ def make_train_step(
         grads, state, metrics = gradients(values, teacher_values, batch)
         optimizer.apply(grads, model.trainable_variables)
         _assign_state(updated, state, replicated)
+        if momentum is not None:
+            for teacher in teachers:
+                _follow(teacher, model, momentum, replicated)
         return metrics
 
     # What passes between replicas cannot be compiled; on a single device the update can.
@@ -284,15 +291,34 @@ def _assign_state(variables, values, replicated: bool) -> None:
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         return
-    context = tf.distribute.get_replica_context()
     floats = [i for i, value in enumerate(values) if value.dtype.is_floating]
     if floats:  # one message instead of one per layer
         flat = tf.concat([tf.reshape(values[i], [-1]) for i in floats], 0)
-        flat = context.all_reduce("MEAN", flat)
+        flat = tf.distribute.get_replica_context().all_reduce("MEAN", flat)
         pieces = tf.split(flat, [values[i].shape.num_elements() for i in floats])
         values = list(values)
         for i, piece in zip(floats, pieces, strict=True):
             values[i] = tf.reshape(piece, values[i].shape)
+    _assign_in_replicas(variables, values)
+
+
+def _follow(teacher: keras.Model, model: keras.Model, momentum: float, replicated: bool) -> None:
+    """Moves the teacher's trainables towards the model's, in replica context."""
+    variables = teacher.trainable_variables
+    pairs = zip(variables, model.trainable_variables, strict=True)
+    values = [
+        momentum * tf.convert_to_tensor(old) + (1 - momentum) * tf.convert_to_tensor(new)
+        for old, new in pairs
+    ]
+    if replicated:
+        _assign_in_replicas(variables, values)
+    else:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+
+def _assign_in_replicas(variables, values) -> None:
+    """Assigns values that are the same in all replicas, in replica context."""
 
     def assign(strategy, values):
         for variable, value in zip(variables, values, strict=True):
@@ -301,4 +327,4 @@ def _assign_state(variables, values, replicated: bool) -> None:
             )
 
     if variables:
-        context.merge_call(assign, args=(values,))
+        tf.distribute.get_replica_context().merge_call(assign, args=(values,))

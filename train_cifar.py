@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from ekg_tf.cli import choices, flags, manners
 from ekg_tf.options import recipes
-from ekg_tf.options.training import Baseline, Training
+from ekg_tf.options.training import Training
 from ekg_tf.utils import devices, progress
 from ekg_tf.utils.runfolder import BASELINE, EXPORTED, START, SUPERNET_ORDER
 
@@ -67,6 +67,7 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
     finetuning, search = choices.finetuning_of(args), choices.search_of(args)
     bank = choices.bank_of(args, search.method, finetuning)
     training = replace(choices.made(Training, args), seed=args.seed)
+    of_baseline = choices.baseline_of(args)
     choices.check_folder(args)
 
     devices.import_tensorflow()
@@ -88,16 +89,19 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
         network = inputs.named_network(args, data)
         plan = pipeline.Plan(search, bank, finetuning, training).resolved(data)
         data = without_held_out(data, plan.search.sampling.held_out)
-        of_baseline = recipes.baseline(choices.made(Baseline, args), plan.training, data)
+        trained_by = recipes.baseline(of_baseline, plan.training, data)
+        of_baseline = recipes.as_baseline(of_baseline, trained_by)
+        byol = baseline.Byol.of(of_baseline)
         # before there is a folder
         work = work_on(network, lambda fit: data)
         pipeline.check_plan(work.given, data, plan, device)
         planned(work.given, work.task, data, plan.search, device)
         if args.dry_run:
-            wanted = plan.wanted(None if args.trained_param else of_baseline, until=args.until)
+            of_training = None if args.trained_param else trained_by
+            wanted = replace(plan.wanted(of_training, until=args.until), byol=byol is not None)
             progress.say(dry_run(work.given, work.task, data, wanted, device))
             return
-        kept = choices.record(args, plan, recipes.as_baseline(of_baseline))
+        kept = choices.record(args, plan, of_baseline)
         kept |= work.flags() if args.trained_param else {"data_digest": data.fingerprint}
         begun = ("baseline_state.npz", START, SUPERNET_ORDER)
         with choices.open_folder(args, kept, *begun) as folder:
@@ -108,11 +112,13 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
                 return
             # ---------------------------------------------------------- baseline
             if not args.trained_param:
-                assert of_baseline.epochs is not None  # it is resolved
-                epochs = progress.count(of_baseline.epochs, "epoch")
+                assert trained_by.epochs is not None  # it is resolved
+                epochs = progress.count(trained_by.epochs, "epoch")
                 before = ", finished before" if folder.has(BASELINE) else ""
                 progress.say(f"baseline: {args.arch}, {epochs}{before}")
-                network = baseline.trained(folder, network, work.task, data, of_baseline, device)
+                network = baseline.trained(
+                    folder, network, work.task, data, trained_by, device, byol
+                )
             else:
                 network = baseline.kept(folder, network)
             work = work_on(network, lambda fit: data)

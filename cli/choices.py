@@ -20,6 +20,7 @@ from ..options.finetuning import (
 )
 from ..options.methods import METHODS, Method
 from ..options.search import SearchOptions
+from ..options.training import BYOL, Baseline
 from ..utils import devices
 from ..utils.devices import Device
 from ..utils.errors import UserError
@@ -127,6 +128,24 @@ def search_of(args: argparse.Namespace) -> SearchOptions:
     """
     parts = budget_of(args), method_of(args), made(Sampling, args), made(Control, args)
     return SearchOptions(*parts)
+
+
+def baseline_of(args: argparse.Namespace) -> Baseline:
+    """The `Baseline` of the flags.
+
+    Raises:
+        UserError: a teacher for a network that is given, or settings of a teacher that it lacks.
+    """
+    found = made(Baseline, args)
+    if found.teacher == BYOL and args.trained_param:
+        raise UserError(
+            "--baseline_teacher is for a baseline that is trained here: leave it or "
+            "--trained_param out"
+        )
+    for name in ("byol_weight", "byol_momentum"):
+        if getattr(found, name) is not None and found.teacher != BYOL:
+            raise UserError(f"--{name} is for --baseline_teacher byol: give that, or leave it out")
+    return found
 
 
 def finetuning_of(args: argparse.Namespace) -> FineTuning:

@@ -16,7 +16,7 @@ from .fields import Options, settings_of
 from .finetuning import FineTuning
 from .methods import Method
 from .search import SearchOptions
-from .training import Baseline, Training
+from .training import BYOL, BYOL_MOMENTUM, BYOL_WEIGHT, Baseline, Training
 
 Group = TypeVar("Group", bound=Options)
 OWN = "own"  # data of the user's
@@ -115,9 +115,23 @@ def baseline(given: Baseline, of: Training, facts: Facts) -> Training:
     return _filled(given, values).training(of)
 
 
-def as_baseline(of: Training) -> Baseline:
-    """What `Baseline` says of a resolved training of a baseline."""
-    return Baseline(of.epochs, of.learning_rate, of.decay_points, of.decay_rate)
+def as_baseline(given: Baseline, of: Training) -> Baseline:
+    """What `Baseline` says of a resolved training of a baseline.
+
+    Args:
+        given: has its teacher.
+    """
+    values: dict[str, Any] = {}
+    if given.teacher == BYOL:
+        values = {"byol_weight": BYOL_WEIGHT, "byol_momentum": BYOL_MOMENTUM}
+    known = replace(
+        given,
+        epochs=of.epochs,
+        learning_rate=of.learning_rate,
+        decay_points=of.decay_points,
+        decay_rate=of.decay_rate,
+    )
+    return _filled(known, values)
 
 
 def sampling(given: Sampling, facts: Facts) -> Sampling:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from .fields import SEEDS, Options, setting, share
 
 SCHEDULES = ("step", "cosine")
+BYOL = "byol"
+BASELINE_TEACHERS = ("none", BYOL)
+BYOL_WEIGHT, BYOL_MOMENTUM = 1.0, 0.99
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,26 @@ class Baseline(Options):
     )
     decay_rate: float | None = setting(
         None, flag="baseline_decay_rate", above=0, help="factor of the rate there"
+    )
+
+    teacher: str = setting(
+        "none",
+        flag="baseline_teacher",
+        choices=BASELINE_TEACHERS,
+        help="byol: a moving average of the network that is trained, which it learns from as well",
+    )
+    byol_weight: float | None = setting(
+        None,
+        flag="byol_weight",
+        above=0,
+        help="of its loss beside the task's",
+        shown=f"{BYOL_WEIGHT:g}",
+    )
+    byol_momentum: float | None = share(
+        None,
+        flag="byol_momentum",
+        help="share of the moving average that stays in a step",
+        shown=f"{BYOL_MOMENTUM:g}",
     )
 
     def training(self, finetuning: Training) -> Training:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import keras
 
 from ..dataloader import Dataset
 from ..nets.given import Given
 from ..nets.graph import ChannelGraph
-from ..options.training import Training
+from ..nets.rebuild import copied
+from ..options.training import BYOL, Baseline, Training
+from ..pruning.knowledge.byol import HEADS, byol_loss, with_heads
 from ..pruning.knowledge.distill import plain_loss
 from ..training.task import Task
 from ..training.trainer import METRICS, Objective, both_modes, train
@@ -15,6 +19,25 @@ from ..utils import progress
 from ..utils.devices import Device
 from ..utils.keras_files import load_keras, save_keras
 from ..utils.runfolder import BASELINE, RunFolder
+
+
+@dataclass(frozen=True)
+class Byol:
+    """A teacher that is a moving average of the network (docs/method.md 3).
+
+    weight: of its loss. momentum: of the average, in a step.
+    """
+
+    weight: float
+    momentum: float
+
+    @classmethod
+    def of(cls, baseline: Baseline) -> Byol | None:
+        """That of resolved settings; None: they have none."""
+        if baseline.teacher != BYOL:
+            return None
+        assert baseline.byol_weight is not None and baseline.byol_momentum is not None
+        return cls(baseline.byol_weight, baseline.byol_momentum)
 
 
 def kept(folder: RunFolder, model: keras.Model) -> keras.Model:
@@ -29,19 +52,47 @@ def trained(
     data: Dataset,
     options: Training,
     device: Device,
+    byol: Byol | None = None,
 ) -> keras.Model:
     """A fresh network after its training, which an earlier process may have begun or ended.
+
+    Args:
+        byol: the teacher that it learns from beside its task; None: none.
 
     Raises:
         UserError: as `training.trainer.train`.
     """
     path = folder.file(BASELINE)
     if not folder.has(BASELINE):
-        objective = Objective(task, plain_loss(task, viewed=data.moves_targets))
-        model = train(folder, "baseline", model, data, objective, options, device)
+        if byol:
+            _train_with_byol(folder, model, task, data, options, device, byol)
+        else:
+            objective = Objective(task, plain_loss(task, viewed=data.moves_targets))
+            model = train(folder, "baseline", model, data, objective, options, device)
         folder.write(BASELINE, lambda path: save_keras(path, model))
         folder.seal(BASELINE)
     return load_keras(path)
+
+
+def _train_with_byol(
+    folder: RunFolder,
+    model: keras.Model,
+    task: Task,
+    data: Dataset,
+    options: Training,
+    device: Device,
+    byol: Byol,
+) -> None:
+    """Trains `model` in place: the network that is trained has its layers and two more heads."""
+    both = with_heads(model, options.seed)
+    with device.strategy.scope():
+        target = copied(both)
+    views = {"views": 2, "jitter": True} if data.augments else {}
+    loss = byol_loss(task, byol.weight, viewed=data.moves_targets)
+    objective = Objective(
+        task, loss, teachers=[target], extra=HEADS, momentum=byol.momentum, **views
+    )
+    train(folder, "baseline", both, data, objective, options, device)
 
 
 def measure(

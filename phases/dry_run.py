@@ -50,13 +50,17 @@ SUPERNET_PASSES = 5  # what a step of a supernet's training costs, in steps of t
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a dry run looks at; None: that part isn't to be done."""
+    """What a dry run looks at; None: that part isn't to be done.
+
+    byol: whether the baseline has that teacher.
+    """
 
     search: SearchOptions | None = None
     bank: Bank | None = None
     finetuning: FineTuning | None = None
     training: Training | None = None
     baseline: Training | None = None
+    byol: bool = False
 
 
 def dry_run(given: Given, task: Task, data: Dataset, wanted: Wanted, device: Device) -> str:
@@ -76,7 +80,9 @@ def dry_run(given: Given, task: Task, data: Dataset, wanted: Wanted, device: Dev
     graph = ChannelGraph(given.core)
     if wanted.baseline:
         with progress.doing("measuring training steps of the baseline"):
-            step = training_step_seconds(given.core, task, data, wanted.baseline, 1, device)
+            views = 2 if wanted.byol and data.augments else 1
+            step = training_step_seconds(given.core, task, data, wanted.baseline, views, device)
+            step *= 1 + FORWARD if wanted.byol else 1
         taken, line = _training("baseline", wanted.baseline, data, step)
         lines, seconds = [*lines, line], seconds + taken
     student = given.core

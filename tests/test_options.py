@@ -345,7 +345,7 @@ def test_what_is_given_stays():
     assert recipes.training(given, facts("ImageNet")) == given
     baseline = Baseline(3, 0.75, (0.5,), 0.5)
     trained = recipes.baseline(baseline, given, facts("CIFAR10"))
-    assert recipes.as_baseline(trained) == baseline
+    assert recipes.as_baseline(Baseline(), trained) == baseline
     options = SearchOptions(sampling=Sampling(subset_per_class=7), method=AutoSlim(epochs=2))
     resolved = recipes.search(options, facts("DIGITS"))
     assert (resolved.sampling.subset_per_class, resolved.sampling.val_per_class) == (7, 20)

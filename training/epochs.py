@@ -43,6 +43,7 @@ def fit(
     shown: Callable[[dict], str] = lambda row: "",
     callbacks: keras.callbacks.CallbackList | None = None,
     rows: Sequence[dict] = (),
+    moving: Sequence[keras.Model] = (),
 ) -> None:
     """Trains until `epochs` epochs are done, from `checkpoint` on if that file exists.
 
@@ -66,6 +67,7 @@ def fit(
             numbers of its row; they may stop it (`model.stop_training`).
         rows: of the epochs that an earlier process has logged; the callbacks are told of them, so
             that what they count goes on.
+        moving: teachers that follow the model, kept in the checkpoint with it.
     Raises:
         NonFiniteLoss: a loss is NaN or infinite; the checkpoint stays that of the last good epoch.
         UserError: the checkpoint belongs to another network or optimizer.
@@ -74,7 +76,7 @@ def fit(
     with strategy.scope():
         optimizer.build(model.trainable_variables)
     there = cluster.on_chief(Path(checkpoint).exists)
-    done = restore(checkpoint, model, optimizer) if there else 0
+    done = restore(checkpoint, model, optimizer, moving) if there else 0
     log_keep(done)
     if done >= epochs:
         return
@@ -104,10 +106,10 @@ def fit(
             words.end(row, last, bar)
             log(row)
             told.end(epoch, row)
-            save(checkpoint, model, optimizer, epoch + 1)
+            save(checkpoint, model, optimizer, epoch + 1, moving)
     if callbacks is not None:
         callbacks.on_train_end()  # which may put back the best weights
-        save(checkpoint, model, optimizer, epochs)
+        save(checkpoint, model, optimizer, epochs, moving)
 
 
 class _Told:
@@ -225,35 +227,49 @@ def _epoch(
 # ---------------------------------------------------------------- checkpoints
 
 
-def _variables(model, optimizer) -> dict[str, keras.Variable]:
+def _variables(model, optimizer, moving) -> dict[str, keras.Variable]:
     """Numbered, because the names of layers differ between two networks made by the same code."""
+    teachers = [(f"teacher{number}", one) for number, one in enumerate(moving)]
     return {
         f"{kind}/{i}": variable
-        for kind, owner in (("model", model), ("optimizer", optimizer))
+        for kind, owner in (("model", model), ("optimizer", optimizer), *teachers)
         for i, variable in enumerate(owner.variables)
     }
 
 
-def save(path: Path, model: keras.Model, optimizer: keras.Optimizer, epochs_done: int) -> None:
-    """Writes all variables of model and optimizer and the number of finished epochs, atomically.
+def save(
+    path: Path,
+    model: keras.Model,
+    optimizer: keras.Optimizer,
+    epochs_done: int,
+    moving: Sequence[keras.Model] = (),
+) -> None:
+    """Writes all variables of model, optimizer and the teachers that move, and the number of
+    finished epochs, atomically.
 
     Of several machines the first one writes.
     """
 
     def write() -> None:
-        state = {key: variable.numpy() for key, variable in _variables(model, optimizer).items()}
+        variables = _variables(model, optimizer, moving)
+        state = {key: variable.numpy() for key, variable in variables.items()}
         save_state(path, state | {"epochs_done": np.int64(epochs_done)})
 
     cluster.on_chief(write)
 
 
-def restore(path: Path, model: keras.Model, optimizer: keras.Optimizer) -> int:
+def restore(
+    path: Path,
+    model: keras.Model,
+    optimizer: keras.Optimizer,
+    moving: Sequence[keras.Model] = (),
+) -> int:
     """Sets the variables that `save` wrote and returns the number of finished epochs.
 
     Raises UserError, with nothing changed, when the file belongs to another network or optimizer.
     """
     state = load_state(path)
-    variables = _variables(model, optimizer)
+    variables = _variables(model, optimizer, moving)
     for key in sorted((variables.keys() | {"epochs_done"}) ^ state.keys()):
         problem = "lacks" if key not in state else "has, but the training lacks,"
         raise UserError(f"{path} {problem} {key}: it is the checkpoint of another run; delete it")

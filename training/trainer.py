@@ -49,6 +49,7 @@ class Objective:
     forward_of: Callable[[keras.Model], Callable] | None = None
     indices: np.ndarray | None = None
     extra: int = 0  # outputs that the network has beside the task's, behind them
+    momentum: float | None = None  # with which the teachers follow the network; None: they don't
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def train(
             f"{part}{key}": value for part, run in evaluations for key, value in run().items()
         },
         checkpoint=folder.file(f"{phase}_state.npz"),
+        moving=() if objective.momentum is None else objective.teachers,
         what=PHASES[phase],
         shown=_figure,
         callbacks=_callbacks(extras, own),
@@ -176,6 +178,7 @@ def _prepared(
         weight_decay=options.weight_decay,
         compile=device.compile,
         teachers=objective.teachers,
+        momentum=objective.momentum,
         forward=objective.forward_of and objective.forward_of(trained),
     )
     return trained, optimizer, train_steps
