@@ -101,6 +101,11 @@ def check_model(model: Any) -> None:
         check_own(model, model.name)
 
 
+def control_of(exclude: Any, min_width: int, min_share: float, max_drop: float | None) -> Control:
+    """The limits of a search; `exclude` may be one pattern."""
+    return Control(exclude, min_width, min_share, max_drop)
+
+
 def search_of(
     budget: float | Budget | None,
     method: Method | None,

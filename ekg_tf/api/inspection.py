@@ -15,7 +15,6 @@ from ekg_tf.nets.flatten import flatten
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.rebuild import at_shapes
 from ekg_tf.options import recipes
-from ekg_tf.options.control import Control
 from ekg_tf.options.data import Data, Sampling
 from ekg_tf.options.methods import SCORES
 from ekg_tf.phases.opening import work_on
@@ -27,7 +26,7 @@ from ekg_tf.reports import sensitivity as sensitivity_report
 from ekg_tf.utils import devices, progress
 from ekg_tf.utils.errors import UserError
 
-from .arguments import Aims, PathLike, Split, check_model, given_or, reader, shown
+from .arguments import Aims, PathLike, Split, check_model, control_of, given_or, reader, shown
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def inspect(
         [True, True, False]
     """
     check_model(model)
-    control = Control(exclude, min_width, min_share, None)
+    control = control_of(exclude, min_width, min_share, None)
     found = flatten(model)
     flat, control = found.model, located(control, found.model, found.places)
     if input_shape is not None:

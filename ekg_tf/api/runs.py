@@ -15,7 +15,6 @@ from ekg_tf.nets.given import compile_like
 from ekg_tf.options import recipes
 from ekg_tf.options.bank import NO_BANK, Bank
 from ekg_tf.options.budgets import Budget
-from ekg_tf.options.control import Control
 from ekg_tf.options.data import Data, Sampling
 from ekg_tf.options.finetuning import FINETUNINGS, Ensemble, FineTuning
 from ekg_tf.options.methods import Method
@@ -46,6 +45,7 @@ from .arguments import (
     Split,
     bank_of,
     check_model,
+    control_of,
     folder_of,
     given_or,
     kept_of,
@@ -180,7 +180,7 @@ def prune(
         >>> result.model.save("small.keras")
     """
     finetune = given_or("finetune", finetune, Ensemble(), *FINETUNINGS)
-    control = Control(exclude, min_width, min_share, max_drop)
+    control = control_of(exclude, min_width, min_share, max_drop)
     search = search_of(budget, method, sampling, control)
     of_training = training_of(training, optimizer, seed)
     both = bank_of(bank, search.method, finetune)
@@ -263,7 +263,7 @@ def run_search(
         >>> [network["wanted"] for network in searched.front]
         [0.8]
     """
-    control = Control(exclude, min_width, min_share, max_drop)
+    control = control_of(exclude, min_width, min_share, max_drop)
     search = search_of(budget, method, sampling, control)
     if bank is not None:
         bank = given_or("bank", bank, None, Bank)

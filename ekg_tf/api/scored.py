@@ -13,7 +13,6 @@ import tensorflow as tf
 from ekg_tf.nets.given import Given, compile_like
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.options.budgets import Budget, Flops
-from ekg_tf.options.control import Control
 from ekg_tf.options.scored import Scored
 from ekg_tf.options.training import Training
 from ekg_tf.phases.rehearsal import rehearse_network
@@ -26,7 +25,7 @@ from ekg_tf.utils.provenance import digest
 from ekg_tf.utils.runfolder import RunFolder
 from ekg_tf.utils.trees import tree_of
 
-from .arguments import PathLike, check_model, folder_of, path_of, shown, words
+from .arguments import PathLike, check_model, control_of, folder_of, path_of, shown, words
 from .runs import Result
 
 
@@ -87,7 +86,7 @@ def search_with(
         >>> small.count_params() < model.count_params()
         True
     """
-    control = Control(exclude, min_width, min_share, max_drop)
+    control = control_of(exclude, min_width, min_share, max_drop)
     wanted = budget if isinstance(budget, Budget) else Flops(budget)
     options = Scored(wanted, control, step=step, proposals=proposals)
     Training(seed=seed)

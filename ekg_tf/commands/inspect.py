@@ -104,9 +104,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             model = load_keras(args.network)
     check_weights(model)
-    found = work.given if args.sensitivity else flatten(model)
-    flat = found.core if isinstance(found, Given) else found.model
-    control = located(control, flat, found.places)
+    parts = work.given if args.sensitivity else flatten(model)
+    flat = parts.core if isinstance(parts, Given) else parts.model
+    control = located(control, flat, parts.places)
     graph = ChannelGraph(at_shapes(flat, args.input_shape) if args.input_shape else flat)
     result = inspection(graph, control)
     print(text(result))
