@@ -25,7 +25,7 @@ from .validation import Validation
 
 EXAMPLES = 8  # that the work is measured on
 DEVICE = "CPU:0"
-# The allocator's blocks don't fit seamlessly (resident were 5 to 14 % more bytes than its peak), and
+# The allocator's blocks don't fit seamlessly (5 to 14 % more bytes were resident), and
 # threads decide in which order operations run (another 13 % from one run to the next).
 SLACK = 1.25
 
