@@ -105,6 +105,7 @@ def measure(row: str, photos: Path) -> dict:
             sampling=Sampling(subset=SUBSET, val=int(examples), batch_size=int(batch)),
             data=Data(mean=(127.5,), std=(127.5,)),
             log=False,
+            val_batch_size=TEST,
         )
         seconds = time.perf_counter() - begin
         history = read_rows(Path(folder, "run", "history.jsonl"))

@@ -25,20 +25,24 @@ from ..pruning.engine.memory import (
     EXAMPLES,
     SLACK,
     Needs,
+    counted,
     is_counted,
     least,
     needs_of,
     plan_within,
     resident_bytes,
+    reusable_bytes,
 )
 from ..pruning.engine.validation import Validation
 from ..pruning.methods.greedy import cache_bytes
 from ..pruning.supernet.training import micro_batches
+from ..training.evaluation import make_forward
 from ..training.task import Task
 from ..utils import cluster, devices, progress, scratch
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.limits import machine_bytes
+from ..utils.trees import mapped, parts_of
 from .adapting import ADAPT_BATCH
 
 GIB = 2**30
@@ -48,7 +52,6 @@ GRAIN = 0.1  # GiB, of limits that are named
 # Of the training pass on stock layers, in the bytes of the importance pass: stock batch norms keep
 # more.
 ADAPTING, ADAPTING_IN_SECTIONS = 1.8, 1.9
-TESTING = 1.5  # of a stock network's forward pass, likewise in those of the search's
 WEIGHTS = 4  # copies of them: theta_0, its masked twin, gradients, effective ones
 CALL_BYTES = 2**20  # of traced functions, for every call of a layer
 BATCHES_READ = 4  # that are on their way to a training step or a test
@@ -180,7 +183,7 @@ class _Parts:
         cls, graph: ChannelGraph, task: Task, data: Dataset, options: SearchOptions, device: Device
     ) -> _Parts:
         """Measures them on a few examples."""
-        before = resident_bytes()
+        before = resident_bytes() - reusable_bytes()
         subset, held_out = parts(data, options.sampling)
         most, method = options.sampling.batch_size, options.method
         few = normalised_inputs(data, held_out[:EXAMPLES])
@@ -194,6 +197,12 @@ class _Parts:
             slopes=getattr(method, "evaluator", "exact") == "fast",
             ranking=method.score == "taylor",
         )
+        forward = make_forward(graph.model, bn="batch")
+        inputs = mapped(tf.constant, few.inputs)
+        forward(inputs)  # traces
+        with counted() as beyond:
+            forward(inputs)
+            testing = beyond() / len(parts_of(few.inputs)[0])
         weights = sum(4 * v.shape.num_elements() for v in graph.model.variables)
         example = needs.inputs / len(held_out)
         batch = min(ADAPT_BATCH, len(subset))
@@ -210,7 +219,7 @@ class _Parts:
             workers=side_by_side(1, compile=False),
             adapting=training(ADAPTING * needs.whole / needs.batch),
             in_sections=training(ADAPTING_IN_SECTIONS * needs.recomputed / needs.batch),
-            testing=int((SLACK * TESTING * needs.forward / needs.batch + read) * tested),
+            testing=int((SLACK * testing + read) * tested),
         )
 
     def least(self) -> dict[str, int]:

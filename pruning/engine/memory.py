@@ -45,6 +45,13 @@ def is_counted() -> bool:
     return True
 
 
+def reusable_bytes() -> int:
+    """What TensorFlow's allocator holds of memory that nothing takes at the moment; it gives none
+    back. Known since `counted` was called for the last time."""
+    info = tf.config.experimental.get_memory_info(DEVICE)
+    return info["peak"] - info["current"]
+
+
 @contextmanager
 def counted() -> Iterator[Callable[[], int]]:
     """Gives a function: bytes that tensors took at most inside, beyond those that are still there
