@@ -55,7 +55,7 @@ SIDE, CLASSES, SUBSET, TEST, SEED = 224, 20, 64, 64, 0
 RATE = 0.985  # of the FLOPs, after one step or a few
 ROWS = (
     "MobileNetV2,100,50,exact,none",
-    "MobileNetV2,100,50,exact,3",
+    "MobileNetV2,100,50,exact,3.5",
     "ResNet50,400,50,fast,none",
     "ResNet50,400,50,fast,6",
 )
