@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
     for row in args.rows:
         if row not in done:
             done[row] = _in_own_process(row, args)
-            facts = {"subset": SUBSET, "test": TEST, "idle": args.idle}
+            facts = {"wanted": ROWS, "subset": SUBSET, "test": TEST, "idle": args.idle}
             results = {"machine": about} | facts | {"rows": list(done.values())}
             machine.report(results, args.out)
 
