@@ -117,13 +117,14 @@ def planned(
     graph = ChannelGraph(given.core)
     if limit is None and not _may_be_tight(graph, data, options):
         return USUAL
+    asked = options, len(data.train), len(data.test), device.val_batch_images
     before = _known.get(given.core)
-    if before and before[0] == options:
+    if before and before[0] == asked:
         parts = before[1]
     else:
         with progress.doing("measuring the memory that the search takes"):
             parts = _Parts.measured(graph, task, data, options, device)
-        _known[given.core] = options, parts
+        _known[given.core] = asked, parts
     if limit is not None:
         return _within(limit * GIB, parts, refuse, f"memory {limit:g}")
     return _within_machine(parts)
@@ -230,8 +231,8 @@ class _Parts:
         }
 
 
-# {core: what was measured of it with which options}, so that a run measures but once.
-_known: weakref.WeakKeyDictionary[keras.Model, tuple[SearchOptions, _Parts]]
+# {core: what it was measured for, and what it takes}, so that a run measures but once.
+_known: weakref.WeakKeyDictionary[keras.Model, tuple[tuple, _Parts]]
 _known = weakref.WeakKeyDictionary()
 
 
