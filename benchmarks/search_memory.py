@@ -55,7 +55,7 @@ SIDE, CLASSES, SUBSET, TEST, SEED = 224, 20, 64, 64, 0
 RATE = 0.985  # of the FLOPs, after one step or a few
 ROWS = (
     "MobileNetV2,100,50,exact,none",
-    "MobileNetV2,100,50,exact,3",
+    "MobileNetV2,100,50,exact,3.5",
     "ResNet50,400,50,fast,none",
     "ResNet50,400,50,fast,6",
 )
@@ -105,6 +105,7 @@ def measure(row: str, photos: Path) -> dict:
             sampling=Sampling(subset=SUBSET, val=int(examples), batch_size=int(batch)),
             data=Data(mean=(127.5,), std=(127.5,)),
             log=False,
+            val_batch_size=TEST,
         )
         seconds = time.perf_counter() - begin
         history = read_rows(Path(folder, "run", "history.jsonl"))
@@ -169,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
     for row in args.rows:
         if row not in done:
             done[row] = _in_own_process(row, args)
-            facts = {"subset": SUBSET, "test": TEST, "idle": args.idle}
+            facts = {"wanted": ROWS, "subset": SUBSET, "test": TEST, "idle": args.idle}
             results = {"machine": about} | facts | {"rows": list(done.values())}
             machine.report(results, args.out)
 

@@ -52,13 +52,13 @@ class Sections:
         x = [tf.convert_to_tensor(one) for one in keras.tree.flatten(packed(model, inputs))]
         tensors = self._inputs
         for calls, end in zip(self._calls, self._ends, strict=True):
-            x = self._run(calls, tensors, end, x, model, now)
+            x = self._run(calls, tensors, end, x, now)
             tensors = end
         outputs = mapped(lambda one: tf.cast(one, tf.float32), tree_of(x))
         return outputs, [now[id(v)] for v in updated]
 
     @staticmethod
-    def _run(calls: list[Call], start: list, end: list, x: list, model: Any, now: dict) -> list:
+    def _run(calls: list[Call], start: list, end: list, x: list, now: dict) -> list:
         """Runs a section, whose new state goes into `now`; returns the tensors at its end."""
         known = {id(v): v for call in calls for v in getattr(call.operation, "variables", ())}
         trained = [v for v in known.values() if v.trainable]

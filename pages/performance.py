@@ -299,6 +299,13 @@ def search_memory(run: dict) -> str:
         ]
         for one in run["rows"]
     ]
+    there = {one["row"] for one in run["rows"]}
+    for row in run["wanted"]:
+        if row not in there:
+            network, examples, batch, evaluator, limit = row.split(",")
+            limit = limit if limit == "none" else f"{limit} GiB"
+            known = [network, f"{examples} in batches of {batch}", evaluator, limit]
+            rows.append([*known, NOT_MEASURED, *[""] * 4])
     header = ["network", "D_val", "evaluator", "--memory", "peak", "inspect, s", "first step, s"]
     header += ["later steps, s", "choices against no limit"]
     busy = "" if run.get("idle") else " The machine was busy: the seconds are not to be relied on."

@@ -25,20 +25,24 @@ from ..pruning.engine.memory import (
     EXAMPLES,
     SLACK,
     Needs,
+    counted,
     is_counted,
     least,
     needs_of,
     plan_within,
     resident_bytes,
+    reusable_bytes,
 )
 from ..pruning.engine.validation import Validation
 from ..pruning.methods.greedy import cache_bytes
 from ..pruning.supernet.training import micro_batches
+from ..training.evaluation import make_forward
 from ..training.task import Task
 from ..utils import cluster, devices, progress, scratch
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.limits import machine_bytes
+from ..utils.trees import mapped, parts_of
 from .adapting import ADAPT_BATCH
 
 GIB = 2**30
@@ -48,7 +52,6 @@ GRAIN = 0.1  # GiB, of limits that are named
 # Of the training pass on stock layers, in the bytes of the importance pass: stock batch norms keep
 # more.
 ADAPTING, ADAPTING_IN_SECTIONS = 1.8, 1.9
-TESTING = 1.5  # of a stock network's forward pass, likewise in those of the search's
 WEIGHTS = 4  # copies of them: theta_0, its masked twin, gradients, effective ones
 CALL_BYTES = 2**20  # of traced functions, for every call of a layer
 BATCHES_READ = 4  # that are on their way to a training step or a test
@@ -114,13 +117,14 @@ def planned(
     graph = ChannelGraph(given.core)
     if limit is None and not _may_be_tight(graph, data, options):
         return USUAL
+    asked = options, len(data.train), len(data.test), device.val_batch_images
     before = _known.get(given.core)
-    if before and before[0] == options:
+    if before and before[0] == asked:
         parts = before[1]
     else:
         with progress.doing("measuring the memory that the search takes"):
             parts = _Parts.measured(graph, task, data, options, device)
-        _known[given.core] = options, parts
+        _known[given.core] = asked, parts
     if limit is not None:
         return _within(limit * GIB, parts, refuse, f"memory {limit:g}")
     return _within_machine(parts)
@@ -180,7 +184,7 @@ class _Parts:
         cls, graph: ChannelGraph, task: Task, data: Dataset, options: SearchOptions, device: Device
     ) -> _Parts:
         """Measures them on a few examples."""
-        before = resident_bytes()
+        before = resident_bytes() - reusable_bytes()
         subset, held_out = parts(data, options.sampling)
         most, method = options.sampling.batch_size, options.method
         few = normalised_inputs(data, held_out[:EXAMPLES])
@@ -194,6 +198,12 @@ class _Parts:
             slopes=getattr(method, "evaluator", "exact") == "fast",
             ranking=method.score == "taylor",
         )
+        forward = make_forward(graph.model, bn="batch")
+        inputs = mapped(tf.constant, few.inputs)
+        forward(inputs)  # traces
+        with counted() as beyond:
+            forward(inputs)
+            testing = beyond() / len(parts_of(few.inputs)[0])
         weights = sum(4 * v.shape.num_elements() for v in graph.model.variables)
         example = needs.inputs / len(held_out)
         batch = min(ADAPT_BATCH, len(subset))
@@ -210,7 +220,7 @@ class _Parts:
             workers=side_by_side(1, compile=False),
             adapting=training(ADAPTING * needs.whole / needs.batch),
             in_sections=training(ADAPTING_IN_SECTIONS * needs.recomputed / needs.batch),
-            testing=int((SLACK * TESTING * needs.forward / needs.batch + read) * tested),
+            testing=int((SLACK * testing + read) * tested),
         )
 
     def least(self) -> dict[str, int]:
@@ -221,8 +231,8 @@ class _Parts:
         }
 
 
-# {core: what was measured of it with which options}, so that a run measures but once.
-_known: weakref.WeakKeyDictionary[keras.Model, tuple[SearchOptions, _Parts]]
+# {core: what it was measured for, and what it takes}, so that a run measures but once.
+_known: weakref.WeakKeyDictionary[keras.Model, tuple[tuple, _Parts]]
 _known = weakref.WeakKeyDictionary()
 
 

@@ -25,8 +25,8 @@ from .validation import Validation
 
 EXAMPLES = 8  # that the work is measured on
 DEVICE = "CPU:0"
-# The allocator's blocks don't fit seamlessly (resident were 5 to 14 % more bytes than its peak),
-# and threads decide in which order operations run (another 13 % from one run to the next).
+# The allocator's blocks don't fit seamlessly (5 to 14 % more bytes were resident), and
+# threads decide in which order operations run (another 13 % from one run to the next).
 SLACK = 1.25
 
 
@@ -45,6 +45,13 @@ def is_counted() -> bool:
     except ValueError:
         return False
     return True
+
+
+def reusable_bytes() -> int:
+    """What TensorFlow's allocator holds of memory that nothing takes at the moment; it gives none
+    back. Known since `counted` was called for the last time."""
+    info = tf.config.experimental.get_memory_info(DEVICE)
+    return info["peak"] - info["current"]
 
 
 @contextmanager
