@@ -111,7 +111,8 @@ def leaves_of(value: Any, names: tuple[str, ...], origin: str, noun: str) -> lis
             problem = (
                 f"no {noun} {missing[0]!r}" if missing else f"an unknown {noun} {unknown[0]!r}"
             )
-            raise UserError(f"{origin} has {problem}: {wanted}")
+            remedy = "; give zeros for one without a loss" if missing and noun == "output" else ""
+            raise UserError(f"{origin} has {problem}: {wanted}{remedy}")
         return [value[name] for name in names]
     listed = isinstance(value, (tuple, list))
     if len(names) == 1:
