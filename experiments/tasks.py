@@ -29,11 +29,11 @@ from ..options.training import Training
 from ..reports import machine
 from ..utils.jsonl import read_json
 from ..utils.keras_files import load_keras, save_keras
-from .task_networks import TASKS, TaskNetwork, photos
+from .task_networks import BATCH, EPOCHS, TASKS, TEST, TRAIN, TaskNetwork, adam, photos
 
 RESULTS = Path("docs/results/tasks.json")
 METHODS = {"ekg": EKG(), "uniform": Uniform()}
-EPOCHS, TUNING, BUDGET = 15, 15, 0.5
+TUNING, BUDGET = 15, 0.5
 
 
 def run(name: str, seed: int, parts: list, work: Path) -> dict[str, Any]:
@@ -43,7 +43,8 @@ def run(name: str, seed: int, parts: list, work: Path) -> dict[str, Any]:
         parts: as `photos` gives them. work: of the run folders.
 
     Returns:
-        {"before": figures, method: figures}; figures: "metrics", "loss", "flops", "parameters".
+        {"before": figures, method: figures}; figures: "metrics", "loss", "flops", "parameters",
+        "latency_ms" and, of a method, "untuned": metrics before its fine-tuning.
     """
     task, folder = TASKS[name], work / f"{name}_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,11 +60,14 @@ def run(name: str, seed: int, parts: list, work: Path) -> dict[str, Any]:
             budget=BUDGET,
             method=options,
             sampling=Sampling(val=400),
-            training=Training(epochs=TUNING, batch_size=64, learning_rate=0.01),
+            training=Training(epochs=TUNING, batch_size=BATCH),
+            optimizer=adam(TUNING),
             seed=seed,
         )
         found |= {"before": _figures(task, result.before, test)}
-        found[method] = _figures(task, result.after, test)
+        searched = read_json(folder / method / "search.json")["test"]["after"]
+        untuned = _metrics(task, searched["metrics"], test)
+        found[method] = _figures(task, result.after, test) | {"untuned": untuned}
     if importlib.util.find_spec("ai_edge_litert"):
         found["litert"] = _exported(folder, train, test)
     return found
@@ -73,13 +77,19 @@ def _trained(task: TaskNetwork, train: tuple, path: Path, seed: int) -> Path:
     if not path.exists():
         keras.utils.set_random_seed(seed)
         model = task.build()
-        model.fit(*train, epochs=EPOCHS, batch_size=64, verbose=0)
+        model.fit(*train, epochs=EPOCHS, batch_size=BATCH, verbose=0)
         save_keras(path, model)
     return path
 
 
 def _figures(task: TaskNetwork, side: dict, test: tuple) -> dict[str, Any]:
-    measured = side["test"]["metrics"]
+    metrics = _metrics(task, side["test"]["metrics"], test)
+    keys = ("flops", "parameters", "latency_ms")
+    return {"metrics": metrics, "loss": side["test"]["loss"]} | {key: side[key] for key in keys}
+
+
+def _metrics(task: TaskNetwork, measured: dict[str, float], test: tuple) -> dict[str, float]:
+    """The task's metrics from what Keras has measured, larger is better."""
     metrics = {}
     for name, (_, share) in task.metrics.items():
         value = measured[name]
@@ -87,8 +97,7 @@ def _figures(task: TaskNetwork, side: dict, test: tuple) -> dict[str, Any]:
             targets = test[1][name.removesuffix("_mae")] if isinstance(test[1], dict) else test[1]
             value = 1 - value / float(np.abs(targets - targets.mean()).mean())
         metrics[name] = value
-    keys = ("flops", "parameters", "latency_ms")
-    return {"metrics": metrics, "loss": side["test"]["loss"]} | {key: side[key] for key in keys}
+    return metrics
 
 
 def _exported(folder: Path, train: tuple, test: tuple) -> dict[str, Any]:
@@ -115,7 +124,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"default: {RESULTS}")
     args = parser.parse_args(argv)
     results = read_json(args.out) if args.out.exists() else {}
-    results |= {"machine": machine.describe(), "budget": BUDGET, "epochs": [EPOCHS, TUNING]}
+    results |= {"machine": machine.describe(), "budget": BUDGET}
+    results |= {"epochs": [EPOCHS, TUNING], "examples": [TRAIN, TEST]}
     runs, parts = results.setdefault("runs", {}), photos(args.data_path)
     for seed in range(args.seeds):
         for name in args.tasks:

@@ -19,6 +19,7 @@ from ekg_tf.utils.runfolder import RunFolder
 
 import ekg_tf as ekg
 import ekg_tf.api
+from ekg_tf.api.arguments import kept_of
 
 L = keras.layers
 
@@ -164,6 +165,12 @@ def test_an_interrupted_call_goes_on_where_it_was(model, digits, tmp_path, monke
     assert (tmp_path / "run" / "search_pruned.keras").stat().st_mtime_ns == searched
     whole = ekg.prune(model, *digits, tmp_path / "whole", **QUICK)
     same_weights(result.model, whole.model)
+
+
+def test_an_optimizer_is_known_again_whatever_number_keras_gives_it():
+    first, second, other = (keras.optimizers.Adam(rate) for rate in (0.01, 0.01, 0.02))
+    assert first.name != second.name
+    assert kept_of(first, ()) == kept_of(second, ()) != kept_of(other, ())
 
 
 def test_a_call_without_a_folder_works_in_a_temporary_one(

@@ -178,7 +178,9 @@ def words(value: Any) -> Any:
     name = getattr(value, "__qualname__", type(value).__qualname__)
     if not hasattr(value, "get_config"):
         return name
-    return {"class": name} | {key: str(one) for key, one in value.get_config().items()}
+    # Keras numbers the names of what a process makes: "adam_1" is the second Adam.
+    config = {key: str(one) for key, one in value.get_config().items() if key != "name"}
+    return {"class": name} | config
 
 
 def kept_of(optimizer: Any, callbacks: Sequence[Any]) -> dict[str, Any]:
