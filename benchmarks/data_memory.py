@@ -179,6 +179,9 @@ def main(argv: list[str] | None = None) -> None:
         default=Path(tempfile.gettempdir(), "ekg_tf_photos"),
         help="of the photographs; default: ekg_tf_photos in TMPDIR",
     )
+    parser.add_argument(
+        "--idle", action="store_true", help="nothing else ran, so that seconds count; default: off"
+    )
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # of a process of its own
     machine.add_out(parser)
     args = parser.parse_args(argv)
@@ -196,7 +199,9 @@ def main(argv: list[str] | None = None) -> None:
         "batch_images": BATCH,
     }
     ways = [_in_own_process(way, folder, args) for way in WAYS]
-    machine.report(about | {"machine": machine.describe(), "ways": ways}, args.out)
+    machine.report(
+        about | {"machine": machine.describe(), "idle": args.idle, "ways": ways}, args.out
+    )
 
 
 def _in_own_process(way: str, folder: Path, args: argparse.Namespace) -> dict:

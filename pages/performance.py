@@ -274,8 +274,9 @@ def data_memory(run: dict) -> str:
     ]
     header = ["source", "resident before", "more at the peak", "read, images/s"]
     header += ["step of a small network, images/s"]
+    busy = "" if run.get("idle") else " The machine was busy: the speeds are not to be relied on."
     return (
-        f"{machine_line(run['machine'])}\n\n{run['images']:,} photos of {run['side']} x "
+        f"{machine_line(run['machine'])}{busy}\n\n{run['images']:,} photos of {run['side']} x "
         f"{run['side']} ({run['jpeg_kib']:.0f} KiB each, {run['decoded_mib']:,} MiB decoded), "
         f"limit {run['limit_mib']:,} MiB, batches of {run['batch_images']}, one epoch with its "
         f"augmentation, each source in a process of its own:\n\n{table(header, rows)}"
