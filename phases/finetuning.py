@@ -5,6 +5,7 @@ epoch is kept.
 """
 
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -16,7 +17,7 @@ from ..nets.zoo.pkl_weights import save_pkl, to_pkl
 from ..options.bank import ONLINE
 from ..options.data import Sampling
 from ..options.fields import settings_of
-from ..options.finetuning import Contrastive, Ensemble, FineTuning, Hinton, Single
+from ..options.finetuning import CODE, Contrastive, Ensemble, FineTuning, Hinton, Single
 from ..options.training import Training
 from ..pruning.knowledge.bank import MANIFEST
 from ..pruning.knowledge.bank_reader import (
@@ -196,13 +197,16 @@ def objective_of(
         student = with_projection(student, manifest["features"], seed)
         loss = ckt_loss(task, finetuning.loss, **viewed)
         return student, Objective(task, loss, rows=rows, extra=1, **views)
-    rule = {"rule": finetuning.rule, "best": best_teacher(manifest)}
-    loss = ensemble_loss(task, finetuning.temperature, **rule, **viewed)
-    if manifest["kind"] == ONLINE:
-        teachers = _online_teachers(search_path, manifest, data, device)
-        return student, Objective(task, loss, teachers=teachers, **views)
-    bank = open_bank(search_path, manifest, data.fingerprint)
-    return student, Objective(task, loss, rows=bank, **views)
+    online = manifest["kind"] == ONLINE
+    taught: dict[str, Any] = (
+        {"teachers": _online_teachers(search_path, manifest, data, device)}
+        if online
+        else {"rows": open_bank(search_path, manifest, data.fingerprint)}
+    )
+    with believed(search_path / MANIFEST):
+        best = best_teacher(manifest) if finetuning.rule == CODE else 0
+    loss = ensemble_loss(task, finetuning.temperature, rule=finetuning.rule, best=best, **viewed)
+    return student, Objective(task, loss, **taught, **views)
 
 
 def _verified_manifest(search_path: Path) -> dict:

@@ -22,10 +22,19 @@ KILLED = -signal.SIGKILL
 
 @dataclass(frozen=True)
 class At:
-    """The change on disk at which a process kills itself: its number, and on which side of it."""
+    """The change on disk at which a process kills itself: its number, or the first that brings a
+    file of a name; and on which side of it."""
 
-    number: int
-    after: bool
+    number: int = 0
+    after: bool = True
+    name: str = ""
+
+    def is_it(self, number: int, *paths: Any) -> bool:
+        """Whether this change is the one; paths: what it was called with."""
+        if self.name:
+            target = paths[1] if len(paths) > 1 else None  # of a renaming
+            return isinstance(target, str | Path) and os.path.basename(target) == self.name
+        return number == self.number
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ def _child(words: list[str], log: str, changes: Any, at: At | None) -> None:
 def _watched(change: Callable, changes: Any, at: At | None) -> Callable:
     def watched(*args: Any, **options: Any) -> Any:
         changes.value += 1
-        here = at is not None and changes.value == at.number
+        here = at is not None and at.is_it(changes.value, *args)
         if here and not at.after:
             os.kill(os.getpid(), signal.SIGKILL)
         try:

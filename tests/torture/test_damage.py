@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ekg_tf.pruning.knowledge.bank import MANIFEST
 from ekg_tf.utils.runfolder import checksum
 
 from tests.torture.killer import KILLED, At, run
@@ -84,10 +85,9 @@ def test_fine_tuning_of_a_damaged_search(how, searched, other, tmp_path, request
 
 @pytest.mark.parametrize("how", HOW)
 def test_resuming_a_damaged_search(how, start, searched, other, tmp_path, request):
-    """Killed in the middle, one file spoilt, and gone on with: refused, or the same in the end."""
+    """Killed before its end, one file spoilt, and gone on with: refused, or the same in the end."""
     killed = tmp_path / "killed"
-    reached = 2 * len((searched / "history.jsonl").read_text().splitlines())
-    ended = run(words("ekg", killed, start), tmp_path / "log", at=At(reached + 20, True))
+    ended = run(words("ekg", killed, start), tmp_path / "log", at=At(name=MANIFEST))
     assert ended.code == KILLED, ended.output
     refused, same = [], []
     for path in sorted(killed.iterdir()):
