@@ -40,6 +40,7 @@ from ..engine.segments import Segments
 from ..history import History
 
 FEATURES, MANIFEST = "bank_features.npy", "bank.json"
+_PROGRESS = ("batches_done", "examples_done", "complete")  # of a manifest
 BLOCK_SECONDS = 60.0  # a killed build loses at most about so much work
 DISK_SHARE = 0.5  # of the free disk that a bank may take unasked
 
@@ -309,9 +310,7 @@ class _Store:
 
     def __init__(self, folder: RunFolder, layout: Layout, manifest: dict):
         self._folder, self._layout, self._manifest = folder, layout, manifest
-        self._arrays = [
-            np.lib.format.open_memmap(folder.file(name), mode="r+") for name in layout.arrays
-        ]
+        self._arrays = [_opened(folder.file(name), layout, name) for name in layout.arrays]
         self._flushed = time.monotonic()
 
     def add(self, every: Iterable[Sequence[np.ndarray]]) -> None:
@@ -344,6 +343,22 @@ class _Store:
         return self._manifest
 
 
+def _opened(path: Path, layout: Layout, name: str) -> np.ndarray:
+    """One of the bank's arrays, to be written.
+
+    Raises:
+        UserError: another one than it has to be.
+    """
+    try:
+        array = np.lib.format.open_memmap(path, mode="r+")
+        alike = (array.dtype, array.shape) == layout.arrays[name]
+    except (OSError, ValueError, EOFError):
+        alike = False
+    if not alike:
+        raise UserError(f"{path} is damaged: delete it, and the bank is built again")
+    return array
+
+
 def _write(banks: list, layout: Layout, number: int, outputs: list) -> None:
     """Puts a teacher's outputs, float32 [b, ...] each, into a batch's rows of the bank."""
     for bank, values in zip(banks, outputs, strict=True):
@@ -372,11 +387,21 @@ def _reserve(path: Path) -> None:
 def _open_manifest(
     folder: RunFolder, graph: ChannelGraph, history: History, layout: Layout, fingerprint: str
 ) -> dict:
-    """The manifest of an unfinished bank, or of a new one with its empty arrays; on one machine."""
+    """The manifest of an unfinished bank, or of a new one with its empty arrays; on one machine.
+
+    Raises:
+        UserError: the disk is too small, or the manifest that is there is of another search.
+    """
     files = [folder.file(name) for name in (MANIFEST, *layout.arrays)]
+    manifest = _new_manifest(graph, history, layout, fingerprint)
     if all(file.exists() for file in files):
-        return read_json(files[0])
-    steps = choose_teachers([row["val_loss"] for row in history.rows], layout.teachers)
+        found = read_json(files[0])
+        if any(found.get(key) != value for key, value in manifest.items() if key not in _PROGRESS):
+            raise UserError(
+                f"{files[0]} is damaged: its teachers aren't those of this search; delete it, and "
+                "the bank is built again"
+            )
+        return found
     # The file has holes at first: a full disk would only show as a crash half-way.
     free = shutil.disk_usage(folder.path).free
     if free < layout.bytes:
@@ -388,6 +413,15 @@ def _open_manifest(
     for name, (dtype, shape) in layout.arrays.items():
         np.lib.format.open_memmap(folder.file(name), mode="w+", dtype=dtype, shape=shape).flush()
         _reserve(folder.file(name))
+    write_json(files[0], manifest)
+    return manifest
+
+
+def _new_manifest(
+    graph: ChannelGraph, history: History, layout: Layout, fingerprint: str
+) -> dict[str, Any]:
+    """The manifest of a bank of which nothing is done, as JSON gives it back."""
+    steps = choose_teachers([row["val_loss"] for row in history.rows], layout.teachers)
     teachers: list[dict[str, Any]] = [
         {key: history.rows[step][key] for key in ("step", "val_loss", "flops")} for step in steps
     ]
@@ -395,7 +429,7 @@ def _open_manifest(
         for teacher in teachers:
             removed = np.flatnonzero(history.mask(graph, teacher["step"])[:-1] == 0)
             teacher["removed_units"] = removed.tolist()
-    manifest = {
+    return {
         "teachers": teachers,
         "kind": layout.kind,
         "shapes": {name: list(shape) for name, (_, shape) in layout.arrays.items()},
@@ -405,5 +439,3 @@ def _open_manifest(
         "examples_done": 0,
         "complete": not layout.arrays,
     }
-    write_json(files[0], manifest)
-    return manifest
