@@ -5,12 +5,26 @@ map zero to zero (`layer_rules.recurrent_rule`). The gates' columns lie side by 
 gates * units], recurrent_kernel [units, gates * units], bias [..., gates * units].
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from .keras_graph import values_of
 from .tcl import Axes, Gated, Weights
+
+
+@contextmanager
+def _of_units(cell: keras.Layer, units: int | tf.Tensor) -> Iterator[None]:
+    """Runs a cell on weights of so many units: a GRU's cuts its gates apart by that number."""
+    before = cell.units
+    cell.units = units
+    try:
+        yield
+    finally:
+        cell.units = before
 
 
 class _Recurrent(Gated):
@@ -40,8 +54,11 @@ class _Recurrent(Gated):
     def apply(self, x, weights: Weights, training: bool = True):
         """x float [n, time, in] -> [n, out] or [n, time, out]; `training` is unused."""
         values = [(v, tf.convert_to_tensor(weights[v.name])) for v in self.weights]
-        zeros = tf.zeros([tf.shape(x)[0], tf.shape(weights["recurrent_kernel"])[0]])
-        with values_of(values):
+        recurrent = weights["recurrent_kernel"]
+        units = recurrent.shape[0]
+        units = tf.shape(recurrent)[0] if units is None else int(units)
+        zeros = tf.zeros([tf.shape(x)[0], units])
+        with values_of(values), _of_units(self.cell, units):
             return keras.layers.RNN.call(self, x, initial_state=[zeros] * self.state_count)
 
     def call(self, sequences, initial_state=None, mask=None, training=False):

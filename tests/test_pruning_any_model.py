@@ -1,5 +1,6 @@
 """The search's compiled segments on every kind of layer: the logits are those of the pruned one."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,6 +16,8 @@ from ekg_tf.training.task import classification
 
 from tests.helpers.networks import CLASSES, random_mask
 from tests.helpers.rule_networks import CASES, NORMS, batch_of, between, shake
+
+L = keras.layers
 
 
 def check(model):
@@ -46,3 +49,17 @@ def test_segments_of_every_kind_of_layer(build):
 @pytest.mark.parametrize("layer", NORMS, ids=lambda one: type(one).__name__)
 def test_segments_of_layers_that_normalise_or_scale(layer):
     check(between(type(layer).from_config(layer.get_config())))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        *((L.SimpleRNN, {}), (L.LSTM, {}), (L.GRU, {})),
+        *((L.GRU, {"reset_after": False}), (L.GRU, {"use_bias": False})),
+    ],
+)
+def test_segments_of_recurrent_layers(kind, settings):
+    """A GRU's cell cuts its gates apart by its number of units, which are fewer in a segment."""
+    steps = keras.Input((6, 3))
+    x = kind(10, return_sequences=True, **settings)(steps)
+    check(keras.Model(steps, L.Dense(CLASSES)(kind(8, **settings)(x))))
