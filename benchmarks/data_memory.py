@@ -20,8 +20,6 @@ devices.import_tensorflow()
 import argparse
 import functools
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -38,7 +36,7 @@ from ..dataloader.given_data import read
 from ..op_utils import make_train_step
 from ..options.data import Data
 from ..reports import machine
-from ..utils.errors import UserError
+from .own_process import in_own_process
 
 CLASSES, BATCH, TEST_SHARE = 10, 64, 100  # of so many images one is for testing
 WAYS = ("folder", "stream")
@@ -205,12 +203,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _in_own_process(way: str, folder: Path, args: argparse.Namespace) -> dict:
-    settings = ["--way", way, "--folder", folder, "--side", args.side, "--memory", args.memory]
-    command = [sys.executable, "-m", "ekg_tf.benchmarks.data_memory", *map(str, settings)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise UserError(f"reading by {way} failed: {done.stdout[-500:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    settings = ("--way", way, "--folder", folder, "--side", args.side, "--memory", args.memory)
+    return in_own_process("data_memory", settings, f"reading by {way}")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,6 @@ import argparse
 import hashlib
 import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -50,6 +48,7 @@ from ..reports import machine
 from ..training.task import classification
 from ..utils.errors import UserError
 from ..utils.jsonl import read_json, read_rows
+from .own_process import in_own_process
 
 SIDE, CLASSES, SUBSET, TEST, SEED = 224, 20, 64, 64, 0
 RATE = 0.985  # of the FLOPs, after one step or a few
@@ -176,12 +175,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _in_own_process(row: str, args: argparse.Namespace) -> dict:
-    settings = ["--row", row, "--photos", str(args.photos)]
-    command = [sys.executable, "-m", "ekg_tf.benchmarks.search_memory", *settings]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise UserError(f"the search {row} failed: {done.stdout[-500:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    settings = ("--row", row, "--photos", args.photos)
+    return in_own_process("search_memory", settings, f"the search {row}")
 
 
 if __name__ == "__main__":

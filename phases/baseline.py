@@ -45,6 +45,13 @@ def kept(folder: RunFolder, model: keras.Model) -> keras.Model:
     return load_keras(folder.file(BASELINE)) if folder.has(BASELINE) else model
 
 
+def keep(folder: RunFolder, model: keras.Model) -> None:
+    """Writes the network as baseline.keras, unless the folder has one."""
+    if not folder.has(BASELINE):
+        folder.write(BASELINE, lambda path: save_keras(path, model))
+        folder.seal(BASELINE)
+
+
 def trained(
     folder: RunFolder,
     model: keras.Model,
@@ -69,8 +76,7 @@ def trained(
         else:
             objective = Objective(task, plain_loss(task, viewed=data.moves_targets))
             model = train(folder, "baseline", model, data, objective, options, device)
-        folder.write(BASELINE, lambda path: save_keras(path, model))
-        folder.seal(BASELINE)
+        keep(folder, model)
     return load_keras(path)
 
 
@@ -110,9 +116,7 @@ def measure(
         trained_here: else `epochs` and `seconds` of its training are null.
     """
     model = given.model
-    if not folder.has(BASELINE):
-        folder.write(BASELINE, lambda path: save_keras(path, model))
-        folder.seal(BASELINE)
+    keep(folder, model)
     rows = [row for row in folder.rows(METRICS) if row["phase"] == "baseline"]
     results = {
         "epochs": len(rows) if trained_here else None,

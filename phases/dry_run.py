@@ -102,8 +102,9 @@ def dry_run(given: Given, task: Task, data: Dataset, wanted: Wanted, device: Dev
         taken, line = _training("fine-tuning", wanted.training, data, step)
         lines, seconds = [*lines, line], seconds + taken
     peaks = peak_memory_mb()
-    host = max(peaks.pop("host"), (memory.peak or 0) / 2**20)
-    peak = [f"{gib(host)} of memory", *(f"{gib(one)} on {name}" for name, one in peaks.items())]
+    host = max(2**20 * peaks.pop("host"), memory.peak or 0)
+    peak = [f"{gib(host)} of memory"]
+    peak += [f"{gib(2**20 * one)} on {name}" for name, one in peaks.items()]
     if memory.peak is not None:
         lines.append(str(memory))
     lines.append(f"in all about {progress.duration(seconds)}; at its peak about {', '.join(peak)}")

@@ -44,6 +44,7 @@ from ..utils.errors import UserError
 from ..utils.limits import machine_bytes
 from ..utils.trees import mapped, parts_of
 from .adapting import ADAPT_BATCH
+from .outlook import gib
 
 GIB = 2**30
 SHARE = 0.8  # of the machine's free memory that a search without a limit is planned for
@@ -55,10 +56,6 @@ ADAPTING, ADAPTING_IN_SECTIONS = 1.8, 1.9
 WEIGHTS = 4  # copies of them: theta_0, its masked twin, gradients, effective ones
 CALL_BYTES = 2**20  # of traced functions, for every call of a layer
 BATCHES_READ = 4  # that are on their way to a training step or a test
-
-
-def gib(count: float) -> str:
-    return f"{count / GIB:.1f} GiB"
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,9 @@ def planned(
     graph = ChannelGraph(given.core)
     if limit is None and not _may_be_tight(graph, data, options):
         return USUAL
-    asked = options, len(data.train), len(data.test), device.val_batch_images
+    # Not all options: a layer to exclude may be called by its place here and by its name there.
+    asked = options.method, options.sampling, len(data.train), len(data.test)
+    asked += (device.val_batch_images,)
     before = _known.get(given.core)
     if before and before[0] == asked:
         parts = before[1]

@@ -56,9 +56,10 @@ def said_after_steps(running: Search) -> None:
     tried = progress.count(left.evaluations, "smaller network")
     progress.say(
         f"estimate after {MEASURED_STEPS} steps: about {left.steps} more, which try {tried}, in "
-        f"{progress.duration(left.seconds)}; memory so far {gib(peak_memory_mb()['host'])}"
+        f"{progress.duration(left.seconds)}; memory so far {gib(2**20 * peak_memory_mb()['host'])}"
     )
 
 
-def gib(mebibytes: float) -> str:
-    return f"{mebibytes / 1024:.1f} GiB"
+def gib(count: float) -> str:
+    """Bytes as they are read: 1.5 GiB."""
+    return f"{count / 2**30:.1f} GiB"

@@ -60,6 +60,7 @@ from ..utils.errors import UserError
 from ..utils.keras_files import load_keras, save_keras
 from ..utils.runfolder import BASELINE, PRUNED, START, RunFolder, front_file, verify
 from ..utils.trees import mapped, rows_of
+from . import baseline
 from .adapting import adapted
 from .memory import Memory, planned
 from .outlook import said_after_steps
@@ -93,9 +94,7 @@ def run_search(
     options = at_layers(options, given)
     there = [name for name in (BASELINE, START) if folder.has(name)]
     cluster.on_chief(lambda: verify(folder.path, *there))
-    if not folder.has(BASELINE):
-        folder.write(BASELINE, lambda path: save_keras(path, given.model))
-        folder.seal(BASELINE)
+    baseline.keep(folder, given.model)
     if not folder.has(PRUNED):
         memory = planned(given, task, data, options, device, refuse=False)
         graph, val, history, seconds = _searched(folder, given, task, data, options, device, memory)

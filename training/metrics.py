@@ -97,12 +97,12 @@ class UserMetrics:
         """
         if len(self._blocks) < 2:
             return {}
-        found = {}
+        found, named = {}, list(self._named())
         for number, metric in enumerate(self._metrics()):
             if not isinstance(metric, SUMS):
                 continue
             whole = [variable.numpy() for variable in metric.variables]
-            names = [name for name, one, _ in self._named() if one is metric]
+            names = [name for name, one, _ in named if one is metric]
             left = []
             for _, states in self._blocks:
                 _assign(metric, [a - b for a, b in zip(whole, states[number], strict=True)])
