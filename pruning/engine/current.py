@@ -6,7 +6,7 @@ Inputs, activations at a cut and outputs are trees (`utils.trees`).
 import math
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from ...nets.graph import ChannelGraph
 from ...utils import cluster
 from ...utils.provenance import cpu_count
 from ...utils.trees import mapped, rows_of
+from ..space.candidates import Proposal
 from ..worth.rewards import Reward
 from .cuts import size_of
 from .importance import ImportancePass
@@ -225,6 +226,27 @@ class CurrentNetwork:
         for place in self.places:
             place.slopes = self._on(place, [results[number][3] for number in half if sloped])
         return outputs, sum(scores for *_, scores, _ in results)
+
+    def without(self, *proposals: Proposal) -> Callable[[int], Any]:
+        """The current network without what proposals remove, for the calling thread of the pool.
+
+        Returns:
+            number of a batch -> its outputs, tree of float32 [rows, ...], from the last kept cut
+            before the first change on.
+        """
+        parts, place = self.segments, self.place
+        mask = np.min([one.mask for one in proposals], 0)
+        first = self.cuts.before(min(parts.first_segment(one.gate) for one in proposals))
+        with tf.device(place.device):
+            weights = place.weights
+            for one in proposals:
+                weights = parts.changed_weights(weights, mask, one.gate)
+
+        def outputs(number: int) -> Any:
+            with tf.device(place.device):
+                return parts.outputs_from(place.cache[number][first], weights, first)
+
+        return outputs
 
     def evaluate(self, masks: list[np.ndarray]) -> list[Any]:
         """Outputs on D_val of whole networks, a tree of float32 [n, ...] each, side by side.

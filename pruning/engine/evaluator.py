@@ -158,7 +158,6 @@ class Trials:
     def outcome(self) -> Outcome:
         """The finished proposal with the largest reward."""
         best = int(np.argmin(self.losses))
-        best = int(np.argmin(self.losses))
         owner, outputs = int(self._owners[best]), None
         if owner == cluster.rank():
             outputs = mapped(lambda *parts: np.concatenate(parts), *self._outputs[best])
@@ -256,15 +255,12 @@ class ExactEvaluator:
         Args:
             use: outputs on D_val, tree of float32 [n, ...] -> anything; called by several threads.
         """
-        parts = self.current.segments
 
         def run(proposal: Proposal) -> Found:
-            place = self.current.place
-            first = self.current.cuts.before(parts.first_segment(proposal.gate))
-            with tf.device(place.device):
-                weights = parts.changed_weights(place.weights, proposal.mask, proposal.gate)
-                outputs = [parts.outputs_from(kept[first], weights, first) for kept in place.cache]
-                return use(joined(outputs))
+            outputs = self.current.without(proposal)
+            batches = joined([outputs(number) for number in range(len(self.current.rows))])
+            with tf.device(self.current.place.device):
+                return use(batches)
 
         return list(self.current.pool.map(run, proposals))
 
@@ -276,16 +272,12 @@ class ExactEvaluator:
 
     def _run(self, trials: Trials, order: np.ndarray) -> None:
         """Runs proposals side by side until each has seen all batches, or is hopeless."""
-        rows, parts = self.current.rows, self.current.segments
 
         def run(index: int) -> None:
-            place, proposal = self.current.place, trials.proposals[index]
-            first = self.current.cuts.before(parts.first_segment(proposal.gate))
-            with tf.device(place.device):
-                weights = parts.changed_weights(place.weights, proposal.mask, proposal.gate)
-                for number in range(len(rows)):
-                    outputs = parts.outputs_from(place.cache[number][first], weights, first)
-                    trials.add(index, rows[number], outputs)
+            outputs = self.current.without(trials.proposals[index])
+            with tf.device(self.current.place.device):
+                for number, rows in enumerate(self.current.rows):
+                    trials.add(index, rows, outputs(number))
                     if trials.hopeless(index):
                         trials.forget(index)
                         return

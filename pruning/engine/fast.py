@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from ...nets.graph import ChannelGraph
 from ...utils import cluster
@@ -141,33 +140,21 @@ class FastEvaluator(ExactEvaluator):
 
     def _see(self, trials: Trials, chosen: np.ndarray, batches: int) -> None:
         """Runs proposals until each has seen so many batches, all of these side by side."""
-        parts = self.current.segments
-
-        def run(index: int, number: int) -> Any:
-            place, proposal = self.current.place, trials.proposals[index]
-            first = self.current.cuts.before(parts.first_segment(proposal.gate))
-            with tf.device(place.device):
-                weights = parts.changed_weights(place.weights, proposal.mask, proposal.gate)
-                return parts.outputs_from(place.cache[number][first], weights, first)
-
         tasks = [(i, number) for i in chosen for number in range(trials.batches(i), batches)]
-        found = self.current.pool.map(lambda task: run(*task), tasks)
+
+        def run(task: tuple[int, int]) -> Any:
+            index, number = task
+            return self.current.without(trials.proposals[index])(number)
+
+        found = self.current.pool.map(run, tasks)
         for (index, number), outputs in zip(tasks, found, strict=True):
             trials.add(index, self.current.rows[number], outputs)
 
     def _without_all(self, proposals: list[Proposal]) -> Any:
         """Outputs of the network without what several proposals remove, tree of float32 [n, ...];
         batches side by side."""
-        parts, mask = self.current.segments, np.min([one.mask for one in proposals], 0)
-        first = min(parts.first_segment(one.gate) for one in proposals)
-        first = self.current.cuts.before(first)
 
         def run(number: int) -> Any:
-            place = self.current.place
-            with tf.device(place.device):
-                weights = place.weights
-                for one in proposals:
-                    weights = parts.changed_weights(weights, mask, one.gate)
-                return parts.outputs_from(place.cache[number][first], weights, first)
+            return self.current.without(*proposals)(number)
 
         return joined(list(self.current.pool.map(run, range(len(self.current.rows)))))
