@@ -189,10 +189,14 @@ def test_runs_are_paired_and_share_what_they_can():
     assert seeds == {"103"} and search_seed == "3"
     assert arms[-1].cell == made.runs("E3", 3)[0].cell  # the ensemble by the paper's rule
     counts = {name: len(run.runs_of(made, name)) for name in run.EXPERIMENTS}
-    assert counts == {"E1": 20, "E4": 15, "E2": 24, "E3": 36, "E5": 1}
+    assert counts == {"E1": 20, "E4": 15, "E2": 24, "E3": 36, "E5": 1, "E6": 6}
     assert len(run.runs_of(made, "E2", 2)) == 8
     baselines = {one.before[0].name for one in run.runs_of(made, "E4")}
     assert baselines == {f"baseline_{kind}_{k}" for kind in ("fitted", "unfitted") for k in (0, 1)}
+    alone, byol = (one.before[0].args for one in made.runs("E6", 2))
+    assert byol == tuple(
+        word.replace("alone", "byol") for word in (*alone[:-2], "--baseline_teacher", "byol")
+    ) + tuple(word.replace("alone", "byol") for word in alone[-2:])
 
 
 # ---------------------------------------------------------------- results and page
@@ -209,7 +213,8 @@ def fill(one: plans.Run, root, result: dict) -> None:
 
 
 def tuned(top1: float, loss: float) -> dict:
-    return {"after": {"test": {"top1": top1, "loss": loss}}}
+    before = {"test": {"top1": 95.0, "loss": 0.25}}
+    return {"before": before, "after": {"test": {"top1": top1, "loss": loss}}}
 
 
 def test_results_are_collected_and_other_settings_refused(tmp_path, capsys):
@@ -305,7 +310,19 @@ def results() -> dict:
         | {"condition_number": value, "lambda_max": 1.0, "trace": -value, "test_loss": value + 1}
         for number, value in enumerate(rng.random(24).tolist())
     ]
+    e6 = [
+        {
+            "seed": seed,
+            "baseline": kind,
+            "baseline_top1": 90.0,
+            "test_top1": 88 - top1,
+            "test_loss": 1,
+        }
+        for seed in range(3)
+        for kind, top1 in (("alone", 0.1 * seed), ("byol", 0.0))
+    ]
     runs = {"E1": e1, "E2": e2, "E3": e3, "E4": e4, "E5": [{"seed": 0, "networks": networks}]}
+    runs["E6"] = e6
     found = {name: {"machines": ["CPU, 2 cores"], "runs": rows} for name, rows in runs.items()}
     return {"setting": dataclasses.asdict(plans.FULL), "experiments": found}
 
@@ -323,6 +340,7 @@ def test_the_page_says_what_the_figures_say():
         "Teachers worse than the student": "contradicted",
         "The printed test": "contradicted",
         "A smoother sub-network": "shown",
+        "A network that learnt from a teacher": "not shown",
         "ResNet-56 on CIFAR-10 has": "not measured",
         "ResNet-18": "not testable here",
     }
@@ -338,7 +356,7 @@ def test_the_page_says_what_the_figures_say():
 
 def test_a_page_without_results_says_so():
     text = page.page({})
-    assert text.count("Not measured.") == 5 and "{" not in text
+    assert text.count("Not measured.") == 6 and "{" not in text
     assert "**shown**" not in text.split("Figures are")[0]
     parts = results()
     del parts["experiments"]["E3"]

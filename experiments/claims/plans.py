@@ -1,8 +1,8 @@
-"""Which commands measure the claims E1 to E5, and what is read of their results.
+"""Which commands measure the claims E1 to E6, and what is read of their results.
 
 Seeds are paired: the arms of an experiment share the baseline, the search (E2, E3) and the seeds.
-Seed s of an experiment searches by --search_seed s, from baseline number s mod `baselines`, and
-fine-tunes by --seed 100 + s. Cells that experiments share run once.
+Seed s of an experiment searches by --search_seed s, from baseline number s mod `baselines` (E6: s),
+and fine-tunes by --seed 100 + s. Cells that experiments share run once.
 """
 
 import json
@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ...options.finetuning import ALL, CODE, PAPER
+from ...options.training import BYOL
 from ...utils.jsonl import read_rows
 from ...utils.runfolder import BASELINE
 from ..tables.grid import ROOT, RUN, Cell
 
 TUNING_SEEDS = 100  # the first of them
 FITTED, UNFITTED = "fitted", "unfitted"  # baselines
+ALONE = "alone"  # E6's baselines: without a teacher, or with BYOL
 PLACES = TRAINED_ON, HELD_OUT = "trained_on", "held_out"  # that E4's D_val is drawn from
 RULES = BATCH_NORM, EVERYWHERE = "batch_norm", "everywhere"  # of E1: where kernels are scaled
 # E2: flags of each arm's fine-tuning; the last is E3's arm `paper`, too.
@@ -48,10 +50,10 @@ class Setting:
         title: in words.
         rate: share of the FLOPs that remains, but in E1.
         plain_rates: of E1.
-        fitted, unfitted, plain: epochs of the baselines; the last are E1's.
+        fitted, unfitted, plain, alike: epochs of the baselines; the last two are E1's and E6's.
         tuning: epochs of a fine-tuning in E1, E2 and E3. potential: in E5.
         networks: sub-networks of E5. leave_from: as --leave_from of experiments.potential.
-        baselines: of a kind, for E2 to E4.
+        baselines: of a kind, for E2 to E5.
         held_out: share that the baselines aren't trained on.
         seeds: of each experiment.
         search: further flags of what draws D_val and searches. step: of what searches by EKG.
@@ -66,6 +68,7 @@ class Setting:
     unfitted: int
     plain: int
     plain_learning_rate: float
+    alike: int
     tuning: int
     potential: int
     networks: int
@@ -88,6 +91,7 @@ FULL = Setting(
     unfitted=5,
     plain=10,
     plain_learning_rate=0.02,
+    alike=10,
     tuning=2,
     potential=3,
     networks=48,
@@ -95,7 +99,7 @@ FULL = Setting(
     tolerance=0.01,
     baselines=2,
     held_out=0.05,
-    seeds={"E1": 5, "E2": 6, "E3": 6, "E4": 5, "E5": 1},
+    seeds={"E1": 5, "E2": 6, "E3": 6, "E4": 5, "E5": 1, "E6": 3},
 )
 QUICK = Setting(
     "a check of the machinery: ResNet-20 on DIGITS, an epoch or two of everything",
@@ -107,6 +111,7 @@ QUICK = Setting(
     unfitted=1,
     plain=3,
     plain_learning_rate=0.05,
+    alike=2,
     tuning=1,
     potential=1,
     networks=6,
@@ -114,7 +119,7 @@ QUICK = Setting(
     tolerance=0.1,
     baselines=1,
     held_out=0.15,
-    seeds={"E1": 2, "E2": 2, "E3": 2, "E4": 2, "E5": 1},
+    seeds={"E1": 2, "E2": 2, "E3": 2, "E4": 2, "E5": 1, "E6": 1},
     search=("--val_per_class", "8", "--subset_per_class", "16"),
     step=("--search_step", "0.5"),
 )
@@ -168,8 +173,8 @@ class Plans:
 
     def runs(self, experiment: str, seed: int) -> list[Run]:
         """The runs of one seed."""
-        makers = {"E1": self._e1, "E2": self._e2, "E3": self._e3, "E4": self._e4, "E5": self._e5}
-        return makers[experiment](seed)
+        makers = (self._e1, self._e2, self._e3, self._e4, self._e5, self._e6)
+        return {f"E{number}": make for number, make in enumerate(makers, 1)}[experiment](seed)
 
     # ------------------------------------------------------------ experiments
 
@@ -227,6 +232,12 @@ class Plans:
         cell = Cell(name, program, tuple(flags), ("potential.json", "networks"), (before.name,))
         return [Run({"seed": seed}, cell, (before,), _of_potential, partial=True)]
 
+    def _e6(self, seed: int) -> list[Run]:
+        flags = ARMS["ensemble"]
+        return [
+            self._tuned(kind, seed, {"baseline": kind}, "ensemble", flags) for kind in (ALONE, BYOL)
+        ]
+
     # ------------------------------------------------------------ cells
 
     def _plain(self, seed: int) -> Cell:
@@ -236,12 +247,16 @@ class Plans:
         return _module("masking", name, flags, ("baseline.json", "test"))
 
     def _baseline(self, kind: str, seed: int) -> Cell:
-        number = seed % self.setting.baselines
-        epochs = self.setting.fitted if kind == FITTED else self.setting.unfitted
+        alike = kind in (ALONE, BYOL)
+        number = seed if alike else seed % self.setting.baselines
+        epochs = {FITTED: self.setting.fitted, UNFITTED: self.setting.unfitted}
+        epochs = epochs.get(kind, self.setting.alike)
         name = f"baseline_{kind}_{number}"
         flags = ["--arch", self.setting.arch, *self._data, "--until", "baseline"]
         flags += ["--do_log", "off", "--baseline_epoch", str(epochs), "--seed", str(number)]
-        flags += ["--val_held_out", f"{self.setting.held_out:g}"]
+        if not alike:
+            flags += ["--val_held_out", f"{self.setting.held_out:g}"]
+        flags += ["--baseline_teacher", BYOL] if kind == BYOL else []
         flags += ["--train_path", f"{ROOT}/{name}/{RUN}"]
         return Cell(name, ("train_cifar.py",), tuple(flags), ("baseline.json", "test"))
 
@@ -284,6 +299,7 @@ def _of_fine_tuning(result: dict, folder: Path) -> dict[str, Any]:
     test = result["after"]["test"]
     rows = [row for row in read_rows(folder / "metrics.jsonl") if row["phase"] == "finetune"]
     found = {"test_loss": test["loss"], "test_top1": test["top1"]}
+    found["baseline_top1"] = result["before"]["test"]["top1"]
     teachers = [row["teachers"] for row in rows if "teachers" in row]
     return found | ({"teachers": teachers} if teachers else {})
 
