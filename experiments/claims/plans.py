@@ -51,7 +51,7 @@ class Setting:
         rate: share of the FLOPs that remains, but in E1.
         plain_rates: of E1.
         fitted, unfitted, plain, alike: epochs of the baselines; the last two are E1's and E6's.
-        tuning: epochs of a fine-tuning in E1, E2 and E3. potential: in E5.
+        tuning: epochs of a fine-tuning in E1, E2, E3 and E6. potential: in E5.
         networks: sub-networks of E5. leave_from: as --leave_from of experiments.potential.
         baselines: of a kind, for E2 to E5.
         held_out: share that the baselines aren't trained on.
