@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         work = work_again(args, network)
         given, task, data = phase = work.given, work.task, work.data
         finetuning = recipes.finetuning(finetuning, data)
-        training = recipes.training(training, data)
+        training = recipes.training(training, data, numbers=task.has_numbers)
         # Whatever is wrong with the search's files shows here, before there is a folder.
         check_batch(training, training_data(search_path, data), device)
         student = given.read_again(load_keras(pruned, compile=False)).core

@@ -11,7 +11,7 @@ models inside models, half precision, frozen layers, inputs by name. The core is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -100,7 +100,7 @@ class Given:
             UserError: no graph, losses for other outputs than there are, sizes that it can't take,
                 or as `flatten`.
         """
-        flat = flatten(_with_graph(model, examples))
+        flat = flatten(called_on(model, examples))
         if plain:
             outputs = tuple(Output(name, NUMBERS) for name in _names(flat.model))
         return _read(model, flat, examples, loss, outputs, shapes)
@@ -204,6 +204,10 @@ class Given:
         compile_like(self.model, finished)
         return finished
 
+    def with_graph(self) -> keras.Model:
+        """The given network; of a subclassed one a functional network that is the same."""
+        return self.model if has_graph(self.model) else self.finished(self.core)
+
     def as_core(self) -> AsCore:
         """The network as given, run as it is, its outputs as its core's."""
         return AsCore(self)
@@ -276,8 +280,7 @@ class AsCore:
 
     def __call__(self, inputs: Any, training: bool = False) -> Any:
         model = self._given.model
-        given = packed(model, inputs) if has_graph(model) else inputs
-        results = keras.tree.flatten(model(given, training=training))
+        results = keras.tree.flatten(model(packed(model, inputs), training=training))
         pairs = zip(self._given.outputs, results, strict=True)
         return tree_of([one.logits(tf.cast(value, tf.float32)) for one, value in pairs])
 
@@ -329,10 +332,23 @@ def _needed(calls: list[Call], tensors: list) -> list[Call]:
     return found[::-1]
 
 
-def _with_graph(model: keras.Model, examples: Any) -> keras.Model:
-    """The model, or a functional one around a subclassed one."""
-    if has_graph(model) or examples is None:
+def called_on(model: keras.Model, examples: Any) -> keras.Model:
+    """The model, or a functional one around a subclassed one.
+
+    Args:
+        examples: as of `Given.read`; None: it isn't known what the model takes.
+
+    Raises:
+        UserError: a subclassed one, and nobody knows what it takes, or it doesn't take that.
+    """
+    if has_graph(model):
         return model
+    if examples is None:
+        raise UserError(
+            f"{model.name} is no functional Keras model: its graph can't be read without the shape "
+            "of what it takes (input_shape), or rewrite it with keras.Input and "
+            "keras.Model(inputs, outputs)"
+        )
     inputs = keras.tree.map_structure(
         lambda one: keras.Input(one.shape[1:], dtype="float32"), examples
     )
@@ -342,6 +358,15 @@ def _with_graph(model: keras.Model, examples: Any) -> keras.Model:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         shapes = keras.tree.map_structure(lambda one: one.shape, inputs)
         raise UserError(f"{model.name} can't be called on {shapes}: {line}") from None
+
+
+def zeros(shapes: Sequence[Sequence[int]]) -> Any:
+    """Examples for `called_on`: one of zeros, a tuple where there are several; None without any.
+
+    Args:
+        shapes: of every input without the batch.
+    """
+    return tree_of(np.zeros((1, *one), np.float32) for one in shapes) if shapes else None
 
 
 def _carry_where_alike(old: keras.Layer, new: keras.Operation) -> None:

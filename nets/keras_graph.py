@@ -190,7 +190,10 @@ def ends(model: keras.Model) -> tuple[Any, Any]:
 
 
 def packed(model: keras.Model, inputs: Any) -> Any:
-    """Input tensors, one or a tuple of them, in the structure and types that a model takes."""
+    """Input tensors, one or a tuple of them, in the structure and types that a model takes; as they
+    are for a model without a graph."""
+    if not has_graph(model):
+        return inputs
     structure = ends(model)[0]
     pairs = zip(keras.tree.flatten(structure), keras.tree.flatten(inputs), strict=True)
     cast = [keras.ops.cast(one, wanted.dtype) for wanted, one in pairs]

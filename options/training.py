@@ -1,4 +1,4 @@
-"""A training: SGD with Nesterov momentum 0.9 and L2 on every trainable."""
+"""A training: its optimizer, rates and batches, with L2 on every trainable."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from .fields import SEEDS, Options, setting, share
 
 SCHEDULES = ("step", "cosine")
+OPTIMIZERS = SGD, LAMB = "sgd", "lamb"
 BYOL = "byol"
 BASELINE_TEACHERS = ("none", BYOL)
 BYOL_WEIGHT, BYOL_MOMENTUM = 1.0, 0.99
@@ -43,6 +44,13 @@ class Training(Options):
         False, flag="mixed_precision", help="bfloat16 activations; losses stay float32"
     )
     seed: int = setting(0, least=0, below=SEEDS, help="of the order of examples and augmentation")
+    optimizer: str | None = setting(
+        None,
+        flag="optimizer",
+        choices=OPTIMIZERS,
+        help="sgd: with Nesterov momentum 0.9; lamb: by a share of each weight, L2 off unless said",
+        shown="sgd; lamb where an output with a loss is plain numbers",
+    )
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,7 @@ class Baseline(Options):
         return replace(
             finetuning,
             epochs=self.epochs,
+            optimizer=SGD,
             learning_rate=self.learning_rate,
             decay_points=self.decay_points,
             decay_rate=self.decay_rate,

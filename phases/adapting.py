@@ -35,7 +35,7 @@ def adapted(
     *,
     sections: bool = False,
 ) -> keras.Model:
-    """theta_0: the given network after one epoch of SGD on D_subset (docs/method.md 1, step 1).
+    """theta_0: the given network after one epoch on D_subset (docs/method.md 1, step 1).
 
     Of several machines the first one trains alone, on one device: theta_0, and with it the search,
     doesn't depend on how many there are.
@@ -91,7 +91,8 @@ def _after_an_epoch(
     )
     with strategy.scope():
         start = copied(model)
-        optimizer = keras.optimizers.SGD(ADAPT_LEARNING_RATE)
+        kind = keras.optimizers.Lamb if task.has_numbers else keras.optimizers.SGD
+        optimizer = kind(ADAPT_LEARNING_RATE)
     steps = make_train_step(
         start,
         optimizer,

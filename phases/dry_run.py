@@ -173,7 +173,7 @@ def _search(
     line += f"{progress.count(tried, 'smaller network')} tried ({_short(left.evaluation_seconds)} "
     lines = [f"{line}each), about {progress.duration(seconds)}"]
     if bank:
-        layout = _layout(bank, graph.model, data, min(bank.teachers, steps))
+        layout = _layout(bank, graph.model, task, data, min(bank.teachers, steps))
         shrunk = (1 + options.budget.goal) / 2
         passes = layout.examples * layout.teachers if layout.arrays else 0
         of_bank = passes * left.forward_seconds * shrunk
@@ -194,8 +194,9 @@ def _supernet(
     return seconds, [line, f"search by {method.name}: not estimated, minutes as a rule"]
 
 
-def _layout(bank: Bank, core: keras.Model, data: Dataset, teachers: int) -> Layout:
-    return planned_bank(bank, core, data, teachers, width(core) if bank.features else 0)
+def _layout(bank: Bank, core: keras.Model, task: Task, data: Dataset, teachers: int) -> Layout:
+    features = width(core) if bank.features else 0
+    return planned_bank(bank, core, data, teachers, features, task=task)
 
 
 def held_out(data: Dataset, options: SearchOptions) -> Validation:

@@ -30,6 +30,7 @@ from ..nets.proof import TIMES, TOLERANCE, agreement, difference
 from ..nets.stateless import batch_norms
 from ..options.bank import Bank
 from ..options.budgets import Latency
+from ..options.kinds import NUMBERS
 from ..options.methods import SWP
 from ..options.search import SearchOptions
 from ..pruning.engine.current import joined
@@ -102,7 +103,7 @@ def run_search(
         teachers = []
         if bank:
             begin = time.perf_counter()
-            teachers = _bank(folder, graph, history, data, options, bank, device)["teachers"]
+            teachers = _bank(folder, graph, history, task, data, options, bank, device)["teachers"]
             seconds |= {"bank": time.perf_counter() - begin}
         mask = history.mask(graph, len(history.rows) - 1)
         pruned = graph.pruned(mask)
@@ -258,7 +259,9 @@ def _drop(
     return drop_from(figure_of(task, val, outputs), most)
 
 
-def _bank(folder, graph, history, data, options: SearchOptions, bank, device: Device) -> dict:
+def _bank(
+    folder, graph, history, task: Task, data, options: SearchOptions, bank, device: Device
+) -> dict:
     """Builds the memory bank; returns its manifest."""
     teachers = min(bank.teachers, len(history.rows) - 1)
     if teachers < bank.teachers:
@@ -268,7 +271,7 @@ def _bank(folder, graph, history, data, options: SearchOptions, bank, device: De
         bank = replace(bank, kind=folder.read_json(MANIFEST)["kind"])
     kept = width(graph.model) if bank.features else 0
     free = cluster.on_chief(lambda: shutil.disk_usage(folder.path).free)
-    planned = planned_bank(bank, graph.model, data, teachers, kept, free=free)
+    planned = planned_bank(bank, graph.model, data, teachers, kept, task=task, free=free)
     progress.say(f"memory bank: {planned}")
     batches = partial(
         eval_batches,
@@ -296,19 +299,31 @@ def planned_bank(
     teachers: int,
     features: int = 0,
     *,
+    task: Task | None = None,
     free: float = math.inf,
 ) -> Layout:
     """The layout of the bank of a network's teachers on a training set.
 
     Args:
         features: kept per example. free: bytes on the disk.
+        task: of the network; None: the bank's size doesn't matter.
 
     Raises:
         UserError: as `pruning.knowledge.bank.layout`.
     """
     shapes = [tuple(one.shape[1:]) for one in core.outputs]
     moved = data.moves and any(len(shape) > 1 for shape in shapes)
-    return layout(bank, len(data.train), shapes, teachers, features, free=free, moved=moved)
+    numbers = [head.output.kind == NUMBERS for head in task.heads] if task else ()
+    return layout(
+        bank,
+        len(data.train),
+        shapes,
+        teachers,
+        features,
+        numbers=numbers,
+        free=free,
+        moved=moved,
+    )
 
 
 def _test_front(

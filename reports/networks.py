@@ -74,7 +74,8 @@ def describe(
         results["latency_ratio"] = {str(batch): list(ratio_of(rounds[batch])) for batch in batches}
     if before is not None and deployed:
         with progress.doing("measuring the latency where it will run (LiteRT or ONNX Runtime)"):
-            if found := compared(*(at_shapes(one, shapes) for one in networks)):
+            exported = [at_shapes(one.with_graph(), shapes) for one in models.values()]
+            if found := compared(*exported):
                 results["deployed"] = found
     for number, (name, given) in enumerate(models.items()):
         results[name] = {

@@ -69,6 +69,38 @@ def test_the_result_is_smaller_compiled_and_what_was_printed(name, tmp_path):
     assert {path.name for path in tmp_path.glob("bank*.npy")} == set(manifest["shapes"])
 
 
+def test_numbers_in_a_unit_beyond_float16_are_pruned_and_fine_tuned(tmp_path):
+    """Prices, by a network without batch norm: SGD at 0.01 made its loss infinite."""
+    rng, unit = np.random.default_rng(0), 1e5
+    images = rng.uniform(0, 1, (96, 8, 8, 1)).astype(np.float32)
+    targets = (images[:, :4].mean((1, 2, 3)) - images[:, 4:].mean((1, 2, 3)))[:, None]
+    targets = (targets / targets.std()).astype(np.float32)
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1))
+    x = L.Conv2D(12, 3, activation="relu")(L.Conv2D(8, 3, activation="relu")(image))
+    model = keras.Model(image, L.Dense(1, name="price")(L.Flatten()(x)))
+    model.compile(keras.optimizers.Adam(1e-2), "mse")
+    model.fit(images, targets, epochs=40, batch_size=32, verbose=0)
+    last = model.get_layer("price")
+    last.set_weights([unit * one for one in last.get_weights()])
+    last.bias.assign_add([2 * unit])
+    model.compile("adam", "mse", metrics=["mae"])
+    prices = unit * targets + 2 * unit
+    training = ekg.Training(epochs=10, batch_size=16)
+    result = ekg.prune(
+        model, (images, prices), (images, prices), tmp_path, **(QUICK | {"training": training})
+    )
+    args, searched = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("args", "search"))
+    assert args["optimizer"] == "lamb" and args["learning_rate"] == 0.01
+    bank = np.load(tmp_path / "bank.npy", mmap_mode="r")
+    assert bank.dtype == np.float32 and np.abs(bank).max() > np.finfo(np.float16).max
+    before, pruned, after = (
+        side["test"]["loss"] / unit**2
+        for side in (result.before, {"test": searched["test"]["after"]}, result.after)
+    )
+    assert before < 0.1 and pruned < 0.1 and after < 0.1
+
+
 def test_masks_that_are_mirrored_with_their_images_have_an_online_bank(tmp_path, capsys):
     data = ekg.Data(flip=True, crop=1)
     _, _, _, result = pruned("segmentation", tmp_path, data=data)

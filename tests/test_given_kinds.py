@@ -1,5 +1,7 @@
 """Networks of every kind that people have go the whole way, or are refused in one line."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.rebuild import copied
 from ekg_tf.phases.rehearsal import rehearse
 from ekg_tf.pruning.worth.scores import weight_scores
+from ekg_tf.reports import networks
 from ekg_tf.training.task import task_of
 from ekg_tf.utils import devices
 from ekg_tf.utils.errors import UserError
 
+import ekg_tf as ekg
 from tests.helpers import own_kinds
 from tests.helpers.own_kinds import CLASSES, KINDS, SIZE
 
@@ -192,3 +196,26 @@ def test_opened_layers_are_compared_with_themselves():
     given = Given.read(own_kinds.blocks())
     assert not given.closed
     assert sum(isinstance(one, L.Conv2D) for one in given.core.layers) == 5
+
+
+def test_a_subclassed_network_is_timed_and_tested_as_it_was_given(monkeypatch):
+    monkeypatch.setattr(networks, "timings", partial(networks.timings, seconds=0.05))
+    model = KINDS["subclassed"]()
+    data = data_for(model)
+    given = Given.read(model, examples_of(data))
+    found = networks.describe(given, given, task_of(given), data, device())
+    assert found["before"]["parameters"] == model.count_params()
+    assert all(value > 0 for value in found["before"]["latency_ms"].values())
+    assert found["before"]["test"] == found["after"]["test"]
+    functional = given.with_graph()
+    images = examples_of(data)[:8]
+    np.testing.assert_allclose(functional(images), model(images), atol=1e-5)
+
+
+def test_a_subclassed_network_is_inspected_once_its_input_is_said():
+    with pytest.raises(UserError, match=r"without the shape of what it takes \(input_shape\)"):
+        ekg.inspect(KINDS["subclassed"]())
+    report = ekg.inspect(KINDS["subclassed"](), input_shape=(SIZE, SIZE, 3))
+    assert report.flops > 0 and any(group["prunable"] for group in report.groups)
+    with pytest.raises(UserError, match="can't be called on"):
+        ekg.inspect(KINDS["subclassed"](), input_shape=(SIZE,))

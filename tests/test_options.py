@@ -1,6 +1,7 @@
 """Settings and their flags: one check, two spellings; defaults by data set."""
 
 import dataclasses
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -329,6 +330,19 @@ def test_trainings_by_data_set(name, epochs, batch_size, weight_decay, baseline_
     assert (trained.batch_size, trained.weight_decay, trained.seed) == (batch_size, weight_decay, 3)
 
 
+@pytest.mark.parametrize("name", ["own", "ImageNet"])
+def test_numbers_are_fine_tuned_by_lamb_unless_sgd_is_said(name):
+    at = facts(name)
+    sgd, lamb = (recipes.training(Training(), at, numbers=one) for one in (False, True))
+    assert sgd.optimizer == "sgd" and sgd.weight_decay > 0
+    assert lamb == replace(sgd, optimizer="lamb", weight_decay=0.0)
+    assert recipes.training(Training(optimizer="sgd"), at, numbers=True) == sgd
+    assert recipes.training(Training(optimizer="lamb"), at) == lamb
+    rate = recipes.training(Training(learning_rate=0.02, weight_decay=1e-4), at, numbers=True)
+    assert (rate.optimizer, rate.learning_rate, rate.weight_decay) == ("lamb", 0.02, 1e-4)
+    assert recipes.baseline(Baseline(), lamb, at).optimizer == "sgd"
+
+
 def test_learning_rates_grow_with_the_batch_on_imagenet_alone():
     given = Training(batch_size=64)
     assert recipes.training(given, facts("ImageNet")).learning_rate == pytest.approx(0.0025)
@@ -341,7 +355,7 @@ def test_learning_rates_grow_with_the_batch_on_imagenet_alone():
 
 
 def test_what_is_given_stays():
-    given = Training(1, 0.5, 2, 0.25, "cosine")
+    given = Training(1, 0.5, 2, 0.25, "cosine", optimizer="sgd")
     assert recipes.training(given, facts("ImageNet")) == given
     baseline = Baseline(3, 0.75, (0.5,), 0.5)
     trained = recipes.baseline(baseline, given, facts("CIFAR10"))

@@ -244,7 +244,9 @@ def test_a_training_set_of_another_size(tmp_path, graph):
 def test_logits_beyond_float16(tmp_path, graph):
     folder, history = searched(tmp_path, graph)
     huge = [batch | {"inputs": batch["inputs"] * 1e6} for batch in batches(range(EXAMPLES))]
-    with pytest.raises(RuntimeError, match="teacher 0: an output is not finite or beyond float16"):
+    with pytest.raises(
+        UserError, match="output of teacher 0 isn't finite or is beyond float16, in"
+    ):
         build(folder, graph, history, huge)
     folder.close()
 

@@ -54,6 +54,11 @@ class Task:
         """Whether this is the papers' case: one output of exclusive classes, cross-entropy."""
         return len(self.heads) == 1 and self.heads[0].plain
 
+    @property
+    def has_numbers(self) -> bool:
+        """Whether an output with a loss is plain numbers: the loss has the size of their unit."""
+        return any(head.loss is not None and head.output.kind == NUMBERS for head in self.heads)
+
     # ---------------------------------------------------------------- the network's own loss
 
     def example_losses(self, outputs: Any, targets: Any, weights: Any = None) -> tf.Tensor:

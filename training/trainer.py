@@ -13,7 +13,7 @@ from ..nets.given import Given
 from ..nets.rebuild import to_policy
 from ..nets.stateless import batch_norms
 from ..op_utils import make_train_step
-from ..options.training import Training
+from ..options.training import LAMB, Training
 from ..utils import cluster, progress
 from ..utils.devices import Device
 from ..utils.errors import UserError
@@ -57,7 +57,7 @@ class Extras:
     """What Python users add to a fine-tuning; none of it is on the command line.
 
     Attributes:
-        optimizer: in place of the paper's SGD with its schedule; it is copied, not used itself.
+        optimizer: in place of that of the options; it is copied, not used itself.
         callbacks: Keras callbacks, called at the beginning and end of the training and of epochs.
         validation: a data set whose test split gives the `val_` figures of their logs.
     """
@@ -195,9 +195,12 @@ def _figure(row: dict) -> str:
 
 def _optimizer(extras: Extras, options: Training, steps_per_epoch: int):
     given = extras.optimizer
-    if given is None:
-        return keras.optimizers.SGD(_schedule(options, steps_per_epoch), 0.9, nesterov=True)
-    return type(given).from_config(given.get_config())
+    if given is not None:
+        return type(given).from_config(given.get_config())
+    rate = _schedule(options, steps_per_epoch)
+    if options.optimizer == LAMB:
+        return keras.optimizers.Lamb(rate)
+    return keras.optimizers.SGD(rate, 0.9, nesterov=True)
 
 
 def _callbacks(extras: Extras, model: keras.Model) -> keras.callbacks.CallbackList | None:

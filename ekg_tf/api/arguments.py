@@ -121,8 +121,14 @@ def search_of(
 
 
 def training_of(training: Training | None, optimizer: Any, seed: int) -> Training:
-    """The training of a fine-tuning; an optimizer of the caller's has no L2 unless that is said."""
+    """The training of a fine-tuning; an optimizer of the caller's has no L2 unless that is said.
+
+    Raises:
+        UserError: two optimizers.
+    """
     found: Training = given_or("training", training, Training(), Training)
+    if optimizer is not None and found.optimizer is not None:
+        raise UserError("optimizer= and Training(optimizer=...) are both given: give one of them")
     if optimizer is not None and found.weight_decay is None:
         found = replace(found, weight_decay=0.0)
     return replace(found, seed=seed)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from ekg_tf.dataloader import unreadable_named
 from ekg_tf.nets import layer_kinds
 from ekg_tf.nets.flatten import flatten
+from ekg_tf.nets.given import called_on, zeros
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.rebuild import at_shapes
 from ekg_tf.options import recipes
@@ -63,7 +64,7 @@ def inspect(
     """What can be pruned in a network, and how far.
 
     Args:
-        model: functional or Sequential; it isn't changed.
+        model: functional, Sequential, or (with its `input_shape`) subclassed; it isn't changed.
         input_shape: of one example, such as (224, 224, 3), at which FLOPs are counted where the
             network leaves it open; a list of several where it has several inputs.
         exclude, min_width, min_share: as of `prune`.
@@ -81,11 +82,13 @@ def inspect(
     """
     check_model(model)
     control = control_of(exclude, min_width, min_share, None)
-    found = flatten(model)
+    shapes: Sequence[Any] = () if input_shape is None else input_shape
+    if shapes and all(isinstance(size, int) for size in shapes):
+        shapes = [shapes]
+    found = flatten(called_on(model, zeros(shapes)))
     flat, control = found.model, located(control, found.model, found.places)
-    if input_shape is not None:
-        one = all(isinstance(size, int) for size in input_shape)
-        flat = at_shapes(flat, [input_shape] if one else input_shape)
+    if shapes:
+        flat = at_shapes(flat, shapes)
     figures = inspection.inspection(ChannelGraph(flat), control)
     return Report(
         groups=figures["groups"],

@@ -190,7 +190,7 @@ def prune(
     )
     run.measures(deployed_latency)
     work, extras = run.work, run.extras(optimizer, callbacks, validation)
-    plan = pipeline.Plan(search, both, finetune, of_training).resolved(run.data)
+    plan = pipeline.Plan(search, both, finetune, of_training).resolved(run.data, run.work.task)
     pipeline.check_plan(work.given, run.data, plan, run.device)
     kept = plan.flags() | kept_of(optimizer, callbacks)
     run.check(kept)
@@ -354,7 +354,7 @@ def run_finetuning(
     run.measures(deployed_latency)
     work, extras = run.work, run.extras(optimizer, callbacks, validation)
     finetune = recipes.finetuning(finetune, run.data)
-    wanted = recipes.training(of_training, run.data)
+    wanted = recipes.training(of_training, run.data, numbers=run.work.task.has_numbers)
     check_batch(wanted, training_data(source, run.data), run.device)
     student = work.given.read_again(load_keras(pruned, compile=False)).core
     objective_of(source, student, work.task, run.data, finetune, seed, run.device)

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.cli import inputs
     from ekg_tf.dataloader import unreadable_named
     from ekg_tf.nets.flatten import flatten
-    from ekg_tf.nets.given import Given, check_weights
+    from ekg_tf.nets.given import Given, called_on, check_weights, zeros
     from ekg_tf.nets.graph import ChannelGraph
     from ekg_tf.nets.rebuild import at_shapes
     from ekg_tf.nets.zoo.applications import fresh_application
@@ -104,7 +104,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             model = load_keras(args.network)
     check_weights(model)
-    parts = work.given if args.sensitivity else flatten(model)
+    if args.sensitivity:
+        parts = work.given
+    else:
+        parts = flatten(called_on(model, zeros(args.input_shape or ())))
     flat = parts.core if isinstance(parts, Given) else parts.model
     control = located(control, flat, parts.places)
     graph = ChannelGraph(at_shapes(flat, args.input_shape) if args.input_shape else flat)

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with unreadable_named():
         work = work_of(args)
         phase = work.given, work.task, work.data
-        plan = pipeline.Plan(search, bank, finetuning, training).resolved(work.data)
+        plan = pipeline.Plan(search, bank, finetuning, training).resolved(work.data, work.task)
         pipeline.check_plan(work.given, work.data, plan, device)
         kept = choices.record(args, plan, work)
         choices.check_folder(args, kept)

@@ -2,8 +2,8 @@
 
 Kinds of it, all memory-mapped files whose row n belongs to training example n:
 
-* "full": float16 [examples, ..., K], all outputs: `bank.npy`, or `bank_0.npy`, `bank_1.npy`, ... of
-  a network with several;
+* "full": float16 [examples, ..., K], of plain numbers float32: all outputs, in `bank.npy`, or
+  `bank_0.npy`, `bank_1.npy`, ... of a network with several;
 * "topk", for logits of classes: records [examples, K] of the k largest logits (float16 [k]), their
   classes (int16 [k]) and "rest" (float16), the log-sum-exp of all other logits, whose mass is
   spread evenly over their classes on reading (`distill.expanded`). 1.28 million x 1000 classes x 5:
@@ -103,6 +103,7 @@ def layout(
     num_teachers: int,
     features: int = 0,
     *,
+    numbers: Sequence[bool] = (),
     free: float = math.inf,
     moved: bool = False,
 ) -> Layout:
@@ -111,6 +112,7 @@ def layout(
     Args:
         outputs: shape of every output of an example.
         features: how many penultimate features are kept of every example.
+        numbers: of every output, whether it is plain numbers, which may be beyond float16.
         free: bytes on the disk; where a kind is left open, a bank beyond half of them is online.
         moved: whether training moves what is seen in an image (flips, crops) while an output has a
             place for each pixel: rows of a written bank would not fit, so it is online.
@@ -122,8 +124,11 @@ def layout(
     several = len(outputs) > 1 or len(outputs[0]) > 1
     classes = outputs[0][-1]
     kind = options.kind or (TOPK if classes >= MANY_CLASSES and not several else FULL)
-    half = np.dtype(np.float16)
-    full = tuple(((*shape, num_teachers), half) for shape in outputs)
+    wide = numbers or [False] * len(outputs)
+    full = tuple(
+        ((*shape, num_teachers), np.dtype(np.float32 if one else np.float16))
+        for shape, one in zip(outputs, wide, strict=True)
+    )
     if kind == FULL:
         found = Layout(kind, examples, num_teachers, full, features)
         if not moved and (options.kind or found.bytes <= DISK_SHARE * free):
@@ -223,8 +228,8 @@ def build_bank(
         complete (whether all are).
 
     Raises:
-        UserError: the disk is too small.
-        RuntimeError: the batches hold another number of examples; an output beyond float16.
+        UserError: the disk is too small, or an output is beyond the bank's type.
+        RuntimeError: the batches hold another number of examples.
     """
     manifest = cluster.on_chief(lambda: _open_manifest(folder, graph, history, layout, fingerprint))
     if manifest["complete"]:
@@ -362,10 +367,14 @@ def _opened(path: Path, layout: Layout, name: str) -> np.ndarray:
 def _write(banks: list, layout: Layout, number: int, outputs: list) -> None:
     """Puts a teacher's outputs, float32 [b, ...] each, into a batch's rows of the bank."""
     for bank, values in zip(banks, outputs, strict=True):
-        if not (np.abs(values) <= np.finfo(np.float16).max).all():
-            raise RuntimeError(f"teacher {number}: an output is not finite or beyond float16")
+        dtype = bank.dtype if layout.kind == FULL else np.dtype(np.float16)
+        if not (np.abs(values) <= np.finfo(dtype).max).all():
+            raise UserError(
+                f"an output of teacher {number} isn't finite or is beyond {dtype}, in which the "
+                "memory bank keeps it: use an online bank"
+            )
         if layout.kind == FULL:
-            bank[..., number] = values.astype(np.float16)
+            bank[..., number] = values.astype(dtype)
         else:
             bank[:, number] = compressed(values, bank.dtype)
 

@@ -11,7 +11,7 @@ from ...nets.graph import ChannelGraph
 from ...nets.rebuild import copied
 from ...options.methods import SWP
 from ...options.search import SearchOptions
-from ...options.training import Training
+from ...options.training import LAMB, SGD, Training
 from ...training.task import Task
 from ...training.trainer import METRICS, Objective, train
 from ...utils import devices
@@ -84,7 +84,8 @@ def train_supernet(
         epochs=wanted.epochs,
         learning_rate=wanted.learning_rate,
         batch_size=wanted.batch_size,
-        weight_decay=WEIGHT_DECAY,
+        optimizer=LAMB if task.has_numbers else SGD,
+        weight_decay=0.0 if task.has_numbers else WEIGHT_DECAY,
         seed=options.sampling.seed,
         schedule="cosine",
         accum=parts,
