@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.reports.finetuning import report, tested
     from ekg_tf.reports.networks import print_report
     from ekg_tf.reports.written import write_if_missing
-    from ekg_tf.training.trainer import check_batch
+    from ekg_tf.training.trainer import check_batch, needs_lamb
     from ekg_tf.utils.keras_files import load_keras
 
     inputs.import_custom(args.custom_module)
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         work = work_again(args, network)
         given, task, data = phase = work.given, work.task, work.data
         finetuning = recipes.finetuning(finetuning, data)
-        training = recipes.training(training, data, numbers=task.has_numbers)
+        training = recipes.training(training, data, lamb=needs_lamb(given, task))
         # Whatever is wrong with the search's files shows here, before there is a folder.
         check_batch(training, training_data(search_path, data), device)
         student = given.read_again(load_keras(pruned, compile=False)).core

@@ -80,7 +80,6 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
     from ekg_tf.phases.opening import work_on
     from ekg_tf.reports.networks import print_report
     from ekg_tf.reports.written import write_if_missing
-    from ekg_tf.training.task import classification
 
     device = choices.device_of(args, machines=True)
     keras.utils.set_random_seed(args.seed)
@@ -88,7 +87,7 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
         # -------------------------------------------------------------- data and network
         data = inputs.data_of(args)
         network = inputs.named_network(args, data)
-        plan = pipeline.Plan(search, bank, finetuning, training).resolved(data, classification())
+        plan = pipeline.Plan(search, bank, finetuning, training).resolved(data)
         data = without_held_out(data, plan.search.sampling.held_out)
         trained_by = recipes.baseline(of_baseline, plan.training, data)
         of_baseline = recipes.as_baseline(of_baseline, trained_by)

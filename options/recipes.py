@@ -93,18 +93,17 @@ def _scaled(rate: float, batch_size: int, recipe: Recipe) -> float:
     return rate * batch_size / recipe.base_batch if recipe.base_batch else rate
 
 
-def training(given: Training, facts: Facts, *, numbers: bool = False) -> Training:
+def training(given: Training, facts: Facts, *, lamb: bool = False) -> Training:
     """A fine-tuning's training with the defaults of a data set.
 
     Args:
-        numbers: whether a loss is of plain numbers, `Task.has_numbers`: its size is that of their
-            unit, and no rate of SGD fits all units.
+        lamb: whether no rate of SGD is known to fit, `training.trainer.needs_lamb`.
     """
     recipe = RECIPES[facts.name]
     values = _values(recipe.training)
     batch_size = given.batch_size or values["batch_size"]
     values["learning_rate"] = _scaled(values["learning_rate"], batch_size, recipe)
-    values["optimizer"] = LAMB if numbers else SGD
+    values["optimizer"] = LAMB if lamb else SGD
     if (given.optimizer or values["optimizer"]) == LAMB:
         values["weight_decay"] = 0.0
     return _filled(given, values)

@@ -49,7 +49,7 @@ class Training(Options):
         flag="optimizer",
         choices=OPTIMIZERS,
         help="sgd: with Nesterov momentum 0.9; lamb: by a share of each weight, L2 off unless said",
-        shown="sgd; lamb where an output with a loss is plain numbers",
+        shown="sgd; lamb for networks without batch norm or with losses of plain numbers",
     )
 
 

@@ -33,13 +33,13 @@ class Plan:
     finetuning: FineTuning
     training: Training
 
-    def resolved(self, facts: recipes.Facts, task: Task) -> Plan:
-        """The plan with the defaults of a data set and of a task."""
+    def resolved(self, facts: recipes.Facts, *, lamb: bool = False) -> Plan:
+        """The plan with the defaults of a data set; `lamb` as of `recipes.training`."""
         return replace(
             self,
             search=recipes.search(self.search, facts),
             finetuning=recipes.finetuning(self.finetuning, facts),
-            training=recipes.training(self.training, facts, numbers=task.has_numbers),
+            training=recipes.training(self.training, facts, lamb=lamb),
         )
 
     def wanted(self, baseline: Training | None = None, until: str = "test") -> Wanted:

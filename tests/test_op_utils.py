@@ -356,6 +356,36 @@ def test_reestimate_bn_against_numpy():
             np.testing.assert_array_equal(before[variable.path], variable.numpy())
 
 
+def test_a_batch_norm_that_is_used_several_times_has_the_mean_of_its_uses():
+    layers = keras.layers
+    image = layers.Input((6, 6, 4))
+    conv, shared = layers.Conv2D(4, 3, padding="same"), layers.BatchNormalization(momentum=0.8)
+    x, uses = image, []
+    for _ in range(3):
+        uses.append(conv(x))
+        x = layers.ReLU()(shared(uses[-1]))
+    x = layers.BatchNormalization()(layers.Conv2D(2, 3)(x))
+    model = keras.Model(image, layers.GlobalAveragePooling2D()(x))
+    conv.bias.assign([0.5, -0.5, 1.0, 0.0])
+    shared.gamma.assign([1.0, 2.0, 0.5, 1.5])
+    rng = np.random.default_rng(0)
+    images = [rng.normal(size=(n, 6, 6, 4)).astype(np.float32) for n in (12, 4)]
+    evaluation.reestimate_bn(model, [{"inputs": one} for one in images])
+    assert shared.momentum == 0.8
+    means, variances = [], []
+    for one in images:
+        x, found = one, []
+        for _ in range(3):
+            y = conv(x).numpy()
+            found.append((y.mean((0, 1, 2)), y.var((0, 1, 2))))
+            x = np.maximum(numpy_bn(y, shared.gamma.numpy(), shared.beta.numpy()), 0)
+        means.append(np.mean([mean for mean, _ in found], 0))
+        variances.append(np.mean([variance for _, variance in found], 0))
+        assert np.ptp([variance for _, variance in found], axis=0).max() > 0.1
+    for moving, values in ((shared.moving_mean, means), (shared.moving_variance, variances)):
+        np.testing.assert_allclose(moving, np.average(values, 0, [12, 4]), rtol=2e-3, atol=2e-3)
+
+
 def test_reestimate_bn_edges():
     evaluation.reestimate_bn(small_net(bn=False), [])
     with pytest.raises(ValueError, match="no batch"):

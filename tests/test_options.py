@@ -331,14 +331,14 @@ def test_trainings_by_data_set(name, epochs, batch_size, weight_decay, baseline_
 
 
 @pytest.mark.parametrize("name", ["own", "ImageNet"])
-def test_numbers_are_fine_tuned_by_lamb_unless_sgd_is_said(name):
+def test_lamb_where_it_is_needed_unless_sgd_is_said(name):
     at = facts(name)
-    sgd, lamb = (recipes.training(Training(), at, numbers=one) for one in (False, True))
+    sgd, lamb = (recipes.training(Training(), at, lamb=one) for one in (False, True))
     assert sgd.optimizer == "sgd" and sgd.weight_decay > 0
     assert lamb == replace(sgd, optimizer="lamb", weight_decay=0.0)
-    assert recipes.training(Training(optimizer="sgd"), at, numbers=True) == sgd
+    assert recipes.training(Training(optimizer="sgd"), at, lamb=True) == sgd
     assert recipes.training(Training(optimizer="lamb"), at) == lamb
-    rate = recipes.training(Training(learning_rate=0.02, weight_decay=1e-4), at, numbers=True)
+    rate = recipes.training(Training(learning_rate=0.02, weight_decay=1e-4), at, lamb=True)
     assert (rate.optimizer, rate.learning_rate, rate.weight_decay) == ("lamb", 0.02, 1e-4)
     assert recipes.baseline(Baseline(), lamb, at).optimizer == "sgd"
 

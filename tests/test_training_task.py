@@ -8,6 +8,7 @@ from ekg_tf.nets.given import Given
 from ekg_tf.nets.keras_graph import Compiled
 from ekg_tf.training.metrics import UserMetrics, jackknife
 from ekg_tf.training.task import classification, task_of
+from ekg_tf.training.trainer import needs_lamb
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.trees import mapped
 
@@ -48,6 +49,26 @@ def test_the_loss_is_the_one_that_keras_reports(name):
     assert metrics.result() == pytest.approx({key: 0.0 for key in known}, abs=1e-6), (
         "the result is of the batches since the last call"
     )
+
+
+@pytest.mark.parametrize(
+    ("norm", "frozen", "loss", "needed"),
+    [
+        (True, False, "sparse_categorical_crossentropy", False),
+        (True, True, "sparse_categorical_crossentropy", False),
+        (False, False, "sparse_categorical_crossentropy", True),
+        (True, False, "mse", True),
+    ],
+)
+def test_sgd_is_for_batch_norm_and_cross_entropy(norm, frozen, loss, needed):
+    image = keras.Input((6, 6, 3))
+    x = L.Conv2D(4, 3)(image)
+    x = L.BatchNormalization(trainable=not frozen)(x) if norm else L.LayerNormalization()(x)
+    ends = {"activation": "softmax"} if "cross" in loss else {}
+    model = keras.Model(image, L.Dense(3, **ends)(L.GlobalAveragePooling2D()(x)))
+    model.compile("adam", loss)
+    given = Given.read(model, RNG.random((4, 6, 6, 3)).astype(np.float32))
+    assert needs_lamb(given, task_of(given)) == needed
 
 
 METRICS = {

@@ -15,11 +15,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..nets.keras_graph import calls_of, is_functional
 from ..nets.stateless import batch_norms, batch_statistics, call, read
 from ..utils import cluster
 from ..utils.trees import parts_of
 from .metrics import UserMetrics
 from .task import Task
+
+NEARLY_ONE = 0.999  # a momentum
 
 Batch = dict[str, Any]
 BatchNormMode = Literal["inference", "batch"]
@@ -151,7 +154,8 @@ def reestimate_bn(
     """Sets the moving statistics of all batch norms to averages over the given batches.
 
     Each becomes the mean of the batches' own statistics, weighted by batch size: the variance is
-    that within batches (over n, as Keras's), so batches should be large and shuffled. Dropout is
+    that within batches (over n, as Keras's), so batches should be large and shuffled. One that the
+    network uses several times has the mean over its uses, as after a training. Dropout is
     off. All are set after the last batch, and nothing else changes. A
     model without batch norms is left alone; frozen ones are, but with `frozen`. With `shared` the
     batches are this machine's part of all; the averages are over all of them.
@@ -161,13 +165,17 @@ def reestimate_bn(
     moving = [v for n in norms for v in (n.moving_mean, n.moving_variance)]
     if not moving:
         return
+    uses = [_uses(model, norm) for norm in norms]
+    momentum = 0.0 if max(uses) == 1 else NEARLY_ONE
+    # From zero, the values of n uses count (1 - m) m^(n - 1), ..., (1 - m): 1 - m^n together.
+    parts = [1 - momentum**count for count in uses for _ in range(2)]
 
     def statistics(values, inputs):
         # momentum 0: the new moving value is the batch's; zeros, because 0 * NaN is NaN
         chosen = {id(v) for v in moving}
         pairs = zip(model.variables, values, strict=True)
         values = [tf.zeros_like(x) if id(v) in chosen else x for v, x in pairs]
-        with batch_statistics(model, frozen=frozen, momentum=0.0):
+        with batch_statistics(model, frozen=frozen, momentum=momentum):
             new = call(model, values, inputs, training=True, updated=moving)[1]
         return tf.concat([tf.reshape(x, [-1]) for x in new], 0)
 
@@ -185,5 +193,11 @@ def reestimate_bn(
     if not examples:
         raise ValueError("there is no batch to re-estimate the batch-norm statistics on")
     pieces = np.split(total / examples, np.cumsum([v.shape.num_elements() for v in moving])[:-1])
-    for variable, piece in zip(moving, pieces, strict=True):
-        variable.assign(piece.reshape(variable.shape).astype(np.float32))
+    for variable, piece, part in zip(moving, pieces, parts, strict=True):
+        variable.assign((piece / part).reshape(variable.shape).astype(np.float32))
+
+
+def _uses(model: keras.Model, norm: keras.layers.Layer) -> int:
+    """How often a network runs a layer; 1 where that is inside of something else, not in sight."""
+    calls = calls_of(model) if is_functional(model) else []
+    return max(1, sum(call.operation is norm for call in calls))

@@ -70,6 +70,13 @@ class Extras:
 NO_EXTRAS = Extras()
 
 
+def needs_lamb(given: Given, task: Task) -> bool:
+    """Whether no rate of SGD is known to fit a network: the papers' suits batch norms, which take
+    the size of the weights out, and cross-entropy. Losses of plain numbers have the size of their
+    unit."""
+    return task.has_numbers or not batch_norms(given.core, frozen=True)
+
+
 def check_batch(options: Training, data: Dataset, device: Device) -> None:
     """Raises UserError for a batch too large or not divisible over devices and micro-batches."""
     replicas, size = device.strategy.num_replicas_in_sync, options.batch_size

@@ -30,7 +30,7 @@ from ekg_tf.reports.finetuning import report, tested
 from ekg_tf.reports.search import print_summary
 from ekg_tf.reports.written import write_if_missing
 from ekg_tf.training.task import Knowledge
-from ekg_tf.training.trainer import Extras, check_batch
+from ekg_tf.training.trainer import Extras, check_batch, needs_lamb
 from ekg_tf.utils import devices, progress
 from ekg_tf.utils.devices import Device
 from ekg_tf.utils.errors import UserError
@@ -190,7 +190,7 @@ def prune(
     )
     run.measures(deployed_latency)
     work, extras = run.work, run.extras(optimizer, callbacks, validation)
-    plan = pipeline.Plan(search, both, finetune, of_training).resolved(run.data, run.work.task)
+    plan = pipeline.Plan(search, both, finetune, of_training).resolved(run.data, lamb=run.lamb)
     pipeline.check_plan(work.given, run.data, plan, run.device)
     kept = plan.flags() | kept_of(optimizer, callbacks)
     run.check(kept)
@@ -354,7 +354,7 @@ def run_finetuning(
     run.measures(deployed_latency)
     work, extras = run.work, run.extras(optimizer, callbacks, validation)
     finetune = recipes.finetuning(finetune, run.data)
-    wanted = recipes.training(of_training, run.data, numbers=run.work.task.has_numbers)
+    wanted = recipes.training(of_training, run.data, lamb=run.lamb)
     check_batch(wanted, training_data(source, run.data), run.device)
     student = work.given.read_again(load_keras(pruned, compile=False)).core
     objective_of(source, student, work.task, run.data, finetune, seed, run.device)
@@ -420,6 +420,11 @@ class _Run:
     def measures(self, deployed_latency: bool) -> None:
         """Whether the latency of the result is measured in LiteRT or ONNX Runtime as well."""
         self.device = replace(self.device, deployed_latency=deployed_latency)
+
+    @property
+    def lamb(self) -> bool:
+        """As `needs_lamb` of the network and its task."""
+        return needs_lamb(self.work.given, self.work.task)
 
     def extras(self, optimizer: Any, callbacks: Sequence[Any], validation: Split | None) -> Extras:
         """Optimizer, callbacks and validation data of the fine-tuning.

@@ -47,13 +47,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.phases.rehearsal import rehearse
     from ekg_tf.reports.networks import print_report
     from ekg_tf.reports.written import write_if_missing
+    from ekg_tf.training.trainer import needs_lamb
 
     device = choices.device_of(args, machines=True)
     keras.utils.set_random_seed(args.seed)
     with unreadable_named():
         work = work_of(args)
         phase = work.given, work.task, work.data
-        plan = pipeline.Plan(search, bank, finetuning, training).resolved(work.data, work.task)
+        plan = pipeline.Plan(search, bank, finetuning, training).resolved(
+            work.data, lamb=needs_lamb(work.given, work.task)
+        )
         pipeline.check_plan(work.given, work.data, plan, device)
         kept = choices.record(args, plan, work)
         choices.check_folder(args, kept)
