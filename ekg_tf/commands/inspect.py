@@ -103,11 +103,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             model = fresh_application(args.network.removeprefix(APPLICATIONS))
         else:
             model = load_keras(args.network)
+        model = called_on(model, zeros(args.input_shape or ()))
     check_weights(model)
-    if args.sensitivity:
-        parts = work.given
-    else:
-        parts = flatten(called_on(model, zeros(args.input_shape or ())))
+    parts = work.given if args.sensitivity else flatten(model)
     flat = parts.core if isinstance(parts, Given) else parts.model
     control = located(control, flat, parts.places)
     graph = ChannelGraph(at_shapes(flat, args.input_shape) if args.input_shape else flat)
