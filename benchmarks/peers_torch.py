@@ -5,8 +5,7 @@
 PROBLEM.npz holds a CIFAR ResNet's arrays by Keras layer ("weights/<layer>/<index>"), "val_inputs"
 float32 [n, h, w, 3], "val_labels" int [n], "test_inputs" and "test_labels" likewise, and
 "val_batch", "test_batch": images per batch. Losses and accuracies are by the statistics of the
-batch, gradients by the moving ones: by those of the batch Taylor's networks were seen to be three
-times worse.
+batch, gradients by the moving ones: by those of the batch Taylor's networks were far worse.
 """
 
 import argparse

@@ -8,7 +8,8 @@ or "batch".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -165,7 +166,7 @@ def reestimate_bn(
     moving = [v for n in norms for v in (n.moving_mean, n.moving_variance)]
     if not moving:
         return
-    uses = [_uses(model, norm) for norm in norms]
+    uses = _uses(model, norms)
     momentum = 0.0 if max(uses) == 1 else NEARLY_ONE
     # From zero, the values of n uses count (1 - m) m^(n - 1), ..., (1 - m): 1 - m^n together.
     parts = [1 - momentum**count for count in uses for _ in range(2)]
@@ -197,7 +198,8 @@ def reestimate_bn(
         variable.assign((piece / part).reshape(variable.shape).astype(np.float32))
 
 
-def _uses(model: keras.Model, norm: keras.layers.Layer) -> int:
-    """How often a network runs a layer; 1 where that is inside of something else, not in sight."""
+def _uses(model: keras.Model, norms: Sequence[keras.layers.Layer]) -> list[int]:
+    """How often a network runs each of some layers; 1 where that is inside of another, unseen."""
     calls = calls_of(model) if is_functional(model) else []
-    return max(1, sum(call.operation is norm for call in calls))
+    counts = Counter(id(call.operation) for call in calls)
+    return [max(1, counts[id(norm)]) for norm in norms]

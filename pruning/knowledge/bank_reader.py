@@ -32,10 +32,10 @@ def open_bank(
     """The finished bank, memory-mapped read-only, as arrays whose row n is of example n.
 
     Returns:
-        A full bank: {"teacher": float16 [examples, ..., K]}, of several outputs "teacher_0",
-        "teacher_1", ... A top-k bank: {"teacher_logits": float16 [examples, K, k],
-        "teacher_classes": int16 [examples, K, k], "teacher_rest": float16 [examples, K]}. An online
-        bank: nothing.
+        A full bank: {"teacher": float16 (plain numbers: float32) [examples, ..., K]}, of several
+        outputs "teacher_0", "teacher_1", ... A top-k bank: {"teacher_logits": float16 [examples,
+        K, k], "teacher_classes": int16 [examples, K, k], "teacher_rest": float16 [examples, K]}. An
+        online bank: nothing.
 
     Raises:
         UserError: unfinished, of another training set, or not the array that the manifest
