@@ -89,7 +89,7 @@ def run(parser: manners.Parser, argv: Sequence[str] | None) -> None:
         network = inputs.named_network(args, data)
         plan = pipeline.Plan(search, bank, finetuning, training).resolved(data)
         data = without_held_out(data, plan.search.sampling.held_out)
-        trained_by = recipes.baseline(of_baseline, plan.training, data)
+        trained_by = recipes.baseline(of_baseline, training, data)
         of_baseline = recipes.as_baseline(of_baseline, trained_by)
         byol = baseline.Byol.of(of_baseline)
         # before there is a folder

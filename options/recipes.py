@@ -110,13 +110,14 @@ def training(given: Training, facts: Facts, *, lamb: bool = False) -> Training:
 
 
 def baseline(given: Baseline, of: Training, facts: Facts) -> Training:
-    """A baseline's training with the defaults of a data set.
+    """A baseline's training, by SGD, with the defaults of a data set.
 
     Args:
-        of: the resolved training that it shares the rest with.
+        of: the training as it was asked for, which it shares the rest with but for the optimizer.
     """
     recipe = RECIPES[facts.name]
     values = _values(recipe.baseline)
+    of = training(replace(of, optimizer=SGD), facts)
     assert of.batch_size is not None
     values["learning_rate"] = _scaled(values["learning_rate"], of.batch_size, recipe)
     return _filled(given, values).training(of)

@@ -99,7 +99,6 @@ class Baseline(Options):
         return replace(
             finetuning,
             epochs=self.epochs,
-            optimizer=SGD,
             learning_rate=self.learning_rate,
             decay_points=self.decay_points,
             decay_rate=self.decay_rate,

@@ -341,6 +341,9 @@ def test_lamb_where_it_is_needed_unless_sgd_is_said(name):
     rate = recipes.training(Training(learning_rate=0.02, weight_decay=1e-4), at, lamb=True)
     assert (rate.optimizer, rate.learning_rate, rate.weight_decay) == ("lamb", 0.02, 1e-4)
     assert recipes.baseline(Baseline(), lamb, at).optimizer == "sgd"
+    by_sgd = recipes.baseline(Baseline(), Training(), at)
+    assert recipes.baseline(Baseline(), Training(optimizer="lamb"), at) == by_sgd
+    assert by_sgd.weight_decay == sgd.weight_decay  # a fine-tuning by LAMB doesn't take it away
 
 
 def test_learning_rates_grow_with_the_batch_on_imagenet_alone():
