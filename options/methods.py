@@ -10,6 +10,7 @@ from .fields import Options, setting, share
 TEACHERS = ("none", "single", "ensemble")
 SCORES = ("taylor", "l1", "fpgm", "random")
 EVALUATORS = ("exact", "fast", "naive")
+CHOICES = REWARD, PRICE = "reward", "price"
 AUTO = "auto"
 CACHE_MB = 2048
 
@@ -64,6 +65,12 @@ class EKG(Method):
         flag="search_teacher",
         choices=TEACHERS,
         help="teacher in EKG's reward: the first network, or all networks so far",
+    )
+    choice: str | None = setting(
+        None,
+        flag="search_choice",
+        choices=CHOICES,
+        help="what a step takes: the largest reward, or the least loss of reward per size removed",
     )
     evaluator: str = setting("exact", **_EVALUATOR)
     cache_mb: int = setting(CACHE_MB, **_CACHE)

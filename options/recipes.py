@@ -14,7 +14,7 @@ from .bank import MANY_CLASSES
 from .data import Sampling
 from .fields import Options, settings_of
 from .finetuning import FineTuning
-from .methods import Method
+from .methods import PRICE, REWARD, Method
 from .search import SearchOptions
 from .training import BYOL, BYOL_MOMENTUM, BYOL_WEIGHT, LAMB, SGD, Baseline, Training
 
@@ -44,7 +44,7 @@ class Facts(Protocol):
 @dataclass(frozen=True)
 class Recipe:
     """Defaults of a data set. With `base_batch` the learning rates are for so many examples per
-    step and grow with the batch."""
+    step and grow with the batch. `choice`: of EKG; the papers', or what serves any network."""
 
     baseline: Baseline
     training: Training
@@ -52,6 +52,7 @@ class Recipe:
     supernet_batch_size: int
     supernet_learning_rate: float = 0.02
     base_batch: int | None = None
+    choice: str = REWARD
 
 
 _SMALL = Training(epochs=20, learning_rate=0.01, batch_size=64, weight_decay=5e-4)
@@ -62,11 +63,11 @@ _CIFAR = Recipe(
     supernet_batch_size=128,
 )
 # One epoch of a supernet costs about five of a plain network.
-_OWN = replace(_CIFAR, training=_SMALL, supernet_epochs=10, supernet_batch_size=64)
+_OWN = replace(_CIFAR, training=_SMALL, supernet_epochs=10, supernet_batch_size=64, choice=PRICE)
 RECIPES = {
     "CIFAR10": _CIFAR,
     "CIFAR100": _CIFAR,
-    "DIGITS": replace(_OWN, baseline=replace(_CIFAR.baseline, epochs=40)),
+    "DIGITS": replace(_OWN, baseline=replace(_CIFAR.baseline, epochs=40), choice=REWARD),
     OWN: _OWN,
     "ImageNet": Recipe(
         Baseline(epochs=100, learning_rate=0.1, decay_points=(0.3, 0.6, 0.9), decay_rate=0.1),
@@ -169,9 +170,9 @@ def sampling(given: Sampling, facts: Facts) -> Sampling:
 
 def method(given: Method, facts: Facts) -> Method:
     """A search method with the defaults of a data set."""
-    if not given.supernet:
-        return given
     recipe = RECIPES[facts.name]
+    if not given.supernet:
+        return _filled(given, {"choice": recipe.choice})
     batch_size = getattr(given, "batch_size", None) or recipe.supernet_batch_size
     values = {
         "epochs": recipe.supernet_epochs,
@@ -214,11 +215,13 @@ def shown(flag: str) -> str:
             "supernet_epoch": recipe.supernet_epochs,
             "supernet_batch_size": recipe.supernet_batch_size,
             "supernet_learning_rate": recipe.supernet_learning_rate,
+            "search_choice": recipe.choice,
         }
         if flag not in _BY_DATA or known.get(flag) is None:
             return ""
         value = known[flag]
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else text
         values.setdefault(text, []).append(name if name != OWN else "your own data")
     if len(values) == 1:
         return next(iter(values))
@@ -229,4 +232,5 @@ _BY_DATA = (
     *("baseline_epoch", "baseline_learning_rate", "baseline_decay_points", "baseline_decay_rate"),
     *("train_epoch", "learning_rate", "batch_size", "weight_decay"),
     *("supernet_epoch", "supernet_learning_rate", "supernet_batch_size"),
+    "search_choice",
 )

@@ -367,7 +367,15 @@ def test_what_is_given_stays():
     resolved = recipes.search(options, facts("DIGITS"))
     assert (resolved.sampling.subset_per_class, resolved.sampling.val_per_class) == (7, 20)
     assert (resolved.method.epochs, resolved.method.batch_size) == (2, 64)
-    assert recipes.search(SearchOptions(), facts("DIGITS")).method == EKG()
+    chosen = SearchOptions(method=EKG(choice="price"))
+    assert recipes.search(chosen, facts("DIGITS")).method == EKG(choice="price")
+
+
+def test_the_papers_data_have_the_papers_choice():
+    found = {one: recipes.search(SearchOptions(), facts(one)).method for one in recipes.RECIPES}
+    own = found.pop(recipes.OWN)
+    assert own == EKG(choice="price")
+    assert set(found.values()) == {EKG(choice="reward")}
 
 
 def test_temperatures_by_number_of_classes():

@@ -1,6 +1,7 @@
 """Quotas, Otsu's threshold and the clipping of proposals, on typed-in numbers."""
 
 import itertools
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -15,6 +16,8 @@ from ekg_tf.pruning.space.candidates import (
     otsu_threshold,
     quota,
     removable,
+    rises_of,
+    valued,
 )
 
 from tests.helpers.networks import residual
@@ -181,6 +184,49 @@ def test_a_proposal_that_falls_far_below_the_target_waits():
     assert {name: one.size for name, one in both.items()} == {"cheap": 1245, "dear": 967}
 
 
+def test_a_proposal_does_not_wait_until_the_small_gates_are_used_up():
+    # one cheap filter at a time leaves 1351: still far from 1300, which a dear one passes
+    both = proposals_of(two_branches(), target=1300, step=0.1)
+    assert {name: one.size for name, one in both.items()} == {"cheap": 1351, "dear": 967}
+
+
+def test_weights_are_what_is_removed_in_units_of_the_median():
+    graph = two_branches()
+    gates = Gates(graph.groups)
+    for gate in gates:
+        gate.rank(np.arange(gate.channels))
+    candidates = Candidates(gates, graph.flops, 100, 0.3, per_size=True)
+    proposals = candidates.propose(np.ones(graph.num_units + 1))
+    removed = np.array([1404 - one.size for one in proposals])
+    assert sorted(removed) == [159, 437]
+    np.testing.assert_allclose([one.weight for one in proposals], removed / np.median(removed))
+    assert {one.weight for one in proposals_of(graph, 100, 0.3).values()} == {1.0}
+
+
+def test_a_size_that_does_not_shrink_has_next_to_no_weight():
+    graph = two_branches()
+    gates = Gates(graph.groups)
+    for gate in gates:
+        gate.rank(np.arange(gate.channels))
+    sizes = {1: 10.0, 3: 12.0}  # filters that left -> a latency that has grown
+
+    def size(mask):
+        return 11.0 if mask is None or mask.all() else sizes[int((mask == 0).sum())]
+
+    proposals = Candidates(gates, size, 0, 0.3, per_size=True).propose(np.ones(13))
+    weights = sorted(one.weight for one in proposals)
+    assert 0 < weights[0] < 1e-6 and weights[1] == pytest.approx(2)
+
+
+def test_rises_count_by_weight():
+    rises = np.array([0.2, 0.1, -0.1, -0.2, 0.0, np.inf, np.nan])
+    weights = np.array([4.0, 0.5, 2.0, 0.5, 3.0, 2.0, 2.0])
+    values = valued(rises, weights)
+    np.testing.assert_allclose(values, [0.05, 0.2, -0.2, -0.1, 0, np.inf, np.nan])
+    np.testing.assert_allclose(rises_of(values, weights), rises)
+    np.testing.assert_array_equal(valued(rises, np.ones(7)), rises)
+
+
 def test_no_gate_is_ever_emptied():
     graph = two_branches()
     widths = ordered(graph, {"dear": 1, "cheap": 3})
@@ -224,6 +270,15 @@ def proposals_at(costs):
 def test_screening_keeps_the_cheap_ones_in_order(costs, kept):
     candidates = candidates_of(two_branches())
     assert [one.gate for one in candidates.screened(proposals_at(costs))] == kept
+
+
+def test_screening_goes_by_cost_and_weight():
+    candidates = candidates_of(two_branches())
+    costs = [1.0, 8.0, 8.0, 1.0, 8.0]
+    plain = proposals_at(costs)
+    assert [one.gate for one in candidates.screened(plain)] == [0, 3]
+    weighed = [replace(one, weight=one.cost) for one in plain]
+    assert [one.gate for one in candidates.screened(weighed)] == [0, 1, 2, 3, 4]
 
 
 def test_screening_always_leaves_something():

@@ -73,6 +73,31 @@ def test_the_same_choice_in_every_kind_of_network(build):
         assert_same_outcome(exact.best(proposals, reward), naive.best(proposals, reward))
 
 
+def test_the_same_choice_by_loss_per_size():
+    graph = ChannelGraph(shaken(residual()))
+    val = validation(graph.model, count=25)
+    reward = reward_for(graph.model, val)
+    exact, naive = ExactEvaluator(graph, val, workers=1), NaiveEvaluator(graph, val)
+    mask = random_mask(graph, keep=0.8)
+    exact.set_current(mask)
+    now = float(reward.all_losses(exact.current.outputs).mean())
+    proposals = proposals_at(graph, mask)
+    rises = -naive.best(proposals, reward).rewards - now
+    chosen = set()
+    for seed in range(8):
+        weights = 10 ** np.random.default_rng(seed).uniform(-2, 2, len(proposals))
+        weighed = [
+            replace(one, weight=float(weight))
+            for one, weight in zip(proposals, weights, strict=True)
+        ]
+        outcome, expected = exact.best(weighed, reward), naive.best(weighed, reward)
+        values = np.where(rises > 0, rises / weights, rises * weights)
+        assert outcome.best == expected.best == int(np.argmin(values))
+        assert outcome.reward == pytest.approx(expected.reward, abs=1e-4)
+        chosen.add(outcome.best)
+    assert len(chosen) > 1
+
+
 @pytest.mark.parametrize(
     "options", [{"cache_bytes": 0}, {"cache_bytes": 60_000}, {"devices": ("CPU:0", "CPU:1")}]
 )

@@ -91,6 +91,21 @@ def test_the_best_score_of_a_step_is_taken(tmp_path):
     assert after[number] == before[number] == 7 and after != before
 
 
+def test_the_score_is_seen_beside_the_size_that_it_costs(tmp_path):
+    """A layer of next to no FLOPs costs a little of the score, the others a little more."""
+    image = L.Input((16, 16, 3))
+    x = L.ReLU()(L.Conv2D(20, 3, name="large")(image))
+    x = L.Dense(20, activation="relu", name="small")(L.GlobalAveragePooling2D()(x))
+    model = shaken(keras.Model(image, L.Dense(4)(x)))
+
+    def score(network):
+        return 2.0 * network.get_layer("large").filters + network.get_layer("small").units
+
+    running = searched(tmp_path, model, score, rate=0.61, step=0.2)
+    first, last = running.history.rows[0]["widths"], running.history.rows[-1]["widths"]
+    assert first == [20, 20] and last == [12, 20]
+
+
 def test_a_killed_search_ends_with_the_same_network(tmp_path):
     model = shaken(residual())
     whole = searched(tmp_path / "whole", model)

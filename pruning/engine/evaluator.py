@@ -19,7 +19,7 @@ from ...nets.graph import ChannelGraph
 from ...nets.stateless import arranged, batch_statistics
 from ...utils import cluster
 from ...utils.trees import mapped, rows_of, tree_of
-from ..space.candidates import Proposal
+from ..space.candidates import Proposal, rises_of, valued, weights_of
 from ..worth.rewards import Reward
 from .current import CurrentNetwork, joined
 from .validation import Validation
@@ -69,12 +69,14 @@ class Trials:
 
     Attributes:
         losses: minus the rewards, float64 [proposals]; infinite until a proposal is finished.
+        weights: of the proposals, float64 [proposals].
         images: examples that each has seen, int64 [proposals].
     """
 
     def __init__(self, proposals: list[Proposal], reward: Reward, current: Any):
         self.proposals, self.reward = proposals, reward
         self.losses = np.full(len(proposals), np.inf)
+        self.weights = weights_of(proposals)
         self.images = np.zeros(len(proposals), int)
         self._sums = np.zeros(len(proposals))
         self._outputs: list[list[Any]] = [[] for _ in proposals]
@@ -100,7 +102,8 @@ class Trials:
         self.images[index] = rows.stop
         if rows.stop == len(self._current) - 1:
             self.losses[index] = self._sums[index] / rows.stop
-            for one in np.flatnonzero(np.isfinite(self.losses) & (self.losses > self.losses.min())):
+            values = self.values()
+            for one in np.flatnonzero(np.isfinite(values) & (values > values.min())):
                 self.forget(one)
 
     def deal(self, order: np.ndarray) -> None:
@@ -126,11 +129,16 @@ class Trials:
         self._outputs[index] = []
 
     def hopeless(self, index: int) -> bool:
-        """Whether a proposal must end with a larger loss than a finished one."""
+        """Whether a proposal must end worse than a finished one."""
         # Another thread may lower the least loss meanwhile: that only delays giving up.
         least = (self._sums[index] + self._rest[self.images[index]]) / (len(self._current) - 1)
-        best = self.losses.min()
-        return bool(np.isfinite(best) and least > best + TIE * max(1.0, abs(best)))
+        most = self.current_loss + rises_of(self.values().min(), self.weights[index])
+        return bool(np.isfinite(most) and least > most + TIE * max(1.0, abs(most)))
+
+    def values(self) -> np.ndarray:
+        """As `valued`, of the finished proposals: the least is the best; infinite for the others.
+        float64 [proposals]"""
+        return valued(self.losses - self.current_loss, self.weights)
 
     @property
     def current_loss(self) -> float:
@@ -156,8 +164,8 @@ class Trials:
         return np.where(self.images > 0, self._sums / own, np.nan)
 
     def outcome(self) -> Outcome:
-        """The finished proposal with the largest reward."""
-        best = int(np.argmin(self.losses))
+        """The best one of the finished proposals."""
+        best = int(np.argmin(self.values()))
         owner, outputs = int(self._owners[best]), None
         if owner == cluster.rank():
             outputs = mapped(lambda *parts: np.concatenate(parts), *self._outputs[best])
@@ -230,7 +238,7 @@ class ExactEvaluator:
     def best(
         self, proposals: list[Proposal], reward: Reward, together: Together | None = None
     ) -> Outcome:
-        """The proposal with the largest reward; the same choice as `NaiveEvaluator`.
+        """The best proposal, by reward and weight; the same choice as `NaiveEvaluator`.
 
         Proposals of the best expected reward go first, so that later ones can be given up early.
 
@@ -239,7 +247,7 @@ class ExactEvaluator:
         """
         trials = Trials(proposals, reward, self.current.outputs)
         ratios = np.array([self._ratios.get(one.gate, 0) for one in proposals])
-        expected = ratios * trials.current_loss
+        expected = valued((ratios - 1) * trials.current_loss, trials.weights)
         order = np.argsort(expected, kind="stable")
         trials.deal(order)
         first = self.FIRST * cluster.size() if cluster.size() > 1 else 0
@@ -292,6 +300,7 @@ class NaiveEvaluator(ExactEvaluator):
     def __init__(self, graph: ChannelGraph, data: Validation, **options):
         super().__init__(graph, data, **options)
         self._inputs = [mapped(tf.constant, rows_of(data.inputs, one)) for one in data.batches()]
+        self._graph = graph
         gated, self._mask = graph.gated()
 
         @tf.function(autograph=False)
@@ -304,12 +313,15 @@ class NaiveEvaluator(ExactEvaluator):
     def best(
         self, proposals: list[Proposal], reward: Reward, together: Together | None = None
     ) -> Outcome:
-        """Evaluates every proposal and takes the first of the largest rewards."""
+        """Evaluates every proposal and takes the first of the best."""
         rewards, best = [], 0
+        now = float(tf.reduce_mean(reward.all_losses(self._outputs(self._before(proposals[0])))))
+        weights = weights_of(proposals)
         for number, proposal in enumerate(proposals):
-            outputs = self._outputs(proposal)
+            outputs = self._outputs(proposal.mask)
             rewards.append(-float(tf.reduce_mean(reward.all_losses(outputs))))
-            if number == 0 or rewards[-1] > rewards[best]:
+            values = valued(-np.array(rewards) - now, weights[: number + 1])
+            if number == 0 or values[-1] < values[best]:
                 best, kept = number, outputs
         best = int(cluster.agreed(np.array(best)))
         rewards, kept = cluster.agreed(np.array(rewards)), cluster.agreed(kept)
@@ -319,8 +331,14 @@ class NaiveEvaluator(ExactEvaluator):
 
     def each(self, proposals: list[Proposal], use: Callable[[Any], Found]) -> list[Found]:
         """As `ExactEvaluator.each`, one after the other."""
-        return [use(self._outputs(one)) for one in proposals]
+        return [use(self._outputs(one.mask)) for one in proposals]
 
-    def _outputs(self, proposal: Proposal) -> Any:
-        self._mask.assign(proposal.mask)
+    def _before(self, proposal: Proposal) -> np.ndarray:
+        """The current network's mask, float32 [U + 1]."""
+        mask = proposal.mask.copy()
+        mask[self._graph.groups[proposal.gate].start + proposal.channels] = 1
+        return mask
+
+    def _outputs(self, mask: np.ndarray) -> Any:
+        self._mask.assign(mask)
         return joined([self._forward(inputs) for inputs in self._inputs])

@@ -7,7 +7,7 @@ import numpy as np
 
 from ...nets.graph import ChannelGraph
 from ...utils import cluster
-from ..space.candidates import Proposal
+from ..space.candidates import Proposal, valued
 from ..worth.rewards import Reward
 from .current import joined
 from .evaluator import ExactEvaluator, Outcome, Together, Trials
@@ -26,7 +26,8 @@ class FastEvaluator(ExactEvaluator):
        without all of them keeps, but for a tie, what they promised one by one. Else the best one
        is taken.
 
-    A tie is a difference of at most TIED of the current network's loss.
+    A tie is a difference of at most TIED of the current network's loss. Rises of the loss count as
+    `valued`, throughout.
 
     Everything a choice depends on is in `state`, and none of it on the number of cores.
     """
@@ -83,12 +84,14 @@ class FastEvaluator(ExactEvaluator):
         looked = self._to_look_at(trials, effects)
         if len(looked) > self.FINISHED:
             self._see(trials, looked, math.ceil(len(self.current.rows) / 2))
-            looked = looked[np.argsort(trials.rises()[looked], kind="stable")]
+            looked = looked[
+                np.argsort(valued(trials.rises(), trials.weights)[looked], kind="stable")
+            ]
             for number in looked[self.FINISHED :]:
                 trials.forget(number)
         self._see(trials, looked[: self.FINISHED], len(self.current.rows))
         self._learn(trials, effects)
-        order = np.argsort(trials.losses, kind="stable")
+        order = np.argsort(trials.values(), kind="stable")
         tied = self._tied(trials, order, together)
         promised = max(float(trials.rises()[tied].sum()), 0.0)
         most = self.WORSE * promised + self._tie(trials)
@@ -106,18 +109,19 @@ class FastEvaluator(ExactEvaluator):
         numbers = np.arange(len(effects))
         if len(effects) <= self.FINISHED:
             return numbers
-        foretold = [self._forecast.of(one, trials.excess) for one in effects if one]
         is_local = np.array([one is not None for one in effects])
         local, others = numbers[is_local], numbers[~is_local]
+        foretold = np.array([self._forecast.of(one, trials.excess) for one in effects if one])
+        foretold -= np.log(trials.weights[local])  # of the rise for what a weight of 1 removes
         gates = [trials.proposals[number].gate for number in others]
-        # A loss below zero is the better, the larger its share of the current network's.
-        sign = -1 if trials.current_loss < 0 else 1
-        ratios = [sign * self._ratios[gate] if gate in self._ratios else -np.inf for gate in gates]
+        known = np.array([gate in self._ratios for gate in gates], bool)
+        rises = (np.array([self._ratios.get(gate, 1) for gate in gates]) - 1) * trials.current_loss
+        seen = np.where(known, valued(rises, trials.weights[others]), -np.inf)
         seen_again = math.ceil(self.SEEN_AGAIN * len(others))
         return np.concatenate(
             [
                 local[np.argsort(foretold, kind="stable")][: self.FINISHED],
-                others[np.argsort(ratios, kind="stable")][:seen_again],
+                others[np.argsort(seen, kind="stable")][:seen_again],
             ]
         )
 
@@ -132,8 +136,8 @@ class FastEvaluator(ExactEvaluator):
 
     def _tied(self, trials: Trials, order: np.ndarray, together: Together | None) -> np.ndarray:
         """The first of `order` and those that are as good as it and can be taken with it."""
-        losses = trials.losses[order]
-        close = order[losses <= losses[0] + self._tie(trials)]
+        values = trials.values()[order]
+        close = order[values <= values[0] + self._tie(trials)]
         if together is None or len(close) < 2:
             return close[:1]
         return close[together([trials.proposals[index] for index in close])]

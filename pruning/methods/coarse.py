@@ -56,7 +56,7 @@ class CoarseToFineSearch(GreedySearch):
         parts = {"importance": time.perf_counter() - begin}
         if coarse and (row := self._take_coarse(coarse, reward, parts)):
             return row
-        cheapest = sorted(proposals, key=lambda one: one.cost)[:FINE]
+        cheapest = sorted(proposals, key=lambda one: one.cost / one.weight)[:FINE]
         return self._take_proposal(cheapest, reward, parts)
 
     def _finishing(self) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...nets.gates import Gates
 from ...nets.graph import ChannelGraph
-from ...options.methods import CACHE_MB, EKG, Method
+from ...options.methods import CACHE_MB, EKG, PRICE, Method
 from ...options.search import SearchOptions
 from ...training.task import Task
 from ...utils import cluster, progress
@@ -22,7 +22,7 @@ from ..worth.scores import weight_scores
 from .base import Search
 
 # Of the machinery that other methods share.
-DEFAULTS = {"step": EKG().step, "evaluator": "exact", "teacher": "none"}
+DEFAULTS = {"step": EKG().step, "evaluator": "exact", "teacher": "none", "choice": PRICE}
 
 
 def cache_bytes(method: Method) -> int:
@@ -31,7 +31,8 @@ def cache_bytes(method: Method) -> int:
 
 
 class GreedySearch(Search):
-    """Algorithm 1: every step removes the filters whose removal leaves the largest reward."""
+    """Algorithm 1: every step removes the filters whose removal leaves the largest reward, or costs
+    the least reward per size."""
 
     def __init__(
         self,
@@ -86,7 +87,10 @@ class GreedySearch(Search):
 
     def _make_candidates(self, gates: Gates) -> Candidates:
         step, round_to = self._setting("step"), self.options.budget.round_to
-        return Candidates(gates, self.budget.size, self.target, step, round_to=round_to)
+        per_size = self._setting("choice") == PRICE
+        return Candidates(
+            gates, self.budget.size, self.target, step, round_to=round_to, per_size=per_size
+        )
 
     def _setting(self, name: str):
         """A setting of the method, or EKG's default where the method doesn't have it."""

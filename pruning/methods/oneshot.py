@@ -17,6 +17,7 @@ from ..worth.rewards import Reward
 from .greedy import GreedySearch
 
 PRECISION = 1e-4  # of the family's parameter
+MOST_MORE = 0.1  # of a gate's filters, which it gives more than the others to meet the target
 GRAINS = 10_000  # of the way to the target, in each of which the gates give one after the other
 
 
@@ -113,21 +114,24 @@ class OneShotSearch(GreedySearch):
 
     def _finish(self) -> list[np.ndarray]:
         """The gates give their weakest filter in turn until the target is met, without falling far
-        below it where that can be helped.
+        below it where that can be helped at MOST_MORE of a gate's filters.
 
         Returns:
             The unit mask, float32 [U + 1], after each of them.
         """
         gates, giving, masks = self.gates, list(range(len(self.gates))), []
+        more = [max(1, int(MOST_MORE * gate.channels)) for gate in gates]
         floor = self.target - OVERSHOOT * self.budget.full
         while self._size({}) > self.target:
             options = {n: removable(gates[n], 1, self.options.budget.round_to) for n in giving}
             sizes = {n: self._size({n: counts[0]}) for n, counts in options.items() if counts}
             if not sizes:
                 raise self._unreachable()
-            near = [n for n in sizes if sizes[n] >= floor]
-            number = near[0] if near else max(sizes, key=sizes.get)
+            far = {n: size for n, size in sizes.items() if size < floor}
+            near = [n for n in sizes if n not in far and (more[n] > 0 or not far)]
+            number = near[0] if near else max(far, key=far.get)
             gates[number].remove(gates[number].weakest(options[number][0]))
+            more[number] -= 1
             giving.remove(number)
             giving.append(number)
             masks.append(gates.mask())

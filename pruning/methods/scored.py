@@ -24,7 +24,7 @@ from ...utils.errors import UserError
 from ...utils.runfolder import RunFolder
 from ..history import History
 from ..space.budgets import check_reachable, make_budget
-from ..space.candidates import Candidates, Proposal, lowest_mask
+from ..space.candidates import Candidates, Proposal, lowest_mask, valued, weights_of
 from ..space.limits import (
     announcement,
     check_something_is_left,
@@ -40,7 +40,7 @@ Score = Callable[[keras.Model], float]
 
 
 class ScoredSearch(Loop):
-    """Every step takes the proposal whose network has the largest score.
+    """Every step takes the proposal that costs the least score per size removed.
 
     Args:
         graph: of the network's core; `gates` hold the current network.
@@ -70,6 +70,7 @@ class ScoredSearch(Loop):
             self.target,
             options.step,
             round_to=options.budget.round_to,
+            per_size=True,
         )
 
     def _first(self, begin: float) -> None:
@@ -92,7 +93,8 @@ class ScoredSearch(Loop):
         parts = {"importance": time.perf_counter() - begin}
         begin = time.perf_counter()
         values = [self._scored(one.mask, f"a network without {_of(one)}") for one in proposals]
-        best = int(np.argmax(values))
+        rises = self.history.rows[-1]["score"] - np.array(values)
+        best = int(np.argmin(valued(rises, weights_of(proposals))))
         if self.drop is not None and self.drop.exceeded(values[best]):
             return None
         chosen = proposals[best]
@@ -119,7 +121,7 @@ class ScoredSearch(Loop):
         if not proposals and self.wanted.rate is not None:
             raise self._unreachable()
         screened = self._candidates.screened(proposals)
-        return sorted(screened, key=lambda one: one.cost)[: self.options.proposals]
+        return sorted(screened, key=lambda one: one.cost / one.weight)[: self.options.proposals]
 
     def _scored(self, mask: np.ndarray, what: str) -> float:
         value = self.score(self.finished(self.graph.pruned(mask)))

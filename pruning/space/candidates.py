@@ -1,7 +1,7 @@
 """Proposals: what each gate offers and which are worth an evaluation (docs/method.md 1, b to d)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,13 +19,42 @@ LEAST_SCREENED = 5
 
 @dataclass(frozen=True)
 class Proposal:
-    """Removal of `channels` of gate number `gate`; `cost` is the sum of their scores."""
+    """Removal of `channels` of gate number `gate`; `cost` is the sum of their scores.
+
+    Where gates are compared by what a removal costs per size, `weight` is the size that it removes,
+    in units of the step's median; else it is 1.
+    """
 
     gate: int
     channels: np.ndarray  # int64, weakest first
     cost: float
     mask: np.ndarray  # float32 [U + 1], the unit mask after the removal
     size: float  # of the network after the removal, in the budget's unit
+    weight: float = 1.0
+
+
+def weights_of(proposals: Sequence[Proposal]) -> np.ndarray:
+    """The weights of some proposals, float64 [n]."""
+    return np.array([one.weight for one in proposals], np.float64)
+
+
+def valued(rises: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """What rises of the loss are worth against each other: the least one is the best.
+
+    Args:
+        rises: float64 [n], NaN and infinite ones stay as they are.
+        weights: of the same proposals, float64 [n], above 0.
+
+    Returns:
+        A rise for what a weight of 1 removes; a loss that falls is worth the more, the more is
+        removed with it. float64 [n]
+    """
+    return np.where(rises > 0, rises / weights, rises * weights)
+
+
+def rises_of(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The inverse of `valued`."""
+    return np.where(values > 0, values * weights, values / weights)
 
 
 def quota(channels: int, sharing_layers: int, step: float) -> int:
@@ -104,6 +133,7 @@ class Candidates:
         step: share of a gate's original width that it offers (r in the paper).
         round_to: widths become multiples of this; a gate that has no smaller multiple of it stays.
         size: unit mask or None (the whole network) -> size.
+        per_size: whether gates are compared by what a removal costs per size (`Proposal.weight`).
     """
 
     def __init__(
@@ -114,6 +144,7 @@ class Candidates:
         step: float,
         *,
         round_to: int = 1,
+        per_size: bool = False,
     ):
         self._size = size
         self._gates = gates
@@ -121,6 +152,7 @@ class Candidates:
         self._floor = target - OVERSHOOT * self._size(None)
         self._step = step
         self._round_to = round_to
+        self._per_size = per_size
 
     def propose(self, scores: np.ndarray) -> list[Proposal]:
         """One proposal for every gate that still has a filter to give, in the order of the gates.
@@ -133,9 +165,13 @@ class Candidates:
         for number in range(len(gates)):
             if counts := self.removals(number):
                 proposals.append(self._clipped(gates, number, counts, scores))
-        # Near the target a wide gate's single filter can fall far below it: such a proposal waits.
+        # Near the target a wide gate's single filter can fall far below it: such a proposal waits
+        # as long as the others together lead there, but not until they have been used up.
         close = [proposal for proposal in proposals if proposal.size >= self._floor]
-        return close or proposals
+        now = self._size(gates.mask())
+        gained = sum(now - proposal.size for proposal in close)
+        found = close if close and now - gained <= self._target else proposals
+        return self._weighed(found, now) if self._per_size else found
 
     def removals(self, number: int) -> list[int]:
         """How many filters gate `number` may offer at once, rising; none if it has nothing to give.
@@ -146,10 +182,11 @@ class Candidates:
         return removable(gate, quota(gate.channels, len(gate.layers), self._step), self._round_to)
 
     def screened(self, proposals: list[Proposal]) -> list[Proposal]:
-        """The proposals whose cost is at or below Otsu's threshold, or all if they are few."""
+        """The proposals whose cost, by weight, is at or below Otsu's threshold, or all if they are
+        few."""
         if len(proposals) < LEAST_SCREENED:
             return proposals
-        costs = np.array([proposal.cost for proposal in proposals])
+        costs = np.array([proposal.cost / proposal.weight for proposal in proposals])
         return [proposals[i] for i in np.flatnonzero(costs <= otsu_threshold(costs))]
 
     def together(self, proposals: Sequence[Proposal], wanted: float | None = None) -> list[int]:
@@ -172,6 +209,16 @@ class Candidates:
                 taken.append(number)
                 mask = joint
         return taken
+
+    @staticmethod
+    def _weighed(proposals: list[Proposal], now: float) -> list[Proposal]:
+        # A latency may rise where filters leave.
+        removed = np.array([max(now - one.size, 1e-9 * now) for one in proposals])
+        weights = removed / np.median(removed) if len(removed) else removed
+        return [
+            replace(one, weight=float(weight))
+            for one, weight in zip(proposals, weights, strict=True)
+        ]
 
     def _clipped(
         self, gates: Gates, number: int, counts: list[int], scores: np.ndarray
