@@ -93,6 +93,7 @@ class ScoredSearch(Loop):
         parts = {"importance": time.perf_counter() - begin}
         begin = time.perf_counter()
         values = [self._scored(one.mask, f"a network without {_of(one)}") for one in proposals]
+        gc.collect()  # networks hold circles of references, and there are many of them
         rises = self.history.rows[-1]["score"] - np.array(values)
         best = int(np.argmin(valued(rises, weights_of(proposals))))
         if self.drop is not None and self.drop.exceeded(values[best]):
@@ -124,9 +125,7 @@ class ScoredSearch(Loop):
         return sorted(screened, key=lambda one: one.cost / one.weight)[: self.options.proposals]
 
     def _scored(self, mask: np.ndarray, what: str) -> float:
-        value = self.score(self.finished(self.graph.pruned(mask)))
-        gc.collect()  # networks hold circles of references, and there are many of them
-        return checked(value, what)
+        return checked(self.score(self.finished(self.graph.pruned(mask))), what)
 
 
 def _of(proposal: Proposal) -> str:
