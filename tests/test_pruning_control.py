@@ -23,6 +23,7 @@ from ekg_tf.pruning.space.candidates import OVERSHOOT, lowest_mask, removable
 from ekg_tf.pruning.space.limits import announcement, excluded, least_widths, lowest_width
 from ekg_tf.pruning.space.width_grid import grid
 from ekg_tf.pruning.worth.drop import Drop, Figure, drop_from, figure_of, values_of
+from ekg_tf.pruning.worth.rewards import Reward
 from ekg_tf.training.evaluation import make_forward
 from ekg_tf.training.task import classification
 from ekg_tf.utils.errors import UserError
@@ -238,6 +239,18 @@ def test_what_comes_first_ends_the_search(tmp_path, graph, val, method):
         last = running.history.rows[-1]
         assert (last["rate"] <= rate) == (name == "rate")
         assert last["watched"] >= limit(most).limit
+
+
+@pytest.mark.parametrize("choice", ["reward", "price"])
+def test_a_drop_ends_the_search_where_the_least_loss_is_too_much(tmp_path, graph, val, choice):
+    with RunFolder.open(tmp_path, {}) as folder:
+        running = started(graph, val, folder, "ekg", drop=limit(), rate=None, choice=choice)
+        running.run()
+        reward = Reward(classification(), val, running.knowledge.outputs)
+        proposals = running.candidates.screened(running._proposals(running._ranked(reward)))
+        assert any(one.weight != 1 for one in proposals) == (choice == "price")
+        plain = [replace(one, weight=1.0) for one in proposals]
+        assert running._too_bad(running.evaluator.best(plain, reward).outputs)
 
 
 def test_a_killed_search_with_a_drop_ends_with_the_same_network(tmp_path, graph, val):

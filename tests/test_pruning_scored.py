@@ -1,5 +1,6 @@
 """A search by a function of one's own: what it takes, what it refuses, and that it resumes."""
 
+import itertools
 from functools import partial
 
 import keras
@@ -9,6 +10,7 @@ import tensorflow as tf
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.options.budgets import Flops, Parameters
+from ekg_tf.options.control import Control
 from ekg_tf.options.scored import Scored
 from ekg_tf.pruning.history import LOGITS, ROWS
 from ekg_tf.pruning.methods.scored import checked, search
@@ -69,7 +71,7 @@ def test_the_networks_that_are_scored_are_the_users_pruned_ones(tmp_path, build)
     assert len(seen) == 1 + sum(row["evaluations"] for row in rows)
     assert all(row["evaluations"] <= 3 for row in rows)
     place = 1
-    for before, row in zip(rows, rows[1:], strict=False):
+    for before, row in itertools.pairwise(rows):
         scores = seen[place : place + row["evaluations"]]
         prices = [(before["score"] - score) / (before["flops"] - flops) for flops, score in scores]
         assert (row["flops"], row["score"]) == scores[int(np.argmin(prices))]
@@ -105,6 +107,22 @@ def test_the_score_is_seen_beside_the_size_that_it_costs(tmp_path):
     running = searched(tmp_path, model, score, rate=0.61, step=0.2)
     first, last = running.history.rows[0]["widths"], running.history.rows[-1]["widths"]
     assert first == [20, 20] and last == [12, 20]
+
+
+def test_where_little_may_be_lost_small_removals_go_on(tmp_path):
+    """The large layer costs less per FLOP, but soon more than the score may fall."""
+    image = L.Input((16, 16, 3))
+    x = L.ReLU()(L.Conv2D(20, 3, name="large")(image))
+    x = L.Dense(20, activation="relu", name="small")(L.GlobalAveragePooling2D()(x))
+    model = shaken(keras.Model(image, L.Dense(4)(x)))
+
+    def score(network):
+        return 2.0 * network.get_layer("large").filters + network.get_layer("small").units
+
+    control = Control(max_drop=13 / 60)
+    running = searched(tmp_path, model, score, rate=0.3, step=0.2, control=control)
+    widths = [row["widths"] for row in running.history.rows]
+    assert widths == [[20, 20], [16, 20], [16, 16]]
 
 
 def test_a_killed_search_ends_with_the_same_network(tmp_path):

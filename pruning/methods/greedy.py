@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,10 @@ class GreedySearch(Search):
         outcome = self.evaluator.best(proposals, reward, self._together)
         if len(outcome.chosen) > 1 and self._too_bad(outcome.outputs):
             outcome = self.evaluator.best(proposals, reward)  # one alone may lose less
+        if self._too_bad(outcome.outputs) and any(one.weight != 1 for one in proposals):
+            # what costs least per size may cost more than a small removal
+            proposals = [replace(one, weight=1.0) for one in proposals]
+            outcome = self.evaluator.best(proposals, reward)
         if self._too_bad(outcome.outputs):
             return None
         taken = [proposals[number] for number in outcome.chosen]

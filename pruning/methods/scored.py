@@ -97,7 +97,9 @@ class ScoredSearch(Loop):
         rises = self.history.rows[-1]["score"] - np.array(values)
         best = int(np.argmin(valued(rises, weights_of(proposals))))
         if self.drop is not None and self.drop.exceeded(values[best]):
-            return None
+            best = int(np.argmax(values))  # a small removal may cost less
+            if self.drop.exceeded(values[best]):
+                return None
         chosen = proposals[best]
         gate = self.gates[chosen.gate]
         gate.remove(chosen.channels)
