@@ -20,9 +20,10 @@ ShapeOf = Callable[[keras.KerasTensor], tuple[int, ...]]
 
 
 def _spatial(layer, shape: tuple) -> int:
-    """Number of positions of a tensor with batch and channel axes."""
+    """Number of positions of a tensor with batch and channel axes; an example may have several rows
+    of the batch, such as windows of an image."""
     first = getattr(layer, "data_format", "channels_last") == "channels_first"
-    return math.prod(shape[2:] if first else shape[1:-1])
+    return shape[0] * math.prod(shape[2:] if first else shape[1:-1])
 
 
 def kernel_costs(call: Call, units: tuple | None, num_units: int, shape_of: ShapeOf) -> list[Cost]:
@@ -63,7 +64,7 @@ def recurrent_costs(
         return _fixed(_recurrent(call, shape_of), num_units)
     in_units, out_units = units
     gates = call.operation.cell.kernel.shape[-1] // len(out_units)
-    steps = shape_of(call.inputs[0])[1] * gates
+    steps = math.prod(shape_of(call.inputs[0])[:2]) * gates
     return [(steps, in_units, out_units), (steps, out_units, out_units)]
 
 
@@ -149,19 +150,19 @@ def _attention_layer(call: Call, shape_of: ShapeOf) -> int:
     heads = getattr(layer, "num_heads", None) or layer.num_query_heads
     depth = getattr(layer, "key_dim", None) or getattr(layer, "_key_dim", None) or layer.head_dim
     value = getattr(layer, "value_dim", None) or getattr(layer, "_value_dim", None) or depth
-    return macs + heads * asked * known * (depth + value)
+    return shape_of(query)[0] * (macs + heads * asked * known * (depth + value))
 
 
 def _dot_attention(call: Call, shape_of: ShapeOf) -> int:
     query, value = shape_of(call.inputs[0]), shape_of(call.inputs[1])
-    return 2 * math.prod(query[1:-1]) * math.prod(value[1:-1]) * query[-1]
+    return 2 * math.prod(query[:-1]) * math.prod(value[1:-1]) * query[-1]
 
 
 def _recurrent(call: Call, shape_of: ShapeOf) -> int:
     """Every step meets every kernel; a convolutional cell does so at every position."""
     layer, shape = call.operation, shape_of(call.inputs[0])
     kernels = [v for v in layer.weights if "kernel" in v.name]
-    steps, places = shape[1], 1
+    steps, places = math.prod(shape[:2]), 1
     if len(shape) > 3:  # [n, time, ..., channels]
         places = math.prod(shape_of(call.outputs[0])[-len(shape) + 2 : -1])
     return steps * places * sum(math.prod(v.shape) for v in kernels)

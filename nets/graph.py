@@ -15,7 +15,7 @@ import tensorflow as tf
 from ..utils.errors import UserError
 from . import channels, costs, layer_kinds, layer_rules, op_rules, tcl
 from .gates import Group
-from .keras_graph import Call, calls_of, inference_only, is_op
+from .keras_graph import Call, calls_of, inference_only, is_op, regroups
 from .rebuild import carry_equal_shapes, changed, rebuilt
 
 L = keras.layers
@@ -59,6 +59,7 @@ class ChannelGraph:
         self.scaled = frozenset(self.units) if scale_all else norm_keeping(self.calls)
         self._inference = inference_only(self.calls)
         self._shapes: dict[int, tuple] = {}
+        self._regroups = any(map(regroups, self.calls))
         self._costs = [cost for call in self.calls for cost in self.costs_of(call)]
 
     def _follow(self) -> None:
@@ -177,14 +178,15 @@ class ChannelGraph:
     # ---------------------------------------------------------------- counting
 
     def shape_of(self, tensor: keras.KerasTensor) -> tuple[int, ...]:
-        """The shape of one of the model's KerasTensors for one example.
+        """The shape of one of the model's KerasTensors for one example; its first number isn't 1
+        where an example has several rows of the batch, such as windows of an image.
 
         Sizes that Keras leaves open come from running the network once on zeros.
 
         Raises:
             UserError: the network takes inputs of open size.
         """
-        if None not in tensor.shape[1:]:
+        if None not in tensor.shape[1:] and not self._regroups:
             return (1, *tensor.shape[1:])
         if not self._shapes:
             self._shapes = _measured_shapes(self.model, self.calls)
@@ -340,7 +342,8 @@ def _measured_shapes(model: keras.Model, calls: Sequence[Call]) -> dict[int, tup
             )
     zeros = [np.zeros((1, *one.shape[1:]), one.dtype) for one in model.inputs]
     values = keras.Model(model.inputs, tensors)(zeros, training=False)
-    return {id(one): tuple(value.shape) for one, value in zip(tensors, values, strict=True)}
+    given = {id(one): (1, *one.shape[1:]) for one in model.inputs}
+    return given | {id(a): tuple(b.shape) for a, b in zip(tensors, values, strict=True)}
 
 
 def _width(tensor) -> int:

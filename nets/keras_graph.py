@@ -55,6 +55,10 @@ class Call:
         return None if value is None else bool(value)
 
 
+def _call(node: Any) -> Call:
+    return Call(node.operation, node.arguments, tuple(node.input_tensors), tuple(node.outputs))
+
+
 def functional(model: keras.Model) -> keras.Model:
     """The functional model itself, or that of a Sequential.
 
@@ -90,7 +94,7 @@ def calls_of(model: keras.Model) -> list[Call]:
     """
     nodes = functional(model)._nodes_by_depth
     return [
-        Call(node.operation, node.arguments, tuple(node.input_tensors), tuple(node.outputs))
+        _call(node)
         for depth in sorted(nodes, reverse=True)
         for node in nodes[depth]
         if not node.is_input
@@ -157,10 +161,16 @@ def calls_to(outputs: Iterable) -> list[Call]:
         seen.add(id(node))
         waiting.append((node, True))
         waiting += [(tensor, False) for tensor in node.input_tensors]
-    return [
-        Call(node.operation, node.arguments, tuple(node.input_tensors), tuple(node.outputs))
-        for node in nodes
-    ]
+    return [_call(node) for node in nodes]
+
+
+def origin_of(tensor: Any) -> Call | None:
+    """The call that a KerasTensor came of; None of an input or of anything else."""
+    history = getattr(tensor, "_keras_history", None)
+    if history is None or history.operation is None:
+        return None
+    node = history.operation._inbound_nodes[history.node_index]
+    return None if node.is_input else _call(node)
 
 
 def forget(calls: Iterable[Call]) -> None:
@@ -238,6 +248,16 @@ def is_op(operation: keras.Operation) -> bool:
 def is_stock(layer: keras.Layer) -> bool:
     """Whether the layer's class is one of Keras's own."""
     return type(layer).__module__.startswith("keras.src.")
+
+
+def regroups(call: Call) -> bool:
+    """Whether an operation may give an example another number of rows of the batch than it had."""
+    operation, ranks = call.operation, {len(one.shape) for one in (*call.inputs, *call.outputs)}
+    first = {0, *(-rank for rank in ranks)}
+    return is_op(operation) and (
+        type(operation).__name__ in ("Reshape", "Tile", "Transpose", "Swapaxes", "Moveaxis")
+        or getattr(operation, "axis", None) in [*first]
+    )
 
 
 def takes_training(operation: keras.Operation) -> bool:

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from ..utils.devices import full_float32
-from .keras_graph import Call, layers_in, own_variables
-from .rebuild import carry_over
+from .keras_graph import Call, ends, has_graph, layers_in, origin_of, own_variables, takes_training
+from .rebuild import carry_over, rebuilt
 
 L = keras.layers
 Parts = Callable[..., Any]
@@ -101,12 +101,61 @@ def open_einsum_dense(layer: L.EinsumDense, call: Call, name: str) -> Parts | No
 
 
 def open_time_distributed(layer: L.TimeDistributed, call: Call, name: str) -> Parts | None:
-    """A TimeDistributed Dense as the Dense, which works on every step by itself."""
-    inner = layer.layer
-    if type(inner) is not L.Dense or call.arguments.kwargs.get("mask") is not None:
+    """What a TimeDistributed holds, called once on the steps of all examples.
+
+    A Dense, which works on every step by itself, is called on its input as it is.
+    """
+    inner, steps = layer.layer, call.inputs[0].shape[1]
+    if len(call.inputs) != 1 or call.arguments.kwargs.get("mask") is not None:
         return None
-    config = inner.get_config() | {"name": name, "trainable": layer.trainable}
-    return _filled_from(L.Dense.from_config(config), inner)
+    config = {"name": name, "trainable": layer.trainable}
+    if type(inner) is L.Dense:
+        return _filled_from(L.Dense.from_config(inner.get_config() | config), inner)
+    if steps is None or (isinstance(inner, keras.Model) and not has_graph(inner)):
+        return None
+    if isinstance(inner, keras.Model):
+        copy = rebuilt(inner)
+        made = keras.Model(*ends(copy), name=name)
+    else:
+        made = type(inner).from_config(inner.get_config() | config)
+    return _Steps(inner, made, steps)
+
+
+class _Steps:
+    """A layer called on the steps of a tensor as if they were examples: all first steps, all second
+    ones, ... What such calls pass on to each other isn't taken apart in between."""
+
+    def __init__(self, source: keras.Layer, made: keras.Layer, steps: int):
+        self._source, self._made, self._steps = source, made, steps
+
+    def __call__(self, x, training=None, **_):
+        made, joined = self._made, self._joined(x)
+        if joined is None:
+            joined = keras.ops.concatenate(keras.ops.unstack(x, axis=1), axis=0)
+        told = training is not None and takes_training(made)
+        fresh = not made.built
+        y = made(joined, training=training) if told else made(joined)
+        if fresh:
+            carry_over(self._source, made)
+        return keras.ops.stack(keras.ops.split(y, self._steps, axis=0), axis=1)
+
+    def _joined(self, x) -> Any:
+        """What a call before this one gave for all steps; None if x comes of something else."""
+        stack = origin_of(x)
+        if stack is None or not _works_along(stack, "Stack", x, axis=1):
+            return None
+        first = origin_of(stack.inputs[0])
+        if first is None or not _works_along(first, "Split", stack.inputs[0], axis=0):
+            return None
+        whole = all(made is one for made, one in zip(first.outputs, stack.inputs, strict=False))
+        same = len(first.outputs) == len(stack.inputs) == self._steps
+        return first.inputs[0] if whole and same else None
+
+
+def _works_along(call: Call, name: str, tensor: keras.KerasTensor, axis: int) -> bool:
+    """Whether a call is of the operation of this name, along an axis of a tensor it has made."""
+    operation = call.operation
+    return type(operation).__name__ == name and operation.axis % len(tensor.shape) == axis
 
 
 def _filled_from(dense: L.Dense, source: keras.Layer) -> Parts:

@@ -10,7 +10,7 @@ from ekg_tf.dataloader import examples_of, own
 from ekg_tf.dataloader.dataset import make_split
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
-from ekg_tf.nets.rebuild import copied
+from ekg_tf.nets.rebuild import at_shapes, copied
 from ekg_tf.phases.rehearsal import rehearse
 from ekg_tf.pruning.worth.scores import weight_scores
 from ekg_tf.reports import networks
@@ -24,7 +24,7 @@ from tests.helpers.own_kinds import CLASSES, KINDS, SIZE
 
 L, ops = keras.layers, keras.ops
 # Kinds of which less than half of the FLOPs is within reach, each for a layer that stays whole.
-LITTLE = {"normalisation_of_features", "per_step"}
+LITTLE = {"normalisation_of_features"}
 
 
 def data_for(model: keras.Model, high: float = 255):
@@ -58,6 +58,28 @@ def test_a_network_of_this_kind_goes_the_whole_way(name):
 def rehearsed(model, data):
     given = Given.read(model, examples_of(data))
     rehearse(given, task_of(given), data, device())
+
+
+def test_layers_on_every_step_are_called_once_on_all_of_them():
+    given = Given.read(own_kinds.frames())
+    graph = ChannelGraph(given.core)
+    made = [type(call.operation).__name__ for call in graph.calls]
+    assert [made.count(one) for one in ("Unstack", "Concatenate", "Split", "Stack")] == [1] * 4
+    assert "TimeDistributed" not in made
+    per_step = 6 * 6 * 27 * 6 + 2 * 2 * 54 * 8 + 32 * 10
+    assert graph.flops() == 4 * (per_step + 4 * (10 * 8 + 8 * 8)) + 8 * CLASSES
+    assert [group.channels for group in graph.groups] == [6, 8, 10, 8]
+    mask = graph.open_mask()
+    for group in graph.groups:
+        mask[group.start : group.start + group.channels // 2] = 0
+    pruned = 4 * (6 * 6 * 27 * 3 + 2 * 2 * 27 * 4 + 16 * 5 + 4 * (5 * 4 + 4 * 4)) + 4 * CLASSES
+    assert graph.flops(mask) == pruned == ChannelGraph(graph.pruned(mask)).flops()
+
+
+def test_layers_on_steps_of_an_open_number_stay_whole():
+    given = Given.read(own_kinds.frames(steps=None), np.zeros((2, 4, 8, 8, 3), np.float32))
+    graph = ChannelGraph(at_shapes(given.core, [(4, 8, 8, 3)]))
+    assert [group.channels for group in graph.groups] == [10, 8]
 
 
 def test_a_file_that_keras_itself_reads_back_otherwise_is_refused():

@@ -188,6 +188,18 @@ def per_step():
     return keras.Model(i, L.Dense(CLASSES, activation="softmax")(L.Dense(8, "relu")(x)))
 
 
+def frames(steps=4):
+    """Every layer of a network for images in a TimeDistributed of its own."""
+    i = keras.Input((steps, 8, 8, 3))
+    x = L.TimeDistributed(L.Conv2D(6, 3, use_bias=False))(i)
+    x = L.TimeDistributed(L.BatchNormalization())(x)
+    x = L.TimeDistributed(L.ReLU())(x)
+    x = L.TimeDistributed(L.Conv2D(8, 3, strides=2, activation="relu"))(x)
+    x = L.TimeDistributed(L.Flatten())(x)
+    x = L.LSTM(8)(L.TimeDistributed(L.Dense(10, activation="relu"))(x))
+    return keras.Model(i, L.Dense(CLASSES, activation="softmax")(x))
+
+
 def transformer():
     i, x = image()
     x = L.Reshape((-1, 16))(L.Conv2D(16, 4, 4)(x))
@@ -591,10 +603,10 @@ KINDS = {
     for build in (
         *(no_batch_norm, plain, plain_logits, logits_compiled, sequential, augmented, adapted),
         *(normalisation_of_features, operators, sliced, shuffled, pixels_shuffled, squeezed),
-        *(separable, series, volume, recurrent, per_step, transformer, einsum_dense, group_norm),
+        *(separable, series, volume, recurrent, per_step, frames, transformer, einsum_dense),
         *(activation_layers, bfloat16, frozen_inside, nested_twice, named_ends, input_in_a_list),
         *(softmax_then_flatten, averaged_heads, log_softmax, one_layer_twice, constrained),
         *(regularised, spectral, embedded, blocks, custom_layers, subclassed, own_train_step),
-        *(fixed_batch, uint8_input, by_hand, windows),
+        *(fixed_batch, uint8_input, by_hand, windows, group_norm),
     )
 }
