@@ -23,6 +23,7 @@ from ..utils.errors import UserError
 from . import layer_kinds
 from .keras_graph import (
     Call,
+    as_stock,
     calls_of,
     default_training,
     ends,
@@ -36,7 +37,7 @@ from .keras_graph import (
 from .opened import check_opened, check_trace, line_of
 from .openers import OPENERS, stock_norm_like
 from .rebuild import carry_over, config_of, like
-from .traced import Closed, Held, size_of, tensors_in, traced
+from .traced import Closed, Held, Trace, size_of, tensors_in, traced
 
 L = keras.layers
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -92,6 +93,7 @@ class _Pass:
         self._given_up: dict[int, keras.Layer] = {}
         self._homes: dict[int, tuple[Held, Any]] = {}
         self._indices: dict[Any, Any] = {}
+        self._stock: dict[int, tuple[keras.Layer, keras.Layer | None]] = {}
         outer = functional(flat.model)
         inputs, outputs = ends(outer)
         fresh = keras.tree.map_structure(like, inputs)
@@ -290,8 +292,7 @@ class _Pass:
         outer_kwargs.pop("training", None)
         if training is not None:
             outer_kwargs["training"] = training
-        trace = traced(layer, outer_args, outer_kwargs)
-        check_trace(layer, trace, outer_args, outer_kwargs)
+        trace = self._traced(layer, outer_args, outer_kwargs)
         pairs = zip(_flat(outer_args, outer_kwargs), _flat(args, kwargs), strict=True)
         network = {id(a): b for a, b in pairs}
         given = tensors_in(outer_args, outer_kwargs)
@@ -304,6 +305,28 @@ class _Pass:
             lambda one: values[id(one)] if isinstance(one, keras.KerasTensor) else one,
             trace.outputs,
         )
+
+    def _traced(self, layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> Trace:
+        """A trace that is compared with its layer.
+
+        Raises:
+            Closed: there is none.
+        """
+        if id(layer) not in self._stock:
+            bases = [one for one in type(layer).__mro__ if one in layer_kinds.KINDS]
+            bases += [one for one in type(layer).__mro__ if one in OPENERS]
+            self._stock[id(layer)] = layer, as_stock(layer, bases[0]) if bases else None
+        part = self._stock[id(layer)][1]
+        if part is not None:
+            try:
+                trace = traced(layer, args, kwargs, part)
+                check_trace(layer, trace, args, kwargs)
+                return trace
+            except Closed:
+                pass  # it does more with its weights than the layer of Keras's
+        trace = traced(layer, args, kwargs)
+        check_trace(layer, trace, args, kwargs)
+        return trace
 
     def _home(self, held: Held) -> Any:
         """What a layer holds, as a tensor of the network: of the held shape, or one per example."""

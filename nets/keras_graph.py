@@ -281,6 +281,33 @@ def layers_in(layer: keras.Layer) -> list[keras.Layer]:
     return layer._flatten_layers()
 
 
+def shell_of(layer: keras.Layer, kind: type[keras.Layer]) -> keras.Layer:
+    """A layer's attributes in another shell, of another class; what is set there stays there."""
+    shell = object.__new__(kind)
+    shell.__dict__.update(layer.__dict__)
+    return shell
+
+
+def as_stock(layer: keras.Layer, stock: type[keras.Layer]) -> keras.Layer | None:
+    """A built layer as one of Keras's own, with the same variables; None where it has others.
+
+    Args:
+        stock: a class that the layer's is derived from.
+    """
+    try:
+        found = stock.from_config(stock.get_config(layer))
+        found.build_from_config(layer.get_build_config())
+    except Exception:  # the user's own class may be made in any way
+        return None
+    if [tuple(v.shape) for v in found.weights] != [tuple(v.shape) for v in layer.weights]:
+        return None
+    own = ("_inbound_nodes", "_outbound_nodes")  # and how its call is written
+    for key, value in layer.__dict__.items():
+        if key in found.__dict__ and key not in own and not key.startswith("_call"):
+            found.__dict__[key] = value
+    return found
+
+
 def own_variables(layer: keras.Layer) -> Iterator[keras.Variable]:
     """Variables that a layer holds itself, not by a layer inside it."""
     yield from layer._trainable_variables

@@ -7,13 +7,15 @@ The layer's own `call` runs on symbolic inputs whose batch has BATCH examples, a
 axis has: where it or a multiple turns up in the size of a reshape, the batch is meant. A layer
 inside another one is traced on tensors of the outer trace, whose batch may be such a multiple.
 Variables that the layer holds itself, and constants that a layer inside it is called on, are inputs
-of the trace (`Held`). Attention's products of matrices become einsums, whose letters say where the
+of the trace (`Held`). What a subclass of one of Keras's layers leaves to `super().call` is a call
+of that layer. Attention's products of matrices become einsums, whose letters say where the
 channels are.
 """
 
 from __future__ import annotations
 
 import math
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +35,7 @@ from .keras_graph import (
     is_stock,
     layers_in,
     own_variables,
+    shell_of,
     takes_training,
 )
 
@@ -98,8 +101,14 @@ class Arguments:
         )
 
 
-def traced(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> Trace:
+def traced(
+    layer: keras.Layer, args: tuple, kwargs: dict[str, Any], part: keras.Layer | None = None
+) -> Trace:
     """Runs a layer's `call` on symbolic tensors like those in `args` and `kwargs`.
+
+    Args:
+        part: the layer as the one of Keras's that its class is derived from, with the same
+            variables (`as_stock`): it is called where the layer calls its base class.
 
     Raises:
         Closed: it can't be run so, it does something else in training, or it has weights that
@@ -107,19 +116,19 @@ def traced(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> Trace:
     """
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     try:
-        trace = _run(layer, args, kwargs, direct=False)
+        trace = _run(layer, args, kwargs, part, direct=False)
         problem = _unseen(layer, trace)
     except _Failed as failure:
         problem = str(failure)
     if problem:
         try:
-            trace = _run(layer, args, kwargs, direct=True)
+            trace = _run(layer, args, kwargs, part, direct=True)
         except _Failed as failure:
             raise Closed(f"can't be run on symbolic tensors: {failure}") from None
         if problem := _unseen(layer, trace):
             raise Closed(problem)
     if takes_training(layer) and kwargs.get("training") is None:
-        _check_training(layer, args, kwargs, trace)
+        _check_training(layer, args, kwargs, part, trace)
     return Trace(*_rewritten(trace))
 
 
@@ -127,10 +136,18 @@ class _Failed(Exception):
     """A layer's own code failed on symbolic tensors."""
 
 
-def _run(layer: keras.Layer, args: tuple, kwargs: dict[str, Any], *, direct: bool) -> Trace:
+def _run(
+    layer: keras.Layer,
+    args: tuple,
+    kwargs: dict[str, Any],
+    part: keras.Layer | None,
+    *,
+    direct: bool,
+) -> Trace:
     """One run of `call`.
 
     Args:
+        part: as of `traced`.
         direct: calls the layers inside it so that constants become inputs of the trace, and so
             that their own calls become part of it where they give more than tensors.
     """
@@ -141,12 +158,20 @@ def _run(layer: keras.Layer, args: tuple, kwargs: dict[str, Any], *, direct: boo
     if takes_training(layer):
         kwargs = {"training": None} | kwargs
     try:
-        outputs = held.stand_in(layer).call(*args, **kwargs)
+        shell = held.stand_in(layer) if part is None else shell_of(layer, _deferring(layer, part))
+        outputs = shell.call(*args, **kwargs)
     except Exception as error:  # the layer's own code may raise anything
         raise _Failed(_line(error)) from None
     calls = calls_to(keras.tree.flatten(outputs))
     forget(calls)
     return Trace(calls, list(inputs.values()), outputs, held.found)
+
+
+def _deferring(layer: keras.Layer, part: keras.Layer) -> type[keras.Layer]:
+    """The layer's class, but that its base class's call is a call of `part`."""
+    base = types.new_class(type(part).__name__, (type(part),))
+    base.call = lambda _, *args, **kwargs: part(*args, **kwargs)
+    return types.new_class(type(layer).__name__, (type(layer), base))
 
 
 def tensors_in(args: tuple, kwargs: dict[str, Any]) -> list[keras.KerasTensor]:
@@ -188,8 +213,7 @@ class _Holder:
         Raises:
             Closed: a variable that isn't simply an attribute, or has a constraint.
         """
-        shell = object.__new__(type(layer))
-        shell.__dict__.update(layer.__dict__)
+        shell = shell_of(layer, type(layer))
         left = {id(variable): variable for variable in own_variables(layer)}
         for name, value in layer.__dict__.items():
             if id(value) in left:
@@ -273,7 +297,9 @@ def _layers_of(operation: keras.Operation) -> list[keras.Layer]:
     return layers_in(operation) if isinstance(operation, keras.Layer) else []
 
 
-def _check_training(layer: keras.Layer, args: tuple, kwargs: dict, trace: Trace) -> None:
+def _check_training(
+    layer: keras.Layer, args: tuple, kwargs: dict, part: keras.Layer | None, trace: Trace
+) -> None:
     """Refuses layers that branch on `training` themselves."""
 
     def steps(one: Trace) -> list:
@@ -284,7 +310,7 @@ def _check_training(layer: keras.Layer, args: tuple, kwargs: dict, trace: Trace)
     direct = any(id(held.value) not in _own(layer) for held in trace.held.values())
     for how in (direct, not direct):
         try:
-            training = _run(layer, args, kwargs | {"training": True}, direct=how)
+            training = _run(layer, args, kwargs | {"training": True}, part, direct=how)
         except _Failed:
             continue
         if steps(training) == steps(trace):

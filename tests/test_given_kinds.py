@@ -82,6 +82,27 @@ def test_layers_on_steps_of_an_open_number_stay_whole():
     assert [group.channels for group in graph.groups] == [10, 8]
 
 
+def test_layers_derived_from_keras_own_become_these():
+    model = own_kinds.derived()
+    graph = ChannelGraph(Given.read(model).core)
+    made = [type(call.operation) for call in graph.calls]
+    convolutions = [call for call in graph.calls if isinstance(call.operation, L.Conv2D)]
+    assert len(convolutions) == 3 and len({id(call.operation) for call in convolutions}) == 2
+    assert set(map(type, (call.operation for call in convolutions))) == {L.Conv2D}
+    assert made.count(L.BatchNormalization) == 2 and made.count(L.Dense) == 2
+    assert {one.__module__.split(".")[0] for one in made} == {"keras"}
+    assert [group.channels for group in graph.groups] == [8, 12]  # the twice called one is tied
+    assert graph.lowest_rate() < 0.1
+
+
+def test_a_derived_layer_that_does_more_with_its_kernel_stays_whole():
+    i, x = own_kinds.image()
+    x = own_kinds.StandardisedConv(6, 3, name="own")(L.Conv2D(8, 3, name="before")(x))
+    model = own_kinds.classifier(i, L.Conv2D(4, 3)(L.ReLU()(x)))
+    graph = ChannelGraph(Given.read(model).core)
+    assert "before" in graph.frozen and [group.channels for group in graph.groups] == [4]
+
+
 def test_a_file_that_keras_itself_reads_back_otherwise_is_refused():
     model = KINDS["nested_twice"]()
     data = data_for(model)

@@ -590,6 +590,50 @@ def windows():
     return classifier(i, conv(conv(Windows()(conv(x, 8)), 12), 12))
 
 
+@keras.saving.register_keras_serializable("own_kinds")
+class PaddedConv(L.Conv2D):
+    """Other defaults than its base class, and something before the call."""
+
+    def __init__(self, filters, kernel_size=3, use_bias=False, **options):
+        super().__init__(filters, kernel_size, use_bias=use_bias, **options)
+
+    def call(self, x):
+        return super().call(ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]))
+
+    def compute_output_shape(self, shape):
+        return super().compute_output_shape((shape[0], shape[1] + 2, shape[2] + 2, shape[3]))
+
+
+@keras.saving.register_keras_serializable("own_kinds")
+class Norm(L.BatchNormalization):
+    def __init__(self, **options):
+        super().__init__(**({"momentum": 0.9, "epsilon": 1e-5} | options))
+
+
+@keras.saving.register_keras_serializable("own_kinds")
+class HalfDense(L.Dense):
+    def call(self, x, training=None):
+        return super().call(x) * 0.5
+
+
+@keras.saving.register_keras_serializable("own_kinds")
+class StandardisedConv(L.Conv2D):
+    """What it does with its kernel is not what its base class does."""
+
+    def convolution_op(self, inputs, kernel):
+        return super().convolution_op(inputs, kernel - ops.mean(kernel, (0, 1, 2), keepdims=True))
+
+
+def derived():
+    """Layers of classes derived from Keras's own, one of them called twice."""
+    i, x = image()
+    x = ops.relu(Norm()(PaddedConv(8, strides=2)(x)))
+    twice = PaddedConv(8)
+    x = ops.relu(Norm()(twice(ops.relu(twice(x)))))
+    x = L.ReLU()(HalfDense(12)(L.Flatten()(x)))
+    return keras.Model(i, L.Dense(CLASSES, activation="softmax")(x))
+
+
 def unnamed_activation():
     """Activations that are code without a name."""
     i, x = image()
@@ -607,6 +651,6 @@ KINDS = {
         *(activation_layers, bfloat16, frozen_inside, nested_twice, named_ends, input_in_a_list),
         *(softmax_then_flatten, averaged_heads, log_softmax, one_layer_twice, constrained),
         *(regularised, spectral, embedded, blocks, custom_layers, subclassed, own_train_step),
-        *(fixed_batch, uint8_input, by_hand, windows, group_norm),
+        *(fixed_batch, uint8_input, by_hand, windows, derived, group_norm),
     )
 }
