@@ -37,6 +37,7 @@ from .keras_graph import (
 from .opened import check_opened, check_trace, line_of
 from .openers import OPENERS, stock_norm_like
 from .rebuild import carry_over, config_of, like
+from .tf_calls import as_keras_ops
 from .traced import Closed, Held, Trace, size_of, tensors_in, traced
 
 L = keras.layers
@@ -210,10 +211,7 @@ class _Pass:
             return self._copies[id(layer)]
         name = self._name(layer.name, owner)
         activation = getattr(layer, "activation", None)
-        # Keras reads no lambda back from a file.
-        apart = isinstance(activation, keras.Layer) or (
-            is_stock(layer) and getattr(activation, "__name__", "") == "<lambda>"
-        )
+        apart = isinstance(activation, keras.Layer) or (is_stock(layer) and is_foreign(activation))
         config = _config_of(layer)
         policy = config.get("dtype")
         changes: dict[str, Any] = {"name": name}
@@ -236,7 +234,8 @@ class _Pass:
             self._pairs.append((layer, copy))
 
             def followed(*args, **kwargs):
-                return activation(copy(*args, **kwargs))
+                with as_keras_ops():
+                    return activation(copy(*args, **kwargs))
 
             self._copies[id(layer)] = followed
             return followed
@@ -403,6 +402,13 @@ def _keeps_the_batch(operation: keras.Operation, tensor: keras.KerasTensor) -> b
         return False
     sizes = [size for size in after[1:] if size != -1]
     return len(sizes) == len(after) - 1 and math.prod(sizes) == math.prod(before)
+
+
+def is_foreign(activation: Any) -> bool:
+    """Whether an activation is a function that Keras doesn't read back from a file by its name: one
+    of TensorFlow's, or a lambda."""
+    name, module = (getattr(activation, key, "") or "" for key in ("__name__", "__module__"))
+    return name == "<lambda>" or module.partition(".")[0] == "tensorflow"
 
 
 def may_open(layer: keras.Layer) -> bool:

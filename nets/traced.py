@@ -3,9 +3,10 @@
     trace = traced(layer, args, kwargs)     # with symbolic tensors
     trace.calls                             # in an order in which they can be run
 
-The layer's own `call` runs on symbolic inputs whose batch has BATCH examples, a number that no real
-axis has: where it or a multiple turns up in the size of a reshape, the batch is meant. A layer
-inside another one is traced on tensors of the outer trace, whose batch may be such a multiple.
+The layer's own `call`, with functions of Keras and of TensorFlow (`nets.tf_calls`) in it, runs on
+symbolic inputs whose batch has BATCH examples, a number that no real axis has: where it or a
+multiple turns up in the size of a reshape, the batch is meant. A layer inside another one is traced
+on tensors of the outer trace, whose batch may be such a multiple.
 Variables that the layer holds itself, and constants that a layer inside it is called on, are inputs
 of the trace (`Held`). What a subclass of one of Keras's layers leaves to `super().call` is a call
 of that layer. Attention's products of matrices become einsums, whose letters say where the
@@ -38,6 +39,7 @@ from .keras_graph import (
     shell_of,
     takes_training,
 )
+from .tf_calls import as_keras_ops
 
 BATCH = 211
 
@@ -159,7 +161,8 @@ def _run(
         kwargs = {"training": None} | kwargs
     try:
         shell = held.stand_in(layer) if part is None else shell_of(layer, _deferring(layer, part))
-        outputs = shell.call(*args, **kwargs)
+        with as_keras_ops():
+            outputs = shell.call(*args, **kwargs)
     except Exception as error:  # the layer's own code may raise anything
         raise _Failed(_line(error)) from None
     calls = calls_to(keras.tree.flatten(outputs))

@@ -5,6 +5,7 @@ Every entry of KINDS is `name: build`; build() gives a classifier of CLASSES cla
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers as L
 from keras import ops
 
@@ -634,6 +635,56 @@ def derived():
     return keras.Model(i, L.Dense(CLASSES, activation="softmax")(x))
 
 
+@keras.saving.register_keras_serializable("own_kinds")
+class TfResidual(L.Layer):
+    """A residual block with squeeze and excitation, written with functions of TensorFlow."""
+
+    def __init__(self, filters, **options):
+        super().__init__(**options)
+        self.filters = filters
+        self.first = L.Conv2D(filters, 3, padding="same", use_bias=False)
+        self.norm = L.BatchNormalization()
+        self.second = L.Conv2D(filters, 3, padding="same", activation=tf.nn.silu)
+        self.squeeze = L.Dense(4, activation=tf.nn.relu)
+        self.excite = L.Dense(filters)
+
+    def call(self, x, training=None):
+        y = tf.nn.relu(self.norm(self.first(x), training=training))
+        y = self.second(y)
+        weights = tf.sigmoid(self.excite(self.squeeze(tf.reduce_mean(y, axis=[1, 2]))))
+        weights = tf.reshape(weights, [tf.shape(x)[0], 1, 1, self.filters])
+        return tf.nn.relu(tf.add(x, y * weights))
+
+    def get_config(self):
+        return super().get_config() | {"filters": self.filters}
+
+
+def tf_functions():
+    i, x = image()
+    x = TfResidual(8)(conv(x, 8))
+    return classifier(i, TfResidual(8)(x))
+
+
+@keras.saving.register_keras_serializable("own_kinds")
+class TfSubclassed(keras.Model):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.left = L.Conv2D(6, 3, padding="same")
+        self.right = L.Conv2D(6, 1)
+        self.block = TfResidual(12)
+        self.head = L.Dense(CLASSES)
+
+    def call(self, x, training=None):
+        x = tf.cast(x, tf.float32) / 255.0
+        x = tf.nn.relu(tf.concat([self.left(x), self.right(x)], axis=-1))
+        x = tf.nn.max_pool2d(self.block(x, training=training), 2, 2, "SAME")
+        return tf.nn.softmax(self.head(tf.reduce_mean(x, [1, 2])))
+
+
+def tf_subclassed():
+    return TfSubclassed()
+
+
 def unnamed_activation():
     """Activations that are code without a name."""
     i, x = image()
@@ -652,5 +703,6 @@ KINDS = {
         *(softmax_then_flatten, averaged_heads, log_softmax, one_layer_twice, constrained),
         *(regularised, spectral, embedded, blocks, custom_layers, subclassed, own_train_step),
         *(fixed_batch, uint8_input, by_hand, windows, derived, group_norm),
+        *(tf_functions, tf_subclassed),
     )
 }
