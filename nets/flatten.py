@@ -153,6 +153,8 @@ class _Pass:
                     return self._opened(call, owner, args, kwargs)
             except Closed as problem:
                 reason = str(problem)
+                if isinstance(operation, L.Lambda):
+                    raise _unsafe(operation, reason) from None
                 self._given_up[id(operation)] = operation
         copy = self._copy(operation, owner)
         if reason is not None:
@@ -412,8 +414,10 @@ def is_foreign(activation: Any) -> bool:
 
 
 def may_open(layer: keras.Layer) -> bool:
-    """Whether a layer may be made of others: not one of Keras's or of a known kind."""
-    return not (type(layer) in layer_kinds.KINDS or is_stock(layer))
+    """Whether a layer may be made of others: not one of Keras's, but for Lambda, or of a known
+    kind."""
+    known = type(layer) in layer_kinds.KINDS or is_stock(layer)
+    return not known or isinstance(layer, L.Lambda)
 
 
 def _flat(args: tuple, kwargs: dict[str, Any]) -> list:
@@ -448,18 +452,20 @@ def _from_config(layer: keras.Layer, config: dict[str, Any]) -> keras.Layer:
         ) from None
 
 
+def _unsafe(layer: keras.Layer, reason: str) -> UserError:
+    return UserError(
+        f"layer {layer.name} is a Lambda, whose code can't be saved and read back safely, and it "
+        f"{reason}: write it with keras.ops, or as a layer class registered by "
+        "keras.saving.register_keras_serializable"
+    )
+
+
 def _refuse(layer: keras.Layer) -> None:
     """Refuses what can't be pruned as it is, with the remedy.
 
     Raises:
-        UserError: Lambda, LoRA or quantised layers.
+        UserError: LoRA or quantised layers.
     """
-    if isinstance(layer, keras.layers.Lambda):
-        raise UserError(
-            f"layer {layer.name} is a Lambda, whose code can't be saved and read back safely: "
-            "write it with keras.ops, or as a layer class registered by "
-            "keras.saving.register_keras_serializable"
-        )
     for inner in layers_in(layer):
         if getattr(inner, "lora_enabled", False):
             raise UserError(

@@ -31,6 +31,7 @@ from .keras_graph import (
     ends,
     has_graph,
     inference_only,
+    layers_in,
     packed,
 )
 from .outputs import Output, before_logarithms, read_outputs, restored, with_logits
@@ -207,6 +208,12 @@ class Given:
     def with_graph(self) -> keras.Model:
         """The given network; of a subclassed one a functional network that is the same."""
         return self.model if has_graph(self.model) else self.finished(self.core)
+
+    def to_write(self) -> keras.Model:
+        """What goes into a file for the given network: itself, or the same without Lambda layers,
+        whose code Keras doesn't read back from a file."""
+        unsafe = any(isinstance(layer, L.Lambda) for layer in layers_in(self.model))
+        return self.finished(self.core) if unsafe else self.model
 
     def as_core(self) -> AsCore:
         """The network as given, run as it is, its outputs as its core's."""

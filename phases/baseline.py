@@ -115,7 +115,7 @@ def measure(
     Args:
         trained_here: else `epochs` and `seconds` of its training are null.
     """
-    model = given.model
+    model = given.to_write()
     keep(folder, model)
     rows = [row for row in folder.rows(METRICS) if row["phase"] == "baseline"]
     results = {

@@ -99,7 +99,7 @@ def rehearse_network(given: Given, inputs: Any) -> tuple[ChannelGraph, keras.Mod
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "given.keras")
         with _step(given, "saving it and reading it back"):
-            save_keras(path, given.model)
+            save_keras(path, given.to_write())
             again = given.read_again(load_keras(path, compile=False), inputs)
             _compare(given, given, again, inputs, "the network in its own file")
         with _step(given, "masking and pruning it"):

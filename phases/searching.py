@@ -95,7 +95,7 @@ def run_search(
     options = at_layers(options, given)
     there = [name for name in (BASELINE, START) if folder.has(name)]
     cluster.on_chief(lambda: verify(folder.path, *there))
-    baseline.keep(folder, given.model)
+    baseline.keep(folder, given.to_write())
     if not folder.has(PRUNED):
         memory = planned(given, task, data, options, device, refuse=False)
         graph, val, history, seconds = _searched(folder, given, task, data, options, device, memory)

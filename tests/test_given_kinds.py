@@ -17,6 +17,7 @@ from ekg_tf.reports import networks
 from ekg_tf.training.task import task_of
 from ekg_tf.utils import devices
 from ekg_tf.utils.errors import UserError
+from ekg_tf.utils.keras_files import save_keras
 
 import ekg_tf as ekg
 from tests.helpers import own_kinds
@@ -134,8 +135,22 @@ def refused(build) -> str:
 
 
 def test_what_cannot_be_copied_is_refused_with_the_remedy():
-    assert "is a Lambda" in refused(lambda x: L.Lambda(lambda y: y * 2)(x))
+    unknown = L.Lambda(lambda y: tf.numpy_function(np.abs, [y], tf.float32), (6,))
+    words = refused(unknown)
+    assert "is a Lambda" in words and "can't be run on symbolic tensors" in words
     assert "let get_config() return all arguments" in refused(lambda x: NoConfig(2.0)(x))
+
+
+def test_a_lambda_becomes_what_it_does_also_in_the_file_of_the_given_network(tmp_path):
+    model = KINDS["lambdas"]()
+    given = Given.read(model)
+    assert not [one for one in given.core.layers if isinstance(one, L.Lambda)]
+    save_keras(tmp_path / "given.keras", given.to_write())
+    again = keras.models.load_model(tmp_path / "given.keras")  # in safe mode
+    x = np.random.default_rng(0).uniform(0, 255, (4, SIZE, SIZE, 3)).astype(np.float32)
+    np.testing.assert_allclose(again(x), model(x), atol=1e-6)
+    plain = KINDS["plain"]()
+    assert Given.read(plain).to_write() is plain
 
 
 def test_lora_and_quantised_layers_are_refused_with_the_remedy():

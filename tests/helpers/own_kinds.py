@@ -665,6 +665,14 @@ def tf_functions():
     return classifier(i, TfResidual(8)(x))
 
 
+def lambdas():
+    """Code without a name between the layers, of one tensor and of two."""
+    i = keras.Input((SIZE, SIZE, 3))
+    x = conv(L.Lambda(lambda one: one / 127.5 - 1)(i), 8)
+    x = L.Lambda(lambda one: tf.pad(one, [[0, 0], [1, 1], [1, 1], [0, 0]]))(x)
+    return classifier(i, L.Lambda(lambda ones: tf.concat(ones, -1))([x, conv(x, 4)]))
+
+
 @keras.saving.register_keras_serializable("own_kinds")
 class TfSubclassed(keras.Model):
     def __init__(self, **options):
@@ -703,6 +711,6 @@ KINDS = {
         *(softmax_then_flatten, averaged_heads, log_softmax, one_layer_twice, constrained),
         *(regularised, spectral, embedded, blocks, custom_layers, subclassed, own_train_step),
         *(fixed_batch, uint8_input, by_hand, windows, derived, group_norm),
-        *(tf_functions, tf_subclassed),
+        *(tf_functions, tf_subclassed, lambdas),
     )
 }
