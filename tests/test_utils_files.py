@@ -282,3 +282,13 @@ def test_keras_round_trip_and_damage(tmp_path):
         load_keras(tmp_path / "none.keras")
     with pytest.raises(UserError, match="suffix"):
         save_keras(tmp_path / "net.h5", model)
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    image = keras.Input((4,))
+    model = keras.Model(image, keras.layers.Lambda(lambda x: x * 2)(image))
+    save_keras(tmp_path / "net.keras", model)
+    with pytest.raises(
+        UserError, match=r"holds code \(a Lambda layer\).*give the network to ekg_tf"
+    ):
+        load_keras(tmp_path / "net.keras")

@@ -61,6 +61,12 @@ def load_keras(path: str | os.PathLike, *, compile: bool = True) -> Any:
     except Exception as error:  # zipfile, h5py, json and keras each raise their own
         lines = str(error).strip().splitlines() or [type(error).__name__]
         problem = f"{path} is not a network that can be loaded: {lines[0][:LONGEST]}"
+        if "`Lambda` layer" in lines[0]:
+            problem = (
+                f"{path} holds code (a Lambda layer), which isn't run out of a file: if you trust "
+                "it, open it in Python by keras.models.load_model(path, safe_mode=False) and give "
+                "the network to ekg_tf.prune"
+            )
     try:
         with _counted(path):
             keras.models.load_model(path, compile=False, safe_mode=True)
