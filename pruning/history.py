@@ -22,7 +22,7 @@ Shapes = Sequence[tuple[int, ...]]
 
 def _link(before: str, row: dict, record: bytes) -> str:
     """The "chain" of a row after a row with the chain `before`; the same in every run that takes
-    the same steps."""
+    the same steps and gives up hopeless proposals at the same time."""
     found = hashlib.sha256(before.encode())
     found.update(dumps({key: one for key, one in row.items() if key != "seconds"}).encode())
     found.update(record)

@@ -408,14 +408,14 @@ def test_an_export_gives_its_figures(digits, pruned, tmp_path):
 
 @keras.saving.register_keras_serializable("tests")
 class ChannelScale(L.Layer):
-    """A layer of the user's own: every channel times a number, in TensorFlow's own words, which
-    can't be followed on symbolic tensors."""
+    """A layer of the user's own: every channel times a number, by code that can't be followed on
+    symbolic tensors."""
 
     def build(self, shape):
         self.scale = self.add_weight(shape=(shape[-1],), initializer="ones", name="scale")
 
     def call(self, inputs):
-        return tf.math.multiply(inputs, tf.convert_to_tensor(self.scale))
+        return tf.raw_ops.Mul(x=inputs, y=tf.convert_to_tensor(self.scale))
 
 
 def test_a_layer_of_ones_own_is_pruned_with_its_channels(tmp_path):

@@ -286,7 +286,7 @@ def test_series_from_a_function(tmp_path, monkeypatch, capsys):
     run = ["--train_path", "run", "--do_log", "off"]
     search.main(
         [*run, "--model", "my.keras", "--data", "series_of_rows:rows"]
-        + ["--search_target_rate", "0.6", "--search_step", "0.5"]
+        + ["--search_target_rate", "0.6", "--search_step", "0.25"]
     )
     assert "networks before the last one: so many teachers" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"--data series_of_rows:rows, code of yours: say so again"):

@@ -381,7 +381,9 @@ def _add_until(add, stop, row, outputs):
 
 
 def untimed(history):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows]
+    """Rows without what threads decide, which is when a hopeless proposal is given up."""
+    timed = ("seconds", "images", "chain")
+    return [{k: v for k, v in row.items() if k not in timed} for row in history.rows]
 
 
 SMALL = {
