@@ -23,7 +23,7 @@ def _spatial(layer, shape: tuple) -> int:
     """Number of positions of a tensor with batch and channel axes; an example may have several rows
     of the batch, such as windows of an image."""
     first = getattr(layer, "data_format", "channels_last") == "channels_first"
-    return shape[0] * math.prod(shape[2:] if first else shape[1:-1])
+    return math.prod((shape[0], *shape[2:]) if first else shape[:-1])
 
 
 def kernel_costs(call: Call, units: tuple | None, num_units: int, shape_of: ShapeOf) -> list[Cost]:

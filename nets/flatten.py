@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,6 @@ import keras
 import numpy as np
 
 from ..utils.errors import UserError
-from . import layer_kinds
 from .keras_graph import (
     Call,
     as_stock,
@@ -34,6 +33,7 @@ from .keras_graph import (
     layers_in,
     takes_training,
 )
+from .layer_kinds import KINDS
 from .opened import check_opened, check_trace, line_of
 from .openers import OPENERS, stock_norm_like
 from .rebuild import carry_over, config_of, like
@@ -213,7 +213,7 @@ class _Pass:
             return self._copies[id(layer)]
         name = self._name(layer.name, owner)
         activation = getattr(layer, "activation", None)
-        apart = isinstance(activation, keras.Layer) or (is_stock(layer) and is_foreign(activation))
+        apart = isinstance(activation, keras.Layer) or (is_stock(layer) and _is_foreign(activation))
         config = _config_of(layer)
         policy = config.get("dtype")
         changes: dict[str, Any] = {"name": name}
@@ -314,20 +314,14 @@ class _Pass:
             Closed: there is none.
         """
         if id(layer) not in self._stock:
-            bases = [one for one in type(layer).__mro__ if one in layer_kinds.KINDS]
-            bases += [one for one in type(layer).__mro__ if one in OPENERS]
-            self._stock[id(layer)] = layer, as_stock(layer, bases[0]) if bases else None
-        part = self._stock[id(layer)][1]
-        if part is not None:
-            try:
-                trace = traced(layer, args, kwargs, part)
-                check_trace(layer, trace, args, kwargs)
-                return trace
-            except Closed:
-                pass  # it does more with its weights than the layer of Keras's
-        trace = traced(layer, args, kwargs)
-        check_trace(layer, trace, args, kwargs)
-        return trace
+            mro = type(layer).__mro__
+            base = next((one for known in (KINDS, OPENERS) for one in mro if one in known), None)
+            self._stock[id(layer)] = layer, as_stock(layer, base) if base else None
+        if (part := self._stock[id(layer)][1]) is not None:
+            # Else it does more with its weights than the layer of Keras's.
+            with suppress(Closed):
+                return _checked(layer, args, kwargs, part)
+        return _checked(layer, args, kwargs)
 
     def _home(self, held: Held) -> Any:
         """What a layer holds, as a tensor of the network: of the held shape, or one per example."""
@@ -387,6 +381,12 @@ class _Pass:
         return self._indices[per_example]
 
 
+def _checked(layer: keras.Layer, args: tuple, kwargs: dict[str, Any], *part: keras.Layer) -> Trace:
+    trace = traced(layer, args, kwargs, *part)
+    check_trace(layer, trace, args, kwargs)
+    return trace
+
+
 class _Without:
     """A layer as `carry_over` sees it, without the layers inside it."""
 
@@ -406,7 +406,7 @@ def _keeps_the_batch(operation: keras.Operation, tensor: keras.KerasTensor) -> b
     return len(sizes) == len(after) - 1 and math.prod(sizes) == math.prod(before)
 
 
-def is_foreign(activation: Any) -> bool:
+def _is_foreign(activation: Any) -> bool:
     """Whether an activation is a function that Keras doesn't read back from a file by its name: one
     of TensorFlow's, or a lambda."""
     name, module = (getattr(activation, key, "") or "" for key in ("__name__", "__module__"))
@@ -416,7 +416,7 @@ def is_foreign(activation: Any) -> bool:
 def may_open(layer: keras.Layer) -> bool:
     """Whether a layer may be made of others: not one of Keras's, but for Lambda, or of a known
     kind."""
-    known = type(layer) in layer_kinds.KINDS or is_stock(layer)
+    known = type(layer) in KINDS or is_stock(layer)
     return not known or isinstance(layer, L.Lambda)
 
 

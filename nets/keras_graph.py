@@ -59,6 +59,15 @@ def _call(node: Any) -> Call:
     return Call(node.operation, node.arguments, tuple(node.input_tensors), tuple(node.outputs))
 
 
+def _node_of(tensor: Any) -> Any:
+    """The node that a KerasTensor came of; None of an input or of anything else."""
+    history = getattr(tensor, "_keras_history", None)
+    if history is None or history.operation is None:
+        return None
+    node = history.operation._inbound_nodes[history.node_index]
+    return None if node.is_input else node
+
+
 def functional(model: keras.Model) -> keras.Model:
     """The functional model itself, or that of a Sequential.
 
@@ -152,11 +161,8 @@ def calls_to(outputs: Iterable) -> list[Call]:
         if done:
             nodes.append(one)
             continue
-        history = getattr(one, "_keras_history", None)
-        if history is None or history.operation is None:
-            continue
-        node = history.operation._inbound_nodes[history.node_index]
-        if id(node) in seen or node.is_input:
+        node = _node_of(one)
+        if node is None or id(node) in seen:
             continue
         seen.add(id(node))
         waiting.append((node, True))
@@ -166,11 +172,8 @@ def calls_to(outputs: Iterable) -> list[Call]:
 
 def origin_of(tensor: Any) -> Call | None:
     """The call that a KerasTensor came of; None of an input or of anything else."""
-    history = getattr(tensor, "_keras_history", None)
-    if history is None or history.operation is None:
-        return None
-    node = history.operation._inbound_nodes[history.node_index]
-    return None if node.is_input else _call(node)
+    node = _node_of(tensor)
+    return None if node is None else _call(node)
 
 
 def forget(calls: Iterable[Call]) -> None:
@@ -252,11 +255,11 @@ def is_stock(layer: keras.Layer) -> bool:
 
 def regroups(call: Call) -> bool:
     """Whether an operation may give an example another number of rows of the batch than it had."""
-    operation, ranks = call.operation, {len(one.shape) for one in (*call.inputs, *call.outputs)}
-    first = {0, *(-rank for rank in ranks)}
+    operation = call.operation
+    first = [0, *(-len(one.shape) for one in (*call.inputs, *call.outputs))]
     return is_op(operation) and (
         type(operation).__name__ in ("Reshape", "Tile", "Transpose", "Swapaxes", "Moveaxis")
-        or getattr(operation, "axis", None) in [*first]
+        or getattr(operation, "axis", None) in first
     )
 
 

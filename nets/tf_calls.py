@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ _active = contextvars.ContextVar("as_keras_ops", default=False)
 @contextlib.contextmanager
 def as_keras_ops() -> Iterator[None]:
     """Inside, functions of TensorFlow take symbolic tensors."""
-    _register()
+    _dispatcher()
     token = _active.set(True)
     try:
         yield
@@ -48,13 +49,12 @@ class _Dispatcher(tf.__internal__.dispatch.GlobalOpDispatcher):
             return self.NOT_SUPPORTED
 
 
-_registered: list[_Dispatcher] = []
-
-
-def _register() -> None:
-    if not _registered:
-        _registered.append(_Dispatcher())
-        _registered[0].register()
+@functools.cache
+def _dispatcher() -> _Dispatcher:
+    """The one that TensorFlow asks, from the first call on."""
+    dispatcher = _Dispatcher()
+    dispatcher.register()
+    return dispatcher
 
 
 class _Unknown(Exception):
@@ -111,6 +111,13 @@ def _reduction(function: Callable) -> Callable:
     return applied
 
 
+def _over_one_axis(function: Callable) -> Callable:
+    def applied(logits: Any, axis: int | None = None, name: str | None = None) -> Any:
+        return function(logits, axis=-1 if axis is None else axis)
+
+    return applied
+
+
 def _pooling(function: Callable) -> Callable:
     def applied(input, ksize, strides, padding, data_format="NHWC", name=None) -> Any:
         if data_format not in ("NHWC", None) or not isinstance(padding, str):
@@ -144,14 +151,6 @@ def _swish(features, beta: float = 1.0):
     return ops.silu(features) if beta == 1 else features * ops.sigmoid(features * beta)
 
 
-def _softmax(logits, axis=None, name=None):
-    return ops.softmax(logits, axis=-1 if axis is None else axis)
-
-
-def _log_softmax(logits, axis=None, name=None):
-    return ops.log_softmax(logits, axis=-1 if axis is None else axis)
-
-
 def _squared_difference(x, y, name=None):
     return ops.square(ops.subtract(x, y))
 
@@ -175,16 +174,18 @@ def _clip(t, clip_value_min, clip_value_max, name=None):
     return ops.clip(t, float(clip_value_min), float(clip_value_max))
 
 
+def _squares(x, axis, keepdims: bool):
+    return ops.sum(ops.square(x), axis=_axes(axis), keepdims=keepdims)
+
+
 def _l2_normalize(x, axis=None, epsilon: float = 1e-12, name=None):
-    total = ops.sum(ops.square(x), axis=_axes(axis), keepdims=True)
-    return x * ops.rsqrt(ops.maximum(total, epsilon))
+    return x * ops.rsqrt(ops.maximum(_squares(x, axis, True), epsilon))
 
 
 def _norm(tensor, ord="euclidean", axis=None, keepdims=None, name=None):
     if ord != "euclidean":
         raise _Unknown
-    total = ops.sum(ops.square(tensor), axis=_axes(axis), keepdims=bool(keepdims))
-    return ops.sqrt(total)
+    return ops.sqrt(_squares(tensor, axis, bool(keepdims)))
 
 
 def _split(value, num_or_size_splits, axis=0, num=None, name=None):
@@ -293,8 +294,8 @@ FUNCTIONS: dict[str, Callable] = {
     "gelu": _gelu,
     "leaky_relu": _leaky_relu,
     "swish": _swish,
-    "softmax_v2": _softmax,
-    "log_softmax_v2": _log_softmax,
+    "softmax_v2": _over_one_axis(ops.softmax),
+    "log_softmax_v2": _over_one_axis(ops.log_softmax),
     "squared_difference": _squared_difference,
     "add_n": _add_n,
     "bias_add": _bias_add,

@@ -94,33 +94,30 @@ def test_the_best_score_of_a_step_is_taken(tmp_path):
     assert after[number] == before[number] == 7 and after != before
 
 
-def test_the_score_is_seen_beside_the_size_that_it_costs(tmp_path):
-    """A layer of next to no FLOPs costs a little of the score, the others a little more."""
+def large_and_small():
+    """A convolution of nearly all FLOPs and a dense layer of next to none."""
     image = L.Input((16, 16, 3))
     x = L.ReLU()(L.Conv2D(20, 3, name="large")(image))
     x = L.Dense(20, activation="relu", name="small")(L.GlobalAveragePooling2D()(x))
-    model = shaken(keras.Model(image, L.Dense(4)(x)))
+    return shaken(keras.Model(image, L.Dense(4)(x)))
 
-    def score(network):
-        return 2.0 * network.get_layer("large").filters + network.get_layer("small").units
 
-    running = searched(tmp_path, model, score, rate=0.61, step=0.2)
+def filters_left(network):
+    """A score to which a filter of the large layer is worth two of the small one."""
+    return 2.0 * network.get_layer("large").filters + network.get_layer("small").units
+
+
+def test_the_score_is_seen_beside_the_size_that_it_costs(tmp_path):
+    """A layer of next to no FLOPs costs a little of the score, the others a little more."""
+    running = searched(tmp_path, large_and_small(), filters_left, rate=0.61, step=0.2)
     first, last = running.history.rows[0]["widths"], running.history.rows[-1]["widths"]
     assert first == [20, 20] and last == [12, 20]
 
 
 def test_where_little_may_be_lost_small_removals_go_on(tmp_path):
     """The large layer costs less per FLOP, but soon more than the score may fall."""
-    image = L.Input((16, 16, 3))
-    x = L.ReLU()(L.Conv2D(20, 3, name="large")(image))
-    x = L.Dense(20, activation="relu", name="small")(L.GlobalAveragePooling2D()(x))
-    model = shaken(keras.Model(image, L.Dense(4)(x)))
-
-    def score(network):
-        return 2.0 * network.get_layer("large").filters + network.get_layer("small").units
-
-    control = Control(max_drop=13 / 60)
-    running = searched(tmp_path, model, score, rate=0.3, step=0.2, control=control)
+    options = {"rate": 0.3, "step": 0.2, "control": Control(max_drop=13 / 60)}
+    running = searched(tmp_path, large_and_small(), filters_left, **options)
     widths = [row["widths"] for row in running.history.rows]
     assert widths == [[20, 20], [16, 20], [16, 16]]
 

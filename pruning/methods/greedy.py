@@ -132,13 +132,16 @@ class GreedySearch(Search):
             return None
         begin = time.perf_counter()
         outcome = self.evaluator.best(proposals, reward, self._together)
-        if len(outcome.chosen) > 1 and self._too_bad(outcome.outputs):
+        bad = self._too_bad(outcome.outputs)
+        if bad and len(outcome.chosen) > 1:
             outcome = self.evaluator.best(proposals, reward)  # one alone may lose less
-        if self._too_bad(outcome.outputs) and any(one.weight != 1 for one in proposals):
+            bad = self._too_bad(outcome.outputs)
+        if bad and any(one.weight != 1 for one in proposals):
             # what costs least per size may cost more than a small removal
             proposals = [replace(one, weight=1.0) for one in proposals]
             outcome = self.evaluator.best(proposals, reward)
-        if self._too_bad(outcome.outputs):
+            bad = self._too_bad(outcome.outputs)
+        if bad:
             return None
         taken = [proposals[number] for number in outcome.chosen]
         for one in taken:
