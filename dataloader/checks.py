@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..options.kinds import CLASSES
+from ..options.kinds import CLASSES, COLUMN, LABELS, ONE_HOT, PLAIN, SOFT
 from ..utils.errors import UserError
 from .dataset import blocks
 from .fit import Fit, Output, Shape
@@ -56,7 +56,7 @@ def checked_inputs(array: np.ndarray, shape: Shape | None, origin: str, fit: Fit
 
 
 def form_of(array: np.ndarray, output: Output, origin: str, fit: Fit) -> str:
-    """How targets are written: "labels", "labels1" (a last axis of 1), "one-hot", "soft", "plain".
+    """How targets are written, by the names in `options.kinds`.
 
     Args:
       array: [n, ...].
@@ -65,19 +65,19 @@ def form_of(array: np.ndarray, output: Output, origin: str, fit: Fit) -> str:
       UserError: classes that are neither whole numbers, nor one-hot, nor probabilities.
     """
     if output.kind != CLASSES:
-        return "plain"
+        return PLAIN
     rank = len(output.shape) if output.shape else 1
     whole = array.dtype.kind in "iuf" and all(blocks(array, _whole))
     if array.ndim == rank + 1 and array.shape[-1] == 1 and whole and output.classes != 1:
-        return "labels1"  # as keras.datasets gives them
+        return COLUMN  # as keras.datasets gives them
     if array.ndim == rank + 1 and array.dtype.kind in "biuf":
         if all(blocks(array, one_hot)):
-            return "one-hot"
+            return ONE_HOT
         wide = output.classes is None or array.shape[-1] == output.classes
         if output.shape and wide and all(blocks(array, _probabilities)):
-            return "soft"
+            return SOFT
     if array.ndim == rank and whole:
-        return "labels"
+        return LABELS
     _in_range(array, origin)
     per = "[n]" if rank == 1 else f"[n, {', '.join(map(str, output.shape[:-1]))}]"
     raise TargetError(
@@ -97,18 +97,18 @@ def checked_targets(
     Raises:
       UserError: another shape than the network's output, NaN, text, other forms than the first.
     """
-    if form == "plain":
+    if form == PLAIN:
         return _plain(array, output, origin, fit)
     if form_of(array, output, origin, fit) != form:
         raise UserError(
             f"{origin} has {fit.words[1]}s of several kinds: all of them whole numbers, one-hot or "
             "probabilities"
         )
-    if form == "soft":
+    if form == SOFT:
         return array.astype(np.float32, copy=False)
-    if form == "one-hot":
+    if form == ONE_HOT:
         array = np.concatenate(blocks(array, lambda rows: rows.argmax(-1).astype(np.int32)))
-    elif form == "labels1":
+    elif form == COLUMN:
         array = array[..., 0]
     size = None if output.shape is None else output.shape[:-1]
     if size is not None and not fits(array.shape[1:], size):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -34,11 +34,13 @@ class Split:
     inputs: uint8 or float32 [n, ...]; images are uint8 [n, height, width, channels], grey levels
     0..255, or floats. targets: int32 [n] or [n, h, w] where they are classes, else float32
     [n, ...]. weights: float32 [n] or as the targets' leading axes; None: all 1. Each is a tree.
+    forms: how each output's targets were given, as `checks.form_of` says; (): unknown.
     """
 
     inputs: Tree
     targets: Tree
     weights: Tree = None
+    forms: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __len__(self) -> int:
         return len(tf.nest.flatten(self.targets)[0])

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..utils.errors import UserError
 from .checks import checked_inputs, checked_labels, checked_targets, checked_weights, form_of
-from .dataset import Tree
+from .dataset import Split, Tree
 from .fit import Fit
 
 
@@ -24,7 +24,7 @@ class Parser:
 
     def __init__(self, fit: Fit, origin: str, *, check_labels: bool = False):
         self.fit, self.origin = fit, origin
-        self.forms: list[str] | None = None
+        self.forms: tuple[str, ...] = ()
         self.weighted = False
         self._check_labels = check_labels
 
@@ -66,8 +66,8 @@ class Parser:
             for leaf, shape in zip(leaves[:count], fit.input_shapes, strict=True)
         ]
         given = list(zip(leaves[count:], fit.outputs, strict=False))
-        if self.forms is None:
-            self.forms = [form_of(leaf, output, origin, fit) for leaf, output in given]
+        if not self.forms:
+            self.forms = tuple(form_of(leaf, output, origin, fit) for leaf, output in given)
         targets = []
         for (leaf, output), form in zip(given, self.forms, strict=True):
             target = checked_targets(leaf, form, output, origin, fit)
@@ -83,6 +83,10 @@ class Parser:
     def example(self, element: Any) -> list[np.ndarray]:
         """`checked` of one example, leaves [1, ...]."""
         return self.checked([leaf[None] for leaf in self.raw(element)])
+
+    def split(self, columns: list[Any]) -> Split:
+        """The split of such leaves."""
+        return Split(*self.trees(columns), forms=self.forms)
 
     def trees(self, columns: list[Any]) -> tuple[Tree, Tree, Tree]:
         """Inputs, targets and weights of a split's columns."""

@@ -118,7 +118,7 @@ def _from_arrays(given: Any, fit: Fit, origin: str) -> Split:
             raise UserError(f"{origin} holds {count} {noun} but {len(leaf)} {what}")
     if not count:
         raise UserError(f"{origin} is empty")
-    return Split(*parser.trees(parser.checked(leaves)))
+    return parser.split(parser.checked(leaves))
 
 
 # ---------------------------------------------------------------- by index
@@ -138,12 +138,12 @@ def _from_index(given: Any, fit: Fit, memory: Memory, workers: int, origin: str)
         whole = [np.empty((count, *leaf.shape[1:]), leaf.dtype) for leaf in first]
         for place, leaves in enumerate(reader.all(range(count))):
             _put(whole, leaves, slice(place, place + 1), origin, fit)
-        return Split(*parser.trees(whole))
+        return parser.split(whole)
     columns = [Column(reader, number, leaf) for number, leaf in enumerate(first)]
     inputs, targets, weights = parser.trees(columns)
     if len(fit.outputs) == 1 and first[len(fit.input_names)].shape == (1,):
         targets = _labels(given, reader, len(fit.input_names), places, first)
-    return Indexed(inputs, targets, weights, reader=reader)
+    return Indexed(inputs, targets, weights, forms=parser.forms, reader=reader)
 
 
 def _put(whole: list, leaves: list, rows: slice, origin: str, fit: Fit) -> None:

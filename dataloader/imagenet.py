@@ -42,6 +42,7 @@ class FileSplit:
     read: Callable[[tf.Tensor], tf.Tensor]
     folder: str = field(default="", kw_only=True)
     weights = None
+    forms = ()
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -71,7 +71,7 @@ def _stored(
         if seen >= TWICE:
             break
     order = np.argsort(np.array(found, "S16"), kind="stable")
-    return Split(*parser.trees(store.columns(order)))
+    return parser.split(store.columns(order))
 
 
 def _chunks(elements: Pass, batched: bool, parser: Parser) -> Iterator[list[np.ndarray]]:

@@ -12,3 +12,6 @@ APPLICATIONS = "keras.applications:"
 WEIGHTS = (".pkl", ".keras", ".weights.h5", ".safetensors", f"{APPLICATIONS}NAME")
 FORMATS = ("savedmodel", "litert", "onnx")
 CLASSES, SIGMOIDS, NUMBERS = OUTPUT_KINDS = "classes", "sigmoids", "numbers"  # of a network
+# How targets are written: of classes as whole numbers [n] or [n, 1], one-hot, as probabilities;
+# all else.
+LABELS, COLUMN, ONE_HOT, SOFT, PLAIN = "labels", "labels1", "one-hot", "soft", "plain"

@@ -82,6 +82,7 @@ def work_on(
         knowledge=knowledge,
         examples=examples_of(data, EXAMPLES),
         labels=data.labels is not None,
+        forms=data.train.forms,
     )
     return Work(given, task, data)
 

@@ -4,8 +4,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ekg_tf.dataloader import given_data, own
+from ekg_tf.dataloader.batches import eval_batches
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.keras_graph import Compiled
+from ekg_tf.phases.opening import work_on
+from ekg_tf.training.evaluation import evaluate
 from ekg_tf.training.metrics import UserMetrics, jackknife
 from ekg_tf.training.task import classification, task_of
 from ekg_tf.training.trainer import needs_lamb
@@ -49,6 +53,56 @@ def test_the_loss_is_the_one_that_keras_reports(name):
     assert metrics.result() == pytest.approx({key: 0.0 for key in known}, abs=1e-6), (
         "the result is of the batches since the last call"
     )
+
+
+def of_labels(y_true, y_pred):
+    """Takes whole numbers [n] alone, which Keras casts to float32."""
+    rows = keras.ops.one_hot(keras.ops.cast(y_true, "int32"), 3)
+    return (1.0 + 0.5 * y_true) * -keras.ops.sum(rows * keras.ops.log(y_pred), axis=-1)
+
+
+def of_a_column(y_true, y_pred):
+    return of_labels(y_true[:, 0], y_pred)
+
+
+def of_rows(y_true, y_pred):
+    return keras.ops.sum(y_true[:, :3] * (1 - y_pred) ** 2, axis=-1)
+
+
+class OfLabels(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return of_labels(y_true, y_pred)
+
+
+GIVEN_AS = {
+    "labels": (of_labels, lambda labels: labels),
+    "labels of uint8": (of_labels, lambda labels: labels.astype(np.uint8)),
+    "labels, a class of losses": (OfLabels(), lambda labels: labels),
+    "column": (of_a_column, lambda labels: labels[:, None]),
+    "one-hot": (of_rows, lambda labels: np.eye(3, dtype=np.float32)[labels]),
+    "one-hot of integers": (of_rows, lambda labels: np.eye(3, dtype=np.int64)[labels]),
+    "probabilities": (of_rows, lambda labels: (0.1 + 0.7 * np.eye(3))[labels]),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN_AS)
+def test_a_loss_of_ones_own_gets_the_targets_as_they_were_given(name):
+    loss, written = GIVEN_AS[name]
+    image = keras.Input((6, 6, 3))
+    x = L.GlobalAveragePooling2D()(L.Conv2D(4, 3, activation="relu")(image))
+    model = keras.Model(image, L.Dense(3, activation="softmax")(x))
+
+    def metric(y_true, y_pred):  # which Keras gives integers as they are
+        return loss(keras.ops.cast(y_true, "float32"), y_pred)
+
+    model.compile("sgd", loss, metrics=[metric])
+    x = RNG.random((12, 6, 6, 3)).astype(np.float32)
+    y = written(np.arange(12) % 3)
+    work = work_on(model, lambda fit: own.dataset(*given_data.read((x, y), (x, y), fit)))
+    found = evaluate(work.given.core, work.task, eval_batches(work.data, "test", 5))
+    keras_says = model.evaluate(x, y, batch_size=12, verbose=0, return_dict=True)
+    assert found["loss"] == pytest.approx(keras_says.pop("loss"), rel=1e-5)
+    assert found.get("metrics", {}) == pytest.approx(keras_says, rel=1e-5)
 
 
 @pytest.mark.parametrize(

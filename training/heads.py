@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from ..nets.given import Given
 from ..nets.outputs import Output, loss_name
-from ..options.kinds import CLASSES, SIGMOIDS
+from ..options.kinds import CLASSES, COLUMN, LABELS, ONE_HOT, PLAIN, SIGMOIDS
 from ..utils.errors import UserError
 
 # Losses that can't be below zero, by Keras's name and class; of others no bound is known.
@@ -43,7 +43,7 @@ class Head:
         loss: (targets, outputs) -> float32 [n] or [n, ...]; None: the output has no loss.
         weight: of the loss among those of all outputs.
         least: what an example's loss can't be below; -inf: unknown.
-        one_hot: whether the user's loss and metrics take classes as rows of zeros and a one.
+        form: how the user's loss and metrics take targets (`options.kinds`).
         class_weights: float32 [classes] or None.
         plain: the papers' case: cross-entropy of logits [n, classes] and integers [n].
         rank: of the output, the batch counted.
@@ -54,11 +54,23 @@ class Head:
     loss: Unreduced | None
     weight: float = 1.0
     least: float = 0.0
-    one_hot: bool = False
+    form: str = PLAIN
     class_weights: np.ndarray | None = None
     plain: bool = False
     rank: int = 2
     variance: np.ndarray | None = None
+
+    def given_targets(self, targets: Any, classes: int | None) -> Any:
+        """Targets [n, ...] as the user's loss and metrics take them.
+
+        Args:
+            classes: size of the output's last axis.
+        """
+        if not targets.dtype.is_integer:
+            return targets
+        if self.form == ONE_HOT:
+            return tf.one_hot(targets, classes)
+        return targets[..., None] if self.form == COLUMN else targets
 
     def losses(self, outputs: Any, targets: Any, weights: Any = None) -> Any:
         """The loss of every example, float32 [n]; mean over its pixels."""
@@ -85,12 +97,15 @@ def default_loss(given: Given, output: Output) -> Any:
     )
 
 
-def head_of(given: Given, output: Output, loss: Any, rank: int, labels: bool) -> Head:
+def head_of(
+    given: Given, output: Output, loss: Any, rank: int, labels: bool, form: str | None = None
+) -> Head:
     """An output with its loss.
 
     Args:
         loss: as Keras takes it; None: none. rank: of the output, the batch counted.
         labels: whether the targets are integers [n].
+        form: how the user gave the targets (`options.kinds`); None: unknown.
 
     Raises:
         UserError: no loss that Keras knows.
@@ -112,16 +127,31 @@ def head_of(given: Given, output: Output, loss: Any, rank: int, labels: bool) ->
     options = found.get_config() if isinstance(found, keras.losses.Loss) else {}
     usual = all(options.get(key, value) == value for key, value in OPTIONS.items())
     usual &= bool(options.get("from_logits", False)) != output.applied
-    one_hot = output.kind == CLASSES and not name.lower().startswith("sparse")
-    stock = type(found).__module__.startswith("keras.") or found.__module__.startswith("keras.")
+    stock = any(found is one or type(found) is one for one in vars(keras.losses).values())
+    form = _form(output, name, form, stock=stock)
     least = 0.0 if stock and name in NOT_NEGATIVE else -np.inf
     if usual and stock and output.kind == CLASSES and name in _CROSS_ENTROPIES:
         plain = labels and rank == 2
-        return Head(output, _cross_entropy, least=0.0, one_hot=one_hot, plain=plain, rank=rank)
+        return Head(output, _cross_entropy, least=0.0, form=form, plain=plain, rank=rank)
     if usual and stock and output.kind == SIGMOIDS and name in _SIGMOID_ENTROPIES:
         return Head(output, _sigmoid_entropy, least=0.0, rank=rank)
-    wrapped = _in_given_terms(found, output, one_hot)
-    return Head(output, wrapped, least=least, one_hot=one_hot, rank=rank)
+    head = Head(output, None, least=least, form=form, rank=rank)
+    return replace(head, loss=_in_given_terms(found, head))
+
+
+def _form(output: Output, loss: str, given: str | None, *, stock: bool) -> str:
+    """How a loss takes the targets: as the user gives them, for Keras takes those as they are.
+
+    Where it isn't known how, as for classes that are folders, and for Keras's own losses, the name
+    tells: those of whole numbers are called sparse.
+    """
+    if output.kind != CLASSES:
+        return PLAIN
+    if given is not None and not stock:
+        return given
+    if "sparse" not in loss.lower():
+        return ONE_HOT
+    return COLUMN if given == COLUMN else LABELS
 
 
 _CROSS_ENTROPIES = (
@@ -150,17 +180,16 @@ def _sigmoid_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
 
 
-def _in_given_terms(loss: Any, output: Output, one_hot: bool) -> Unreduced:
+def _in_given_terms(loss: Any, head: Head) -> Unreduced:
     """A loss that is computed on what the network gives, not on its core's logits."""
     call = loss.call if isinstance(loss, keras.losses.Loss) else loss
-    sparse = output.kind == CLASSES and not one_hot
 
     def losses(targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-        given = output.given(outputs)
-        if one_hot and targets.dtype.is_integer:
-            targets = tf.one_hot(targets, given.shape[-1])
-        elif not sparse:
-            targets = _same_rank(tf.cast(targets, tf.float32), given)
+        given = head.output.given(outputs)
+        # Keras casts targets to float32, whole numbers as well.
+        targets = tf.cast(head.given_targets(targets, given.shape[-1]), tf.float32)
+        if head.form not in (LABELS, COLUMN):
+            targets = _same_rank(targets, given)
         values = tf.cast(call(targets, given), tf.float32)
         if values.shape.rank:
             return values

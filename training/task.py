@@ -220,7 +220,7 @@ class Task:
             classes: of every output: the size of its last axis.
         """
         values = [
-            tf.one_hot(one, count) if head.one_hot and one.dtype.is_integer else one
+            head.given_targets(one, count)
             for head, one, count in zip(self.heads, parts_of(targets), classes, strict=True)
         ]
         return keras.tree.pack_sequence_as(self.structure, values)
@@ -246,6 +246,7 @@ def task_of(
     knowledge: Knowledge | None = None,
     examples: Any = None,
     labels: bool = True,
+    forms: Sequence[str] = (),
 ) -> Task:
     """The task of a network.
 
@@ -257,6 +258,7 @@ def task_of(
         examples: inputs float32 [n, ...], a tuple where there are several, on which the variance of
             plain numbers is taken; needed where there are such outputs.
         labels: whether the targets are integers [n], one class for each example.
+        forms: how the user gave the targets of each output (`options.kinds`); (): unknown.
 
     Raises:
         UserError: an output without a loss that isn't classes, a loss that is unknown, class
@@ -271,11 +273,12 @@ def task_of(
         raise UserError(f"no output of {given.model.name} has a loss: compile it with one")
     weights = None if class_weight is None else _class_weights(given, class_weight)
     variances = _variances(given, examples)
+    written = list(forms) or [None] * len(losses)
     heads = []
-    for output, tensor, loss, factor, variance in zip(
-        given.outputs, given.core.outputs, losses, factors, variances, strict=True
+    for output, tensor, loss, form, factor, variance in zip(
+        given.outputs, given.core.outputs, losses, written, factors, variances, strict=True
     ):
-        head = head_of(given, output, loss, len(tensor.shape), labels)
+        head = head_of(given, output, loss, len(tensor.shape), labels, form)
         heads.append(
             replace(
                 head,
