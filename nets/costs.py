@@ -63,9 +63,13 @@ def recurrent_costs(
     if units is None:
         return _fixed(_recurrent(call, shape_of), num_units)
     in_units, out_units = units
-    gates = call.operation.cell.kernel.shape[-1] // len(out_units)
-    steps = math.prod(shape_of(call.inputs[0])[:2]) * gates
-    return [(steps, in_units, out_units), (steps, out_units, out_units)]
+    steps, cell = _steps(call, shape_of), call.operation.cell
+    kernels = [(cell.kernel, in_units), (cell.recurrent_kernel, out_units)]
+    # Gates lie side by side in the last axis.
+    return [
+        (steps * math.prod(v.shape) // (v.shape[-2] * len(out_units)), inputs, out_units)
+        for v, inputs in kernels
+    ]
 
 
 def einsum_costs(call: Call, units: np.ndarray, shape_of: ShapeOf) -> list[Cost]:
@@ -159,13 +163,18 @@ def _dot_attention(call: Call, shape_of: ShapeOf) -> int:
 
 
 def _recurrent(call: Call, shape_of: ShapeOf) -> int:
-    """Every step meets every kernel; a convolutional cell does so at every position."""
-    layer, shape = call.operation, shape_of(call.inputs[0])
-    kernels = [v for v in layer.weights if "kernel" in v.name]
-    steps, places = math.prod(shape[:2]), 1
-    if len(shape) > 3:  # [n, time, ..., channels]
+    kernels = [v for v in call.operation.weights if "kernel" in v.name]
+    return _steps(call, shape_of) * sum(math.prod(v.shape) for v in kernels)
+
+
+def _steps(call: Call, shape_of: ShapeOf) -> int:
+    """How often a recurrent cell meets its kernels: at every step, a convolutional one at every
+    position of it."""
+    shape = shape_of(call.inputs[0])  # [n, time, ..., channels]
+    places = 1
+    if len(shape) > 3:
         places = math.prod(shape_of(call.outputs[0])[-len(shape) + 2 : -1])
-    return steps * places * sum(math.prod(v.shape) for v in kernels)
+    return math.prod(shape[:2]) * places
 
 
 def _matmul(call: Call, shape_of: ShapeOf) -> int:

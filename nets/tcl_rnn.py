@@ -1,8 +1,9 @@
-"""Recurrent layers with filter masks: a unit of the state is a channel.
+"""Recurrent layers with filter masks: a unit (of ConvLSTM a filter) of the state is a channel.
 
 A removed unit has zero weights in all its gates, so that its state stays zero: the activation must
 map zero to zero (`layer_rules.recurrent_rule`). The gates' columns lie side by side: kernel [in,
-gates * units], recurrent_kernel [units, gates * units], bias [..., gates * units].
+gates * units], recurrent_kernel [units, gates * units], bias [..., gates * units]; kernels of a
+ConvLSTM have a window's axes before these.
 """
 
 from collections.abc import Iterator
@@ -17,19 +18,20 @@ from .tcl import Axes, Gated, Weights
 
 
 @contextmanager
-def _of_units(cell: keras.Layer, units: int | tf.Tensor) -> Iterator[None]:
+def _of_width(cell: keras.Layer, name: str, units: int | tf.Tensor) -> Iterator[None]:
     """Runs a cell on weights of so many units: a GRU's cuts its gates apart by that number."""
-    before = cell.units
-    cell.units = units
+    before = getattr(cell, name)
+    setattr(cell, name, units)
     try:
         yield
     finally:
-        cell.units = before
+        setattr(cell, name, before)
 
 
 class _Recurrent(Gated):
     reads = True
     state_count = 1
+    width = "units"  # its name in the configuration and of the cell's attribute
 
     @classmethod
     def from_config(cls, config):
@@ -47,18 +49,22 @@ class _Recurrent(Gated):
             "bias": {-1: columns},
         }
 
-    @staticmethod
-    def config(layer, in_units, out_units, mask) -> dict:
-        return {"units": int(np.count_nonzero(mask[out_units]))}
+    @classmethod
+    def config(cls, layer, in_units, out_units, mask) -> dict:
+        return {cls.width: int(np.count_nonzero(mask[out_units]))}
+
+    def _places(self, x) -> list[int]:
+        """Sizes of the state's axes between batch and units."""
+        return []
 
     def apply(self, x, weights: Weights, training: bool = True):
-        """x float [n, time, in] -> [n, out] or [n, time, out]; `training` is unused."""
+        """x float [n, time, ..., in] -> [n, ..., out] or [n, time, ..., out], as in inference."""
         values = [(v, tf.convert_to_tensor(weights[v.name])) for v in self.weights]
         recurrent = weights["recurrent_kernel"]
-        units = recurrent.shape[0]
-        units = tf.shape(recurrent)[0] if units is None else int(units)
-        zeros = tf.zeros([tf.shape(x)[0], units])
-        with values_of(values), _of_units(self.cell, units):
+        units = recurrent.shape[-2]
+        units = tf.shape(recurrent)[-2] if units is None else int(units)
+        zeros = tf.zeros([tf.shape(x)[0], *self._places(x), units])
+        with values_of(values), _of_width(self.cell, self.width, units):
             return keras.layers.RNN.call(self, x, initial_state=[zeros] * self.state_count)
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
@@ -77,3 +83,23 @@ class LSTM(_Recurrent, keras.layers.LSTM):
     """keras.layers.LSTM with masks on its inputs and units."""
 
     state_count = 2
+
+
+class _ConvLSTM(_Recurrent):
+    state_count = 2
+    width = "filters"
+
+    def _places(self, x) -> list[int]:
+        return list(self.cell.compute_output_shape((None, *x.shape[2:]))[0][1:-1])
+
+
+class ConvLSTM1D(_ConvLSTM, keras.layers.ConvLSTM1D):
+    """keras.layers.ConvLSTM1D with masks on its inputs and filters."""
+
+
+class ConvLSTM2D(_ConvLSTM, keras.layers.ConvLSTM2D):
+    """keras.layers.ConvLSTM2D with masks on its inputs and filters."""
+
+
+class ConvLSTM3D(_ConvLSTM, keras.layers.ConvLSTM3D):
+    """keras.layers.ConvLSTM3D with masks on its inputs and filters."""

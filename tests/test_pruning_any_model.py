@@ -63,3 +63,18 @@ def test_segments_of_recurrent_layers(kind, settings):
     steps = keras.Input((6, 3))
     x = kind(10, return_sequences=True, **settings)(steps)
     check(keras.Model(steps, L.Dense(CLASSES)(kind(8, **settings)(x))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        (L.ConvLSTM1D, (4, 6, 3)),
+        (L.ConvLSTM2D, (4, 5, 6, 3)),
+        (L.ConvLSTM3D, (3, 4, 4, 3, 2)),
+    ],
+)
+def test_segments_of_convolutional_recurrent_layers(kind, shape):
+    steps = keras.Input(shape)
+    x = kind(6, 2, return_sequences=True, padding="same")(steps)
+    x = L.Flatten()(kind(5, 2, strides=2, recurrent_activation="hard_sigmoid")(x))
+    check(keras.Model(steps, L.Dense(CLASSES)(x)))

@@ -69,6 +69,17 @@ def test_a_recurrent_unit_is_worth_the_columns_of_all_its_gates(kind):
     np.testing.assert_allclose(found, columns.reshape(-1, 4).sum(0), rtol=1e-6)
 
 
+def test_flops_of_a_convolutional_recurrent_layer():
+    """Input and state meet their kernels, 2 x 2 with four gates, at 3 x 4 places of five steps."""
+    steps = keras.Input((5, 4, 5, 3))
+    x = L.ConvLSTM2D(6, 2)(steps)
+    graph = ChannelGraph(keras.Model(steps, L.Dense(2)(L.Flatten()(x))))
+    assert graph.flops() == 5 * 3 * 4 * (2 * 2 * 3 * 24 + 2 * 2 * 6 * 24) + 3 * 4 * 6 * 2
+    mask = graph.open_mask()
+    mask[graph.groups[0].start + np.arange(2)] = 0
+    assert graph.flops(mask) == 5 * 3 * 4 * (2 * 2 * 3 * 16 + 2 * 2 * 4 * 16) + 3 * 4 * 4 * 2
+
+
 def test_random_scores_depend_on_the_seed_alone():
     graph = ChannelGraph(residual())
     mask = random_mask(graph)

@@ -178,6 +178,15 @@ def recurrent():
     return keras.Model(i, L.Dense(CLASSES, activation="softmax")(x))
 
 
+def conv_recurrent():
+    """Convolutional LSTMs over frames, the last one over a map's rows as steps."""
+    i = keras.Input((3, 8, 8, 2))
+    x = L.ConvLSTM2D(6, 3, padding="same", return_sequences=True)(i)
+    x = L.ConvLSTM2D(5, 3, strides=2, go_backwards=True)(L.BatchNormalization()(x))
+    x = L.ConvLSTM1D(6, 2, dilation_rate=2, use_bias=False)(x)
+    return keras.Model(i, L.Dense(CLASSES, activation="softmax")(L.Flatten()(x)))
+
+
 def per_step():
     """TimeDistributed around a small network and around a layer."""
     frame = keras.Input((8, 8, 3))
@@ -706,11 +715,11 @@ KINDS = {
     for build in (
         *(no_batch_norm, plain, plain_logits, logits_compiled, sequential, augmented, adapted),
         *(normalisation_of_features, operators, sliced, shuffled, pixels_shuffled, squeezed),
-        *(separable, series, volume, recurrent, per_step, frames, transformer, einsum_dense),
-        *(activation_layers, bfloat16, frozen_inside, nested_twice, named_ends, input_in_a_list),
-        *(softmax_then_flatten, averaged_heads, log_softmax, one_layer_twice, constrained),
-        *(regularised, spectral, embedded, blocks, custom_layers, subclassed, own_train_step),
-        *(fixed_batch, uint8_input, by_hand, windows, derived, group_norm),
+        *(separable, series, volume, recurrent, conv_recurrent, per_step, frames, transformer),
+        *(einsum_dense, activation_layers, bfloat16, frozen_inside, nested_twice, named_ends),
+        *(input_in_a_list, softmax_then_flatten, averaged_heads, log_softmax, one_layer_twice),
+        *(constrained, regularised, spectral, embedded, blocks, custom_layers, subclassed),
+        *(own_train_step, fixed_batch, uint8_input, by_hand, windows, derived, group_norm),
         *(tf_functions, tf_subclassed, lambdas),
     )
 }
