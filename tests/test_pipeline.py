@@ -220,25 +220,14 @@ assert not any(name.startswith("ekg_tf.") for name in sys.modules)
     assert 100 * hits.mean() == pytest.approx(top1, abs=1e-3)
 
 
-def test_test_py_measures_the_pkl(finished, tmp_path):
-    weights, figures = finished / "trained_param.pkl", tmp_path / "figures.json"
-    program = [sys.executable, str(ROOT / "test.py"), "--gpu_id", "cpu"]
-    arguments = ["--trained_param", str(weights), "--json", str(figures)]
-    before = state(finished)
-    result = run([*program, *arguments], cwd=tmp_path)
-    check_report(result.stdout, read(figures))
-    rate = read(figures)["after"]["flops"] / read(figures)["before"]["flops"]
-    assert TARGET - 0.005 < rate <= TARGET
-    in_run = read(finished / "result.json")["after"]
-    for name in ("flops", "parameters", "test"):
-        assert read(figures)["after"][name] == pytest.approx(in_run[name], rel=1e-5)
+@pytest.mark.parametrize("name", ["trained_param.pkl", "pruned.keras"])
+def test_test_py_measures_the_file(name, finished, tmp_path, capsys, monkeypatch):
+    figures, before = tmp_path / "figures.json", state(finished)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--trained_param", str(finished / name), "--json", str(figures)]
+    measure.main(["--gpu_id", "cpu", *arguments])
+    measured, in_run = read(figures), read(finished / "result.json")["after"]
+    check_report(capsys.readouterr().out, measured)
+    for figure in ("flops", "parameters", "test"):
+        assert measured["after"][figure] == pytest.approx(in_run[figure], rel=1e-5)
     assert state(finished) == before
-
-
-def test_test_py_measures_the_keras_file(finished, tmp_path, capsys):
-    weights, figures = finished / "pruned.keras", tmp_path / "figures.json"
-    measure.main(["--gpu_id", "cpu", "--trained_param", str(weights), "--json", str(figures)])
-    check_report(capsys.readouterr().out, read(figures))
-    in_run = read(finished / "result.json")["after"]
-    for name in ("flops", "parameters", "test"):
-        assert read(figures)["after"][name] == pytest.approx(in_run[name], rel=1e-5)
