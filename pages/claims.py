@@ -232,13 +232,24 @@ CLAIMS = (
             "E4",
             _teacher_decides(kind),
             {
-                SHOWN: "`--search_teacher ensemble`, the default, is worth comparing with none",
+                SHOWN: "what its choices are worth is E7's question",
                 CONTRADICTED: "`--search_teacher` hardly matters; the paper's stays the default",
                 "": "these runs can't tell: the paper's `--search_teacher ensemble` stays",
             },
             least=100 * DIFFERENT,
         )
         for kind, words in CONDITIONS.items()
+    ),
+    Claim(
+        "What a search with the ensemble leaves is worth more after fine-tuning than what one by "
+        "the labels alone leaves (Table 2)",
+        "E7",
+        _arms({"teacher": plans.TOGETHER}, {"teacher": plans.NOBODY}),
+        {
+            SHOWN: "`--search_teacher ensemble`, the default",
+            CONTRADICTED: "`--search_teacher none`, which costs less",
+            "": "these runs can't tell: the paper's `--search_teacher ensemble` stays",
+        },
     ),
     Claim(
         "A smoother sub-network has the better potential, also among those of equal loss on D_val "
@@ -359,6 +370,19 @@ def of_baselines(rows: Rows) -> str:
     return table(header, lines)
 
 
+def of_searches(rows: Rows) -> str:
+    """E7."""
+    words = {plans.NOBODY: "the labels alone", plans.TOGETHER: "the labels and the ensemble"}
+    labels = [{"teacher": teacher} for teacher in words]
+    keys = {"searched_top1": ".2f", TOP1: ".2f", LOSS: ".4f"}
+    lines = [
+        [words[one["teacher"]], *cells]
+        for one, cells in zip(labels, _means(rows, labels, keys), strict=True)
+    ]
+    header = ["reward", "top-1 % before fine-tuning", "after", "loss", "n"]
+    return table(header, lines)
+
+
 def of_rewards(rows: Rows) -> str:
     """E4."""
     lines = []
@@ -401,6 +425,7 @@ SHOWS: dict[str, Callable[[Rows], str]] = {
     "E4": of_rewards,
     "E5": of_smoothness,
     "E6": of_baselines,
+    "E7": of_searches,
 }
 
 

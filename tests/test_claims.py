@@ -189,10 +189,19 @@ def test_runs_are_paired_and_share_what_they_can():
     assert seeds == {"103"} and search_seed == "3"
     assert arms[-1].cell == made.runs("E3", 3)[0].cell  # the ensemble by the paper's rule
     counts = {name: len(run.runs_of(made, name)) for name in run.EXPERIMENTS}
-    assert counts == {"E1": 20, "E4": 15, "E2": 24, "E3": 36, "E5": 1, "E6": 6}
+    assert counts == {"E1": 20, "E4": 15, "E2": 24, "E3": 36, "E5": 1, "E6": 6, "E7": 12}
     assert len(run.runs_of(made, "E2", 2)) == 8
     baselines = {one.before[0].name for one in run.runs_of(made, "E4")}
     assert baselines == {f"baseline_{kind}_{k}" for kind in ("fitted", "unfitted") for k in (0, 1)}
+    nobody, together = made.runs("E7", 3)
+    assert together.cell == arms[0].cell and together.before == arms[0].before
+    assert nobody.before[0] == together.before[0]
+    assert nobody.before[1].args[-4:-2] == ("--search_teacher", "none")
+    assert set(nobody.cell.args) ^ set(together.cell.args) == {
+        f"{{root}}/{one.name}/run"
+        for run in (nobody, together)
+        for one in (run.cell, run.before[1])
+    }
     alone, byol = (one.before[0].args for one in made.runs("E6", 2))
     assert byol == tuple(
         word.replace("alone", "byol") for word in (*alone[:-2], "--baseline_teacher", "byol")
@@ -214,7 +223,8 @@ def fill(one: plans.Run, root, result: dict) -> None:
 
 def tuned(top1: float, loss: float) -> dict:
     before = {"test": {"top1": 95.0, "loss": 0.25}}
-    return {"before": before, "after": {"test": {"top1": top1, "loss": loss}}}
+    search = {"test": {"after": {"top1": 70.0}}}
+    return {"before": before, "search": search, "after": {"test": {"top1": top1, "loss": loss}}}
 
 
 def test_results_are_collected_and_other_settings_refused(tmp_path, capsys):
@@ -323,6 +333,12 @@ def results() -> dict:
     ]
     runs = {"E1": e1, "E2": e2, "E3": e3, "E4": e4, "E5": [{"seed": 0, "networks": networks}]}
     runs["E6"] = e6
+    runs["E7"] = [
+        {"seed": seed, "teacher": teacher, "searched_top1": 60.0, "test_loss": 0.5}
+        | {"test_top1": 80.0 + (teacher == "ensemble") + 0.1 * (seed % 2)}
+        for seed in range(6)
+        for teacher in plans.TEACHERS
+    ]
     found = {name: {"machines": ["CPU, 2 cores"], "runs": rows} for name, rows in runs.items()}
     return {"setting": dataclasses.asdict(plans.FULL), "experiments": found}
 
@@ -340,6 +356,7 @@ def test_the_page_says_what_the_figures_say():
         "Teachers worse than the student": "contradicted",
         "The printed test": "contradicted",
         "A smoother sub-network": "shown",
+        "What a search with the ensemble leaves": "shown",
         "A network that learnt from a teacher": "not shown",
         "ResNet-56 on CIFAR-10 has": "not measured",
         "ResNet-18": "not testable here",
@@ -356,7 +373,7 @@ def test_the_page_says_what_the_figures_say():
 
 def test_a_page_without_results_says_so():
     text = page.page({})
-    assert text.count("Not measured.") == 6 and "{" not in text
+    assert text.count("Not measured.") == 7 and "{" not in text
     assert "**shown**" not in text.split("Figures are")[0]
     parts = results()
     del parts["experiments"]["E3"]

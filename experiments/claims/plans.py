@@ -1,4 +1,4 @@
-"""Which commands measure the claims E1 to E6, and what is read of their results.
+"""Which commands measure the claims E1 to E7, and what is read of their results.
 
 Seeds are paired: the arms of an experiment share the baseline, the search (E2, E3) and the seeds.
 Seed s of an experiment searches by --search_seed s, from baseline number s mod `baselines` (E6: s),
@@ -34,6 +34,7 @@ ENSEMBLES = {
     CODE: ("ensemble_code", ("--finetune_teacher", "ensemble", "--teacher_rule", CODE)),
     ALL: ("ensemble_all", ("--finetune_teacher", "ensemble", "--teacher_rule", ALL)),
 }
+TEACHERS = NOBODY, TOGETHER = "none", "ensemble"  # of E7's searches
 # E4: its baseline, and what D_val is drawn from.
 CONDITIONS = {
     FITTED: (FITTED, TRAINED_ON),
@@ -51,9 +52,9 @@ class Setting:
         rate: share of the FLOPs that remains, but in E1.
         plain_rates: of E1.
         fitted, unfitted, plain, alike: epochs of the baselines; the last two are E1's and E6's.
-        tuning: epochs of a fine-tuning in E1, E2, E3 and E6. potential: in E5.
+        tuning: epochs of a fine-tuning in E1, E2, E3, E6 and E7. potential: in E5.
         networks: sub-networks of E5. leave_from: as --leave_from of experiments.potential.
-        baselines: of a kind, for E2 to E5.
+        baselines: of a kind, for E2 to E5 and E7.
         held_out: share that the baselines aren't trained on.
         seeds: of each experiment.
         search: further flags of what draws D_val and searches. step: of what searches by EKG.
@@ -99,7 +100,7 @@ FULL = Setting(
     tolerance=0.01,
     baselines=2,
     held_out=0.05,
-    seeds={"E1": 5, "E2": 6, "E3": 6, "E4": 5, "E5": 1, "E6": 3},
+    seeds={"E1": 5, "E2": 6, "E3": 6, "E4": 5, "E5": 1, "E6": 3, "E7": 6},
 )
 QUICK = Setting(
     "a check of the machinery: ResNet-20 on DIGITS, an epoch or two of everything",
@@ -119,7 +120,7 @@ QUICK = Setting(
     tolerance=0.1,
     baselines=1,
     held_out=0.15,
-    seeds={"E1": 2, "E2": 2, "E3": 2, "E4": 2, "E5": 1, "E6": 1},
+    seeds={"E1": 2, "E2": 2, "E3": 2, "E4": 2, "E5": 1, "E6": 1, "E7": 2},
     search=("--val_per_class", "8", "--subset_per_class", "16"),
     step=("--search_step", "0.5"),
 )
@@ -173,7 +174,7 @@ class Plans:
 
     def runs(self, experiment: str, seed: int) -> list[Run]:
         """The runs of one seed."""
-        makers = (self._e1, self._e2, self._e3, self._e4, self._e5, self._e6)
+        makers = (self._e1, self._e2, self._e3, self._e4, self._e5, self._e6, self._e7)
         return {f"E{number}": make for number, make in enumerate(makers, 1)}[experiment](seed)
 
     # ------------------------------------------------------------ experiments
@@ -238,6 +239,13 @@ class Plans:
             self._tuned(kind, seed, {"baseline": kind}, "ensemble", flags) for kind in (ALONE, BYOL)
         ]
 
+    def _e7(self, seed: int) -> list[Run]:
+        arm, flags = "one_view", ARMS["one_view"]  # the same for both, and no teacher's
+        return [
+            self._tuned(FITTED, seed, {"teacher": teacher}, arm, flags, teacher)
+            for teacher in TEACHERS
+        ]
+
     # ------------------------------------------------------------ cells
 
     def _plain(self, seed: int) -> Cell:
@@ -260,25 +268,39 @@ class Plans:
         flags += ["--train_path", f"{ROOT}/{name}/{RUN}"]
         return Cell(name, ("train_cifar.py",), tuple(flags), ("baseline.json", "test"))
 
-    def _search(self, kind: str, seed: int, baseline: Cell) -> Cell:
-        name = f"search_{kind}_seed{seed}"
+    def _search(self, kind: str, seed: int, baseline: Cell, teacher: str) -> Cell:
+        name = f"search_{_named(kind, teacher)}_seed{seed}"
         flags = ["--arch", self.setting.arch, *self._data, *self.setting.search]
         flags += [*self.setting.step, "--do_log", "off"]
         flags += ["--trained_param", f"{ROOT}/{baseline.name}/{RUN}/{BASELINE}"]
         flags += ["--search_target_rate", f"{self.setting.rate:g}", "--search_seed", str(seed)]
+        flags += [] if teacher == TOGETHER else ["--search_teacher", teacher]
         flags += ["--train_path", f"{ROOT}/{name}/{RUN}"]
         result = ("search.json", "test")
         return Cell(name, ("search.py",), tuple(flags), result, (baseline.name,))
 
-    def _tuned(self, kind: str, seed: int, labels: dict, arm: str, own: tuple[str, ...]) -> Run:
+    def _tuned(
+        self,
+        kind: str,
+        seed: int,
+        labels: dict,
+        arm: str,
+        own: tuple[str, ...],
+        teacher: str = TOGETHER,
+    ) -> Run:
         baseline = self._baseline(kind, seed)
-        search = self._search(kind, seed, baseline)
-        name = f"tune_{arm}_{kind}_seed{seed}"
+        search = self._search(kind, seed, baseline, teacher)
+        name = f"tune_{arm}_{_named(kind, teacher)}_seed{seed}"
         flags = ["--search_path", f"{ROOT}/{search.name}/{RUN}", *own, "--do_log", "off"]
         flags += ["--seed", str(TUNING_SEEDS + seed), "--train_epoch", str(self.setting.tuning)]
         flags += ["--deployed_latency", "off", "--train_path", f"{ROOT}/{name}/{RUN}"]
         cell = Cell(name, ("finetune.py",), tuple(flags), ("result.json", "after"), (search.name,))
         return Run({"seed": seed} | labels, cell, (baseline, search), _of_fine_tuning)
+
+
+def _named(kind: str, teacher: str) -> str:
+    """Of a baseline and a search's teacher, the default or another."""
+    return kind if teacher == TOGETHER else f"{kind}_{teacher}"
 
 
 def _module(
@@ -300,6 +322,7 @@ def _of_fine_tuning(result: dict, folder: Path) -> dict[str, Any]:
     rows = [row for row in read_rows(folder / "metrics.jsonl") if row["phase"] == "finetune"]
     found = {"test_loss": test["loss"], "test_top1": test["top1"]}
     found["baseline_top1"] = result["before"]["test"]["top1"]
+    found["searched_top1"] = result["search"]["test"]["after"]["top1"]
     teachers = [row["teachers"] for row in rows if "teachers" in row]
     return found | ({"teachers": teachers} if teachers else {})
 

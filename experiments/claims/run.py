@@ -1,10 +1,11 @@
-"""The paper's claims: six experiments on ResNet-20 and CIFAR-10.
+"""The paper's claims: seven experiments on ResNet-20 and CIFAR-10.
 
     python -m ekg_tf.experiments.claims --claims E1 E4 --data_path cifar10 --work runs/claims
 
 E1: the masking rule on a network without batch norm. E2: what helps in the fine-tuning: a second
 view, or a teacher. E3: the test that a batch's teachers pass. E4: whether the teacher changes the
-search's choices. E5: smoothness against potential. E6: a baseline trained with BYOL's teacher.
+search's choices. E5: smoothness against potential. E6: a baseline trained with BYOL's teacher. E7:
+whether what the teacher chose is worth more after a fine-tuning.
 experiments/claims/plans.py says what each runs.
 
 Every cell is a command of this package (printed, with the time that others of its kind took) with a
@@ -27,7 +28,7 @@ from ...utils.provenance import git_state, installed
 from ..tables import grid, outcomes
 from .plans import FULL, QUICK, Plans, Run, Setting
 
-EXPERIMENTS = ("E1", "E4", "E2", "E3", "E5", "E6")  # in the order in which they run
+EXPERIMENTS = ("E1", "E4", "E2", "E7", "E3", "E5", "E6")  # in the order in which they run
 RESULTS = Path("docs/results/claims.json")
 DATA = "DATA"  # stands for the data's folder in a result file
 
