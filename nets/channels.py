@@ -31,6 +31,7 @@ class Site:
         in_shapes, out_shape: shapes with the batch axis, None where a size is open.
         constants: the arguments that are numbers or arrays.
         arguments: all arguments of the call, positional ones first.
+        tensors: the KerasTensors among them, one for each of `inputs`.
     """
 
     layer: keras.Operation
@@ -39,6 +40,7 @@ class Site:
     out_shape: tuple
     constants: list
     arguments: list
+    tensors: tuple
 
 
 class Ids:

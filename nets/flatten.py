@@ -27,11 +27,14 @@ from .keras_graph import (
     default_training,
     ends,
     functional,
+    hand_on_masks,
     has_graph,
     is_op,
     is_stock,
     layers_in,
     takes_training,
+    with_masks,
+    without_masks,
 )
 from .layer_kinds import KINDS
 from .opened import check_opened, check_trace, line_of
@@ -136,7 +139,12 @@ class _Pass:
                     if kwargs.get("training") == default_training(operation):
                         kwargs.pop("training", None)
                     kwargs |= context
-                results = keras.tree.flatten(self._called(call, owner, args, kwargs))
+                if not is_op(operation):
+                    kwargs = with_masks(operation, args, kwargs)
+                made = self._called(call, owner, args, kwargs)
+                if not is_op(operation):
+                    hand_on_masks(operation, args, kwargs, made)
+                results = keras.tree.flatten(made)
             values |= {id(t): value for t, value in zip(call.outputs, results, strict=True)}
 
     def _called(self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -274,7 +282,8 @@ class _Pass:
             self._copies[id(layer)] = parts
             self._names.add(name)
         self.opened = True
-        return self._copies[id(layer)](*args, **kwargs)
+        with without_masks(args, kwargs):  # those that the parts need are arguments
+            return self._copies[id(layer)](*args, **kwargs)
 
     def _opened(self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         layer = call.operation
@@ -289,6 +298,7 @@ class _Pass:
         # The tensors of the outer trace say how large a batch is, those of the network don't.
         outer_args, outer_kwargs = call.arguments.fill_in({id(one): one for one in call.inputs})
         training = kwargs.get("training")
+        outer_kwargs = with_masks(layer, outer_args, outer_kwargs)
         outer_kwargs = {key: one for key, one in outer_kwargs.items() if one is not None}
         outer_kwargs.pop("training", None)
         if training is not None:

@@ -100,7 +100,8 @@ class ChannelGraph:
                     ids.freeze(one, self.left[layer.name])
             elif layer.name in self._layer_ids:  # a shared layer: all its calls agree
                 seen_in, seen_out = self._layer_ids[layer.name]
-                ids.tie(seen_in, inputs[0])
+                if len(seen_in) == len(inputs[0]):  # not of tokens, in texts of several lengths
+                    ids.tie(seen_in, inputs[0])
                 ids.tie(seen_out, outputs[0])
             else:
                 self._layer_ids[layer.name] = (inputs[0], outputs[0])
@@ -115,6 +116,7 @@ class ChannelGraph:
             tuple(call.outputs[0].shape),
             call.constants,
             call.values,
+            call.inputs,
         )
         if not all(len(one) for one in inputs):
             raise channels.NoRule("reads channels of an open number")

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
-from keras.src.backend.common.masking import get_keras_mask
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.ops.numpy import Einsum
 
 from ..utils.errors import UserError
@@ -47,6 +47,11 @@ class Call:
     def values(self) -> list:
         """The arguments as they were written, positional ones first."""
         return [*self.arguments.args, *self.arguments.kwargs.values()]
+
+    @property
+    def mask(self) -> keras.KerasTensor | None:
+        """The mask of Keras's that goes with the first input, such as that of padded words."""
+        return self.arguments.kwargs.get("mask")
 
     @property
     def training(self) -> bool | None:
@@ -145,6 +150,69 @@ def sums_across(calls: Sequence[Call], model: keras.Model, place: int) -> bool:
 def has_mask(tensor: keras.KerasTensor) -> bool:
     """Whether a mask of Keras's goes with the tensor, as behind an Embedding of padded words."""
     return get_keras_mask(tensor) is not None
+
+
+def with_masks(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a call, with the masks that Keras takes from the tensors unseen.
+
+    Keras notes them in a graph only where a layer is called on one tensor and nothing else.
+    """
+    try:
+        bound = inspect.signature(layer.call).bind(*args, **kwargs)
+    except TypeError:  # the call itself says what is wrong
+        return kwargs
+    bound.apply_defaults()
+    given = bound.arguments
+    tensors = {name: value for name, value in given.items() if _are_tensors(value)}
+    found = {}
+    for name, value in tensors.items():
+        key = "mask" if len(tensors) == 1 else f"{name}_mask"
+        if key in given and given[key] is None:
+            masks = keras.tree.map_structure(get_keras_mask, value)
+            if any(one is not None for one in keras.tree.flatten(masks)):
+                found[key] = masks
+    return kwargs | found
+
+
+def _are_tensors(value: Any) -> bool:
+    flat = keras.tree.flatten(value)
+    return bool(flat) and all(isinstance(one, keras.KerasTensor) for one in flat)
+
+
+def hand_on_masks(layer: keras.Layer, args: tuple, kwargs: dict[str, Any], outputs: Any) -> None:
+    """Gives what stands for a layer's outputs the masks that the layer would give them."""
+    first = next(iter((*args, *kwargs.values())), None)
+    if not layer.supports_masking or not _are_tensors(first):
+        return
+    known = kwargs.get("mask")
+    masks = keras.tree.map_structure(get_keras_mask, first) if known is None else known
+    masks = layer.compute_mask(first, masks)
+    pairs = zip(keras.tree.flatten(outputs), keras.tree.flatten(masks), strict=False)
+    for output, mask in pairs:
+        if mask is not None and get_keras_mask(output) is None:
+            set_keras_mask(output, mask)
+
+
+@contextmanager
+def without_masks(*trees: Any) -> Iterator[None]:
+    """Takes the masks off KerasTensors for a while."""
+    flat = keras.tree.flatten(trees)
+    masks = [(one, get_keras_mask(one)) for one in flat if isinstance(one, keras.KerasTensor)]
+    masks = [(one, mask) for one, mask in masks if mask is not None]
+    for one, _ in masks:
+        set_keras_mask(one, None)
+    try:
+        yield
+    finally:
+        for one, mask in masks:
+            set_keras_mask(one, mask)
+
+
+def tell_query_mask(args: tuple, kwargs: dict[str, Any]) -> None:
+    """Ties the argument `query_mask` of a call to the query, where Keras's attention looks for it
+    whatever the argument says."""
+    if kwargs.get("query_mask") is not None:
+        set_keras_mask(args[0] if args else kwargs["query"], kwargs["query_mask"])
 
 
 def calls_to(outputs: Iterable) -> list[Call]:
@@ -266,6 +334,11 @@ def regroups(call: Call) -> bool:
 def takes_training(operation: keras.Operation) -> bool:
     """Whether a call takes the argument `training`."""
     return bool(getattr(operation, "_call_has_training_arg", False))
+
+
+def takes_mask(operation: keras.Operation) -> bool:
+    """Whether a call takes the argument `mask`."""
+    return bool(getattr(operation, "_call_has_mask_arg", False))
 
 
 def default_training(operation: keras.Operation) -> bool | None:

@@ -225,7 +225,8 @@ def off_channels_rule(ids: Ids, site: Site) -> np.ndarray:
 def recurrent_rule(ids: Ids, site: Site) -> np.ndarray:
     """A unit of the state is a channel, if a unit without weights stays at zero."""
     layer = site.layer
-    if layer.stateful or layer.return_state or len(site.inputs) > 1:
+    states = [one for one in site.tensors[1:] if one.dtype != "bool"]  # the rest is a mask
+    if layer.stateful or layer.return_state or states:
         raise NoRule("passes its states on")
     name = getattr(layer.activation, "__name__", "")
     output = kernel_rule(ids, site)

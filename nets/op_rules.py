@@ -21,6 +21,10 @@ MERGES = frozenset(
 )
 REDUCTIONS = frozenset("Mean Sum Max Min Amax Amin Var Std Prod".split())
 POOLING = frozenset("MaxPool AveragePool".split())
+CONDITIONS = frozenset(
+    "Where LogicalAnd LogicalOr LogicalNot Equal NotEqual Greater GreaterEqual Less "
+    "LessEqual".split()
+)
 
 
 def _along_channels(axis: int | Sequence[int] | None, rank: int) -> bool:
@@ -193,7 +197,7 @@ RULES = {
 
 
 # Operations that multiply nothing with anything but a number per place.
-FREE = frozenset({*RULES, "Tile", "ZerosLike"} - {"Einsum"})
+FREE = frozenset({*RULES, *CONDITIONS, "Cumsum", "OnesLike", "Tile", "ZerosLike"} - {"Einsum"})
 
 
 def follow(ids: Ids, site: Site) -> np.ndarray | list[np.ndarray]:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from ..utils.devices import full_float32
-from .keras_graph import values_of
+from .keras_graph import tell_query_mask, values_of
 from .traced import Closed, Trace, examples, run, tensors_in
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1}  # of an opened layer, relative; else 1e-4
@@ -90,6 +90,7 @@ def check_opened(layer: keras.Layer, parts: Callable, args: tuple, kwargs: dict)
     rng = np.random.default_rng(0)
     values = [_example(one, rng) for one in tensors]
     real_args, real_kwargs = filled(values)
+    tell_query_mask(real_args, real_kwargs)
     expected = keras.tree.flatten(layer(*real_args, **real_kwargs))
     try:
         found = keras.tree.flatten(opened(values))

@@ -14,10 +14,20 @@ import keras
 import numpy as np
 
 from ..utils.devices import full_float32
-from .keras_graph import Call, ends, has_graph, layers_in, origin_of, own_variables, takes_training
+from .keras_graph import (
+    Call,
+    ends,
+    has_graph,
+    layers_in,
+    origin_of,
+    own_variables,
+    takes_mask,
+    takes_training,
+)
 from .rebuild import carry_over, rebuilt
 
 L = keras.layers
+FORBIDDEN = -1e9  # a score that a softmax turns into zero
 Parts = Callable[..., Any]
 
 
@@ -27,10 +37,7 @@ def open_attention(layer: L.MultiHeadAttention, call: Call, name: str) -> Parts 
     Widths of keys and values can be removed, the k-th of all heads together; the scores go on being
     divided by the square root of the original width.
     """
-    kwargs = call.arguments.kwargs
-    forms = ("attention_mask", "return_attention_scores", "use_causal_mask")
-    masks = ("query_mask", "value_mask", "key_mask")
-    if any(kwargs.get(name) is not None and kwargs[name] is not False for name in (*forms, *masks)):
+    if call.arguments.kwargs.get("return_attention_scores"):
         return None
     config = layer.get_config()
     plain = len(call.inputs[0].shape) == 3 and config["attention_axes"] in ((1,), [1], None)
@@ -59,26 +66,71 @@ class _Attention:
         self._dropout = L.Dropout(config["dropout"], name=f"{name}_dropout", **common)
         self._layer, self._filled = layer, False
 
-    def __call__(self, query, value, key=None, **_):
+    def __call__(self, query, value, key=None, **masks):
         tensors = {"query": query, "value": value, "key": value if key is None else key}
-        split = {name: self._split(name, tensor) for name, tensor in tensors.items()}
+        masked = masks.get("query_mask") is not None or masks.get("value_mask") is not None
+        split = {name: self._split(name, tensor, masked) for name, tensor in tensors.items()}
         scores = keras.ops.einsum("bthd,bshd->bhts", split["query"] * self._scale, split["key"])
-        weights = self._dropout(self._softmax(scores))
+        weights = self._dropout(self._weights(scores, **masks))
         mixed = keras.ops.einsum("bhts,bshd->bthd", weights, split["value"])
         output = self._output(self._joined(mixed))
         if not self._filled:
             self._fill()
         return output
 
-    def _split(self, name: str, tensor):
+    def _weights(self, scores: Any, **masks: Any) -> Any:
+        """Softmax of the scores [n, heads, query, key] where no mask forbids it."""
+        mask = _attention_mask(scores, **masks)
+        if mask is None:
+            return self._softmax(scores)
+        if self._config["dropout"]:  # as Keras: a query that sees nothing gets zeros
+            return self._softmax(scores, mask=mask)
+        return self._softmax(keras.ops.where(mask, scores, FORBIDDEN))  # or the mean of all
+
+    def _split(self, name: str, tensor: Any, masked: bool) -> Any:
         dense, split = self._made[name]
-        return split(dense(tensor))
+        tensor = dense(tensor)
+        # A Dense hands its input's mask on, and Reshape warns that it doesn't; a copy has none.
+        return split(keras.ops.copy(tensor) if masked else tensor)
 
     def _fill(self) -> None:
         for name, (dense, _) in self._made.items():
             _take(dense, getattr(self._layer, f"{name}_dense"))
         _take(self._output, self._layer.output_dense)
         self._filled = True
+
+
+def _attention_mask(
+    scores: Any,
+    query_mask: Any = None,
+    value_mask: Any = None,
+    key_mask: Any = None,
+    attention_mask: Any = None,
+    use_causal_mask: bool = False,
+    **_: Any,
+) -> Any:
+    """What every query may look at, bool [n, heads or 1, query, key] or broadcast to it; None: all.
+
+    Args:
+        scores: [n, heads, query, key]. query_mask, value_mask, key_mask: bool [n, steps].
+        attention_mask: [n, query, key], or with an axis for the heads.
+    """
+    ops, found = keras.ops, []
+    if query_mask is not None:
+        found.append(ops.cast(query_mask, "bool")[:, None, :, None])
+    found += [
+        ops.cast(one, "bool")[:, None, None] for one in (value_mask, key_mask) if one is not None
+    ]
+    if attention_mask is not None:
+        mask = ops.cast(attention_mask, "bool")
+        found.append(mask[:, None] if len(mask.shape) == 3 else mask)
+    if use_causal_mask:
+        ones = ops.ones_like(scores[:, :1], dtype="int32")
+        found.append(ops.cumsum(ones, axis=-2) >= ops.cumsum(ones, axis=-1))
+    mask = found.pop() if found else None
+    for one in found:
+        mask = ops.logical_and(mask, one)
+    return mask
 
 
 def open_einsum_dense(layer: L.EinsumDense, call: Call, name: str) -> Parts | None:
@@ -106,7 +158,8 @@ def open_time_distributed(layer: L.TimeDistributed, call: Call, name: str) -> Pa
     A Dense, which works on every step by itself, is called on its input as it is.
     """
     inner, steps = layer.layer, call.inputs[0].shape[1]
-    if len(call.inputs) != 1 or call.arguments.kwargs.get("mask") is not None:
+    masked = len(call.inputs) != 1 or call.mask is not None
+    if masked and takes_mask(inner):
         return None
     config = {"name": name, "trainable": layer.trainable}
     if type(inner) is L.Dense:
@@ -180,7 +233,7 @@ def open_bidirectional(layer: L.Bidirectional, call: Call, name: str) -> Parts |
     """Both directions as layers of their own, and their merge."""
     merges = {"concat": L.Concatenate, "sum": L.Add, "mul": L.Multiply, "ave": L.Average}
     one = layer.forward_layer
-    plain = len(call.inputs) == 1 and call.arguments.kwargs.get("mask") is None
+    plain = call.arguments.kwargs.get("initial_state") is None and len(call.arguments.args) == 1
     if not plain or layer.merge_mode not in merges or one.return_state or one.stateful:
         return None
     sides = []
@@ -189,9 +242,9 @@ def open_bidirectional(layer: L.Bidirectional, call: Call, name: str) -> Parts |
         sides.append((side, type(side).from_config(config)))
     merge = merges[layer.merge_mode](name=f"{name}_merged")
 
-    def parts(x, **_):
+    def parts(x, mask=None, **_):
         built = sides[0][1].built
-        outputs = [copy(x) for _, copy in sides]
+        outputs = [copy(x, mask=mask) for _, copy in sides]
         if not built:
             for side, copy in sides:
                 carry_over(side, copy)

@@ -35,20 +35,35 @@ class BatchNorm(Gated, keras.layers.BatchNormalization):
             weights["keep"] = tf.gather(mask, self.out_units)
         return weights
 
-    def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
+    def apply(self, x: Any, weights: Weights, training: bool = True, mask: Any = None) -> Any:
         """x float [..., c] -> the same shape; `training` chooses batch or moving statistics, but
-        a frozen layer keeps to its moving ones, as in stock Keras."""
+        a frozen layer keeps to its moving ones, as in stock Keras.
+
+        Args:
+            mask: bool [...], the places whose values make the statistics of the batch.
+        """
         training = training and not self.by_moving
         gamma, beta = weights.get("gamma"), weights.get("beta")
         channels = tf.shape(x)[-1:]
         gamma = tf.ones(channels) if gamma is None else gamma
         beta = tf.zeros(channels) if beta is None else beta
         mean, variance = (None, None) if training else (weights[name] for name in MOVING)
+        if training and mask is not None:
+            (mean, variance), training = _masked_moments(x, mask), False
         y = batch_norm(x, gamma, beta, mean, variance, self.epsilon, training)
         return y * weights["keep"] if "keep" in weights else y
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        return self.apply(inputs, self.current(), bool(training) and self.trainable)
+        return self.apply(inputs, self.current(), bool(training) and self.trainable, mask)
+
+
+def _masked_moments(x: Any, mask: Any) -> tuple[Any, Any]:
+    """Mean and variance [c] of x float [..., c] over the places where mask, bool [...], is true."""
+    axes = list(range(len(x.shape) - 1))
+    count = tf.cast(mask, x.dtype)[..., None]
+    total = tf.reduce_sum(count) + keras.backend.epsilon()  # as Keras counts
+    mean = tf.reduce_sum(count * x, axes) / total
+    return mean, tf.reduce_sum(count * (x - mean) ** 2, axes) / total
 
 
 def batch_norm(

@@ -8,6 +8,7 @@ ConvLSTM have a window's axes before these.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 import numpy as np
@@ -57,18 +58,23 @@ class _Recurrent(Gated):
         """Sizes of the state's axes between batch and units."""
         return []
 
-    def apply(self, x, weights: Weights, training: bool = True):
-        """x float [n, time, ..., in] -> [n, ..., out] or [n, time, ..., out], as in inference."""
+    def apply(self, x, weights: Weights, training: bool = True, mask: Any = None):
+        """x float [n, time, ..., in] -> [n, ..., out] or [n, time, ..., out], as in inference.
+
+        Args:
+            mask: bool [n, time], the steps that count.
+        """
         values = [(v, tf.convert_to_tensor(weights[v.name])) for v in self.weights]
         recurrent = weights["recurrent_kernel"]
         units = recurrent.shape[-2]
         units = tf.shape(recurrent)[-2] if units is None else int(units)
         zeros = tf.zeros([tf.shape(x)[0], *self._places(x), units])
         with values_of(values), _of_width(self.cell, self.width, units):
-            return keras.layers.RNN.call(self, x, initial_state=[zeros] * self.state_count)
+            states = [zeros] * self.state_count
+            return keras.layers.RNN.call(self, x, initial_state=states, mask=mask)
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
-        return self.apply(sequences, self.current())
+        return self.apply(sequences, self.current(), mask=mask)
 
 
 class SimpleRNN(_Recurrent, keras.layers.SimpleRNN):

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from ...nets.graph import ChannelGraph
-from ...nets.keras_graph import Call, live_tensors, takes_training
+from ...nets.keras_graph import Call, live_tensors, takes_training, tell_query_mask
 from ...nets.tcl import Gated
 from ...utils.trees import parts_of, tree_of
 
@@ -112,10 +112,12 @@ def run_calls(
         name = call.operation.name
         if name in weights:
             x, training = values[id(call.inputs[0])], call.training is not False
-            result = layers[name].apply(x, weights[name], training=training)
+            mask = {} if call.mask is None else {"mask": values[id(call.mask)]}
+            result = layers[name].apply(x, weights[name], training=training, **mask)
         else:
             _tell_channels(graph, call, values)
             args, kwargs = call.arguments.fill_in(values)
+            tell_query_mask(args, kwargs)
             if takes_training(call.operation):
                 kwargs["training"] = False  # augmentation layers would take None for True
             result = call.operation(*args, **kwargs)

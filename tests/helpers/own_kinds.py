@@ -482,6 +482,51 @@ class Tokens(L.Layer):
 
 
 @keras.saving.register_keras_serializable("own_kinds")
+class PositionEmbedding(L.Layer):
+    """Words and their places, as the Keras guides embed texts."""
+
+    def __init__(self, length, words, width, **options):
+        super().__init__(**options)
+        self.sizes = {"length": length, "words": words, "width": width}
+        self.tokens = L.Embedding(words, width, mask_zero=True)
+        self.places = L.Embedding(length, width)
+
+    def call(self, x):
+        return self.tokens(x) + self.places(keras.ops.arange(0, keras.ops.shape(x)[-1]))
+
+    def compute_mask(self, x, mask=None):
+        return self.tokens.compute_mask(x)
+
+    def get_config(self):
+        return super().get_config() | self.sizes
+
+
+@keras.saving.register_keras_serializable("own_kinds")
+class EncoderBlock(L.Layer):
+    """The transformer's block of the Keras guides, which makes an attention mask of the mask."""
+
+    def __init__(self, width, causal=False, **options):
+        super().__init__(**options)
+        self.width, self.causal = width, causal
+        self.attention = L.MultiHeadAttention(2, width // 2)
+        self.dense = keras.Sequential([L.Dense(12, activation="relu"), L.Dense(width)])
+        self.norms = [L.LayerNormalization(), L.LayerNormalization()]
+        self.supports_masking = True
+
+    def call(self, x, mask=None):
+        if mask is not None:
+            mask = keras.ops.cast(mask[:, None, :], "int32")
+        y = self.attention(
+            query=x, value=x, key=x, attention_mask=mask, use_causal_mask=self.causal
+        )
+        x = self.norms[0](x + y)
+        return self.norms[1](x + self.dense(x))
+
+    def get_config(self):
+        return super().get_config() | {"width": self.width, "causal": self.causal}
+
+
+@keras.saving.register_keras_serializable("own_kinds")
 class DropPath(L.Layer):
     """Drops whole examples in training, by random numbers of no generator of its own."""
 

@@ -1,0 +1,145 @@
+"""Masks of Keras's, such as those of padded words: what they leave out stays out everywhere."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ekg_tf.nets.given import Given
+from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.openers import OPENERS
+from ekg_tf.nets.stateless import batch_norms
+from ekg_tf.pruning.engine.segments import Segments
+from ekg_tf.training.evaluation import make_forward
+
+from tests.helpers.own_kinds import EncoderBlock, PositionEmbedding
+
+L = keras.layers
+LENGTH, WORDS, WIDTH, COUNT = 12, 20, 8, 10
+RNG = np.random.default_rng(0)
+
+
+def words(length=LENGTH, **options):
+    return keras.Input((length,), dtype="int32", **options)
+
+
+def embedded(tokens):
+    return L.Embedding(WORDS, WIDTH, mask_zero=True)(tokens)
+
+
+def ended(inputs, x):
+    return keras.Model(inputs, L.Dense(3)(L.Dense(6, activation="relu")(x)))
+
+
+def recurrent():
+    i = words()
+    x = L.BatchNormalization()(L.Dense(WIDTH)(embedded(i)))
+    x = L.Bidirectional(L.LSTM(6, return_sequences=True), merge_mode="sum")(x)
+    return ended(i, L.GRU(5, go_backwards=True)(x))
+
+
+def series():
+    i = keras.Input((LENGTH, 4))
+    x = L.LSTM(6, return_sequences=True)(L.Masking()(i))
+    return ended(i, L.SimpleRNN(5)(L.BatchNormalization()(x)))
+
+
+def nested():
+    i, j = words(), words()
+    encoder = keras.Model(j, L.GRU(6, return_sequences=True)(embedded(j)))
+    return ended(i, L.Bidirectional(L.GRU(5))(encoder(i)))
+
+
+def each_step():
+    i = words()
+    x = L.TimeDistributed(L.Dense(6, activation="relu"))(embedded(i))
+    return ended(i, L.LSTM(5)(x))
+
+
+def attention(**options):
+    i = words()
+    x = embedded(i)
+    x = L.LayerNormalization()(L.Add()([x, L.MultiHeadAttention(2, 4, **options)(x, x)]))
+    return ended(i, L.GlobalAveragePooling1D()(x))
+
+
+def attention_with_dropout():
+    return attention(dropout=0.1)
+
+
+def blocks():
+    """As the Keras guides write a classifier of texts and a decoder."""
+    i = words()
+    x = EncoderBlock(WIDTH)(PositionEmbedding(LENGTH, WORDS, WIDTH)(i))
+    x = EncoderBlock(WIDTH, causal=True)(x)
+    return ended(i, L.GlobalAveragePooling1D()(x))
+
+
+def causal():
+    i = words()
+    x = PositionEmbedding(LENGTH, WORDS, WIDTH)(i)
+    y = L.MultiHeadAttention(2, 4)(x, x, use_causal_mask=True)
+    return ended(i, L.LSTM(6)(L.Concatenate()([x, L.Attention()([x, y])])))
+
+
+def two_texts():
+    i, j = words(name="long"), words(7, name="short")
+    embedding = L.Embedding(WORDS, WIDTH, mask_zero=True)
+    x, y = embedding(i), embedding(j)
+    z = L.LayerNormalization()(L.Add()([y, L.MultiHeadAttention(2, 4)(y, x)]))
+    return ended([i, j], L.GlobalAveragePooling1D()(z))
+
+
+NETWORKS = {
+    build.__name__: build
+    for build in (
+        *(recurrent, series, nested, each_step, attention, attention_with_dropout, blocks),
+        *(causal, two_texts),
+    )
+}
+
+
+def examples(model):
+    """Texts of several lengths, the rest zeros."""
+    found = []
+    for one in model.inputs:
+        shape = (COUNT, *one.shape[1:])
+        values = RNG.integers(1, WORDS, shape) if len(shape) == 2 else RNG.normal(size=shape)
+        for row in values:
+            row[RNG.integers(3, shape[1]) :] = 0
+        found.append(values.astype(np.float32))
+    return tuple(found) if len(found) > 1 else found[0]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.filterwarnings("error:.*destroy the mask information")
+def test_parts_segments_and_the_pruned_network_leave_out_what_the_given_one_does(name, tmp_path):
+    model = NETWORKS[name]()
+    for variable in model.trainable_weights:
+        variable.assign(RNG.normal(0.3, 0.4, variable.shape))
+    x = examples(model)
+    tensors = tuple(map(tf.constant, x)) if isinstance(x, tuple) else tf.constant(x)
+    given = Given.read(model, x)
+    assert not given.closed
+    listed = list(tensors) if isinstance(tensors, tuple) else tensors
+    expected = model(listed, training=False)
+    np.testing.assert_allclose(given.core(listed, training=False), expected, rtol=1e-4, atol=1e-5)
+    graph = ChannelGraph(given.core)
+    assert not [one.name for one in model.layers if type(one) in OPENERS and one.name in graph.left]
+    mask = graph.open_mask()
+    for group in graph.groups:
+        mask[group.start + RNG.permutation(group.channels)[: group.channels // 2]] = 0
+    pruned = graph.pruned(mask)
+    segments = Segments(graph)
+    found = segments.outputs_from(tensors, segments.weights(mask))
+    np.testing.assert_allclose(
+        found, make_forward(pruned, bn="batch")(tensors), rtol=1e-4, atol=1e-5
+    )
+    finished = given.finished(pruned)
+    finished.save(tmp_path / "pruned.keras")
+    again = keras.models.load_model(tmp_path / "pruned.keras")
+    assert again.count_params() < 0.8 * model.count_params()
+    small = again(listed, training=False)
+    if not batch_norms(given.core):
+        np.testing.assert_allclose(small, found, rtol=1e-4, atol=1e-5)
+    padded = np.array(tensors[0] if isinstance(tensors, tuple) else tensors)
+    assert (padded == 0).any() and np.ptp(small, axis=0).max() > 1e-4
