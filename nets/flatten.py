@@ -24,6 +24,7 @@ from .keras_graph import (
     Call,
     as_stock,
     calls_of,
+    calls_to,
     default_training,
     ends,
     functional,
@@ -32,6 +33,8 @@ from .keras_graph import (
     is_op,
     is_stock,
     layers_in,
+    mask_of,
+    set_mask,
     takes_training,
     with_masks,
     without_masks,
@@ -39,7 +42,7 @@ from .keras_graph import (
 from .layer_kinds import KINDS
 from .opened import check_opened, check_trace, line_of
 from .openers import OPENERS, stock_norm_like
-from .rebuild import carry_over, config_of, like
+from .rebuild import carry_over, config_of, like, replay
 from .tf_calls import as_keras_ops
 from .traced import Closed, Held, Trace, size_of, tensors_in, traced
 
@@ -59,6 +62,7 @@ class Flat:
         trainable: {layer name: the flag} as it was.
         closed: {layer name: why it could not be opened}.
         places: {layer name: "outer/inner", where the layer was inside a model or layer}.
+        opened: whether layers of it were opened.
     """
 
     model: keras.Model
@@ -66,6 +70,7 @@ class Flat:
     trainable: dict[str, bool] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
+    opened: bool = False
 
 
 def flatten(model: keras.Model) -> Flat:
@@ -81,6 +86,7 @@ def flatten(model: keras.Model) -> Flat:
         flat.model = step.model
         if not step.opened:
             return flat
+        flat.opened = True
     raise UserError(f"{model.name} holds layers within layers more than {DEEPEST} deep")
 
 
@@ -102,17 +108,34 @@ class _Pass:
         inputs, outputs = ends(outer)
         fresh = keras.tree.map_structure(like, inputs)
         self._first = keras.tree.flatten(fresh)[0]
-        results = self._replay(outer, keras.tree.flatten(fresh), {})
+        values: dict[int, Any] = {}
+        results = self._replay(outer, keras.tree.flatten(fresh), {}, values)
+        if flat.opened:  # the parts of a layer don't hand on masks as the layer did
+            for old, new in zip(keras.tree.flatten(outputs), results, strict=True):
+                if (mask := mask_of(old)) is not None:
+                    replay(_missing(mask, values), values, lambda call: call.operation)
+                    set_mask(new, values[id(mask)])
         results = keras.tree.pack_sequence_as(outputs, results)
         self.model = keras.Model(fresh, results, name=flat.model.name)
         for old, new in self._pairs:
             carry_over(old, new)
 
-    def _replay(self, model: keras.Model, inputs: list, context: dict[str, Any]) -> list:
-        """Calls the copies of a model's layers on `inputs`; its outputs, flat."""
+    def _replay(
+        self,
+        model: keras.Model,
+        inputs: list,
+        context: dict[str, Any],
+        values: dict[int, Any] | None = None,
+    ) -> list:
+        """Calls the copies of a model's layers on `inputs`; its outputs, flat.
+
+        Args:
+            values: {id of KerasTensor: tensor}, which grows; None: it isn't needed.
+        """
         owner, model = model.name, functional(model)
         tensors = keras.tree.flatten(model.inputs)
-        values = {id(t): value for t, value in zip(tensors, inputs, strict=True)}
+        values = {} if values is None else values
+        values |= {id(t): value for t, value in zip(tensors, inputs, strict=True)}
         self._follow(calls_of(model), values, owner, context)
         return [values[id(tensor)] for tensor in keras.tree.flatten(model.outputs)]
 
@@ -131,7 +154,10 @@ class _Pass:
                         f"{operation.name} is called with inputs by name but was not made "
                         "with inputs by name, or the other way round: use the same form"
                     )
-                given = [values[id(tensor)] for tensor in call.inputs]
+                given = keras.tree.flatten(args)
+                if kwargs.get("mask") is not None:
+                    for one, mask in zip(given, keras.tree.flatten(kwargs["mask"]), strict=True):
+                        set_mask(one, mask)
                 with self._inside(operation.name):
                     results = self._replay(operation, given, context | inner)
             else:
@@ -389,6 +415,12 @@ class _Pass:
             largest = keras.ops.max(zeros, axis=axes, keepdims=True) if axes else zeros
             self._indices[per_example] = keras.ops.reshape(largest, (-1, 1))
         return self._indices[per_example]
+
+
+def _missing(tensor: keras.KerasTensor, values: dict[int, Any]) -> list[Call]:
+    """The calls that a tensor comes of and whose outputs aren't known."""
+    calls = calls_to([tensor])
+    return [one for one in calls if not all(id(output) in values for output in one.outputs)]
 
 
 def _checked(layer: keras.Layer, args: tuple, kwargs: dict[str, Any], *part: keras.Layer) -> Trace:

@@ -27,11 +27,13 @@ from .flatten import Flat, flatten
 from .keras_graph import (
     Call,
     calls_of,
+    calls_to,
     compiled_with,
     ends,
     has_graph,
     inference_only,
     layers_in,
+    mask_of,
     packed,
 )
 from .outputs import Output, before_logarithms, read_outputs, restored, with_logits
@@ -200,10 +202,40 @@ class Given:
             return partial(call.operation, training=False) if fixed else call.operation
 
         replay(calls, values, operation_of)
-        results = keras.tree.pack_sequence_as(outputs, [values[id(one)] for one in tensors])
+        made = [values[id(one)] for one in tensors]
+        made = [self._masked(*pair, inputs) for pair in enumerate(made)] if self.masked else made
+        results = keras.tree.pack_sequence_as(outputs, made)
         finished = keras.Model(inputs, results, name=self.model.name)
         compile_like(self.model, finished)
         return finished
+
+    @property
+    def masked(self) -> tuple[int, ...]:
+        """Numbers of the outputs with a step axis that a mask goes with: Keras leaves the steps
+        that it excludes, such as padded words, out of their losses and metrics."""
+        found = enumerate(keras.tree.flatten(ends(self._flat.model)[1]))
+        return tuple(n for n, one in found if len(one.shape) > 2 and mask_of(one) is not None)
+
+    def _masked(self, number: int, tensor: keras.KerasTensor, inputs: Any) -> keras.KerasTensor:
+        """An output of `finished` with the mask that the given network's has.
+
+        Layers hand masks on, the parts of opened ones don't. Of Keras's layers this one takes a
+        mask and changes nothing.
+        """
+        if number not in self.masked or not self._flat.opened:
+            return tensor
+        name = self.outputs[number].name
+        first, last = ends(self._flat.model)
+        mask = mask_of(keras.tree.flatten(last)[number])
+        if any(getattr(call.operation, "weights", ()) for call in calls_to([mask])):
+            raise UserError(
+                f"{self.model.name} can't be pruned: the mask of its output {name} comes of more "
+                "than its inputs; let the Embedding make no mask (mask_zero=False) and give sample "
+                "weights of 0 for what is padded"
+            )
+        made = rebuilt(keras.Model(first, mask, name=f"{name}_mask"))
+        steps = L.TimeDistributed(L.Identity(), name=f"{name}_masked")
+        return steps(tensor, mask=made(inputs))
 
     def with_graph(self) -> keras.Model:
         """The given network; of a subclassed one a functional network that is the same."""

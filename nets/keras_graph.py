@@ -147,9 +147,15 @@ def sums_across(calls: Sequence[Call], model: keras.Model, place: int) -> bool:
     return any(places[0] < place <= places[-1] for places in several)
 
 
-def has_mask(tensor: keras.KerasTensor) -> bool:
-    """Whether a mask of Keras's goes with the tensor, as behind an Embedding of padded words."""
-    return get_keras_mask(tensor) is not None
+def mask_of(tensor: Any) -> Any:
+    """The mask of Keras's that goes with a tensor, as behind an Embedding of padded words: bool, of
+    the tensor's leading axes; None: none."""
+    return get_keras_mask(tensor)
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Lets a mask go with a tensor."""
+    set_keras_mask(tensor, mask)
 
 
 def with_masks(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -189,7 +195,7 @@ def hand_on_masks(layer: keras.Layer, args: tuple, kwargs: dict[str, Any], outpu
     masks = layer.compute_mask(first, masks)
     pairs = zip(keras.tree.flatten(outputs), keras.tree.flatten(masks), strict=False)
     for output, mask in pairs:
-        if mask is not None and get_keras_mask(output) is None:
+        if mask is not None:
             set_keras_mask(output, mask)
 
 

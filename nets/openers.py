@@ -161,6 +161,8 @@ def open_time_distributed(layer: L.TimeDistributed, call: Call, name: str) -> Pa
     masked = len(call.inputs) != 1 or call.mask is not None
     if masked and takes_mask(inner):
         return None
+    if type(inner) is L.Identity:  # such as `Given.finished` sets at the end
+        return lambda x, **_: x
     config = {"name": name, "trainable": layer.trainable}
     if type(inner) is L.Dense:
         return _filled_from(L.Dense.from_config(inner.get_config() | config), inner)

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from ..utils.trees import mapped, parts_of, tree_of
-from .keras_graph import Call, calls_of, has_mask, live_tensors, packed, sums_across, takes_training
+from .keras_graph import Call, calls_of, live_tensors, mask_of, packed, sums_across, takes_training
 
 
 class Sections:
@@ -92,4 +92,4 @@ def _run_calls(calls: list[Call], values: dict[int, Any]) -> None:
 
 
 def _is_plain(tensor: keras.KerasTensor) -> bool:
-    return keras.backend.is_float_dtype(tensor.dtype) and not has_mask(tensor)
+    return keras.backend.is_float_dtype(tensor.dtype) and mask_of(tensor) is None

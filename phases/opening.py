@@ -23,6 +23,7 @@ from ..nets.outputs import kind_of_loss
 from ..training.task import Knowledge, Task, task_of
 from ..utils.errors import UserError
 from ..utils.provenance import digest
+from .padding import left_out
 
 EXAMPLES = 256  # that the variance of plain numbers is taken on
 
@@ -75,6 +76,7 @@ def work_on(
         ) from None
     examples = examples_of(data)
     given = first.with_examples(examples) if first else Given.read(model, examples, loss=aims.loss)
+    data = left_out(given, data)
     task = task_of(
         given,
         aims=aims,

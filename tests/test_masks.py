@@ -4,12 +4,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ekg_tf.dataloader import given_data, own
+from ekg_tf.dataloader.batches import eval_batches
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.openers import OPENERS
 from ekg_tf.nets.stateless import batch_norms
+from ekg_tf.phases.opening import work_on
 from ekg_tf.pruning.engine.segments import Segments
-from ekg_tf.training.evaluation import make_forward
+from ekg_tf.training.evaluation import evaluate, make_forward
+from ekg_tf.utils.errors import UserError
 
 from tests.helpers.own_kinds import EncoderBlock, PositionEmbedding
 
@@ -143,3 +147,88 @@ def test_parts_segments_and_the_pruned_network_leave_out_what_the_given_one_does
         np.testing.assert_allclose(small, found, rtol=1e-4, atol=1e-5)
     padded = np.array(tensors[0] if isinstance(tensors, tuple) else tensors)
     assert (padded == 0).any() and np.ptp(small, axis=0).max() > 1e-4
+
+
+# ---------------------------------------------------------------- masks of the outputs
+
+
+def tagging(ends="softmax"):
+    """A tag for every word; what Keras leaves out of its loss are the zeros behind a text."""
+    i = words()
+    x = L.Bidirectional(L.LSTM(6, return_sequences=True))(embedded(i))
+    return keras.Model(i, L.Dense(3, activation=ends)(x))
+
+
+def tagging_by_blocks():
+    i = words()
+    x = EncoderBlock(WIDTH)(PositionEmbedding(LENGTH, WORDS, WIDTH)(i))
+    return keras.Model(i, L.Dense(3, activation="softmax")(x))
+
+
+def tagging_plainly():
+    """Nothing in it is opened."""
+    i = words()
+    return keras.Model(
+        i, L.Dense(3, activation="softmax")(L.GRU(5, return_sequences=True)(embedded(i)))
+    )
+
+
+def two_outputs():
+    i = words()
+    x = L.Bidirectional(L.GRU(6, return_sequences=True))(embedded(i))
+    kind = L.Dense(3, activation="softmax", name="kind")(L.GlobalAveragePooling1D()(x))
+    return keras.Model(i, {"tags": L.Dense(1, name="tags")(x), "kind": kind})
+
+
+TAGGERS = {
+    build.__name__: build for build in (tagging, tagging_by_blocks, tagging_plainly, two_outputs)
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "weighted"), [*((name, False) for name in TAGGERS), ("two_outputs", True)]
+)
+def test_losses_and_metrics_leave_out_what_keras_does(name, weighted):
+    model = TAGGERS[name]()
+    for variable in model.trainable_weights:
+        variable.assign(RNG.normal(0.3, 0.6, variable.shape))
+    x = examples(model).astype(np.int32)
+    y = RNG.integers(0, 3, x.shape)
+    loss, metrics = "sparse_categorical_crossentropy", ["accuracy"]
+    if name == "two_outputs":
+        loss, metrics = {"tags": "mse", "kind": loss}, {"tags": ["mae"], "kind": ["accuracy"]}
+        y = {"tags": RNG.normal(size=(*x.shape, 1)).astype(np.float32), "kind": y[:, 0]}
+    model.compile("sgd", loss, metrics=metrics)
+    pair = (x, y)
+    if weighted:
+        steps = RNG.uniform(0.5, 2, x.shape).astype(np.float32)
+        both = {"tags": steps, "kind": steps[:, 0]}
+        pair = (x, y, both if isinstance(y, dict) else steps)
+    work = work_on(model, lambda fit: own.dataset(*given_data.read(pair, pair, fit)))
+    found = evaluate(work.given.core, work.task, eval_batches(work.data, "test", 4))
+    keras_says = model.evaluate(*pair[:2], sample_weight=pair[2] if weighted else None, **ONE)
+    assert found["loss"] == pytest.approx(keras_says["loss"], rel=1e-4)
+    assert len(found["metrics"]) >= 1
+    for key, value in found["metrics"].items():
+        assert value == pytest.approx(keras_says[key], rel=1e-4), key
+    again = work.given.finished(work.given.core)
+    same = again.evaluate(*pair[:2], sample_weight=pair[2] if weighted else None, **ONE)
+    assert same["loss"] == pytest.approx(keras_says["loss"], rel=1e-4)
+    twice = Given.read(again, x.astype(np.float32))
+    small = twice.finished(twice.core)
+    assert len(small.layers) == len(again.layers)
+    same = small.evaluate(*pair[:2], sample_weight=pair[2] if weighted else None, **ONE)
+    assert same["loss"] == pytest.approx(keras_says["loss"], rel=1e-4)
+
+
+ONE = {"batch_size": COUNT, "verbose": 0, "return_dict": True}
+
+
+def test_a_mask_that_comes_of_more_than_the_inputs_is_refused():
+    i = words()
+    x = embedded(i)
+    x = L.Concatenate()([L.Bidirectional(L.GRU(4, return_sequences=True))(x), x])
+    model = keras.Model(i, L.Dense(3)(x))
+    given = Given.read(model, examples(model))
+    with pytest.raises(UserError, match="comes of more than its inputs; let the Embedding make"):
+        given.finished(given.core)

@@ -48,6 +48,8 @@ class Head:
         plain: the papers' case: cross-entropy of logits [n, classes] and integers [n].
         rank: of the output, the batch counted.
         variance: of the given network's numbers, float32 [size of the last axis].
+        masked: whether steps of weight 0 are those that a mask of Keras's excludes: its metrics
+            leave them out as well.
     """
 
     output: Output
@@ -59,6 +61,7 @@ class Head:
     plain: bool = False
     rank: int = 2
     variance: np.ndarray | None = None
+    masked: bool = False
 
     def given_targets(self, targets: Any, classes: int | None) -> Any:
         """Targets [n, ...] as the user's loss and metrics take them.

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..nets.given import fresh
-from ..nets.keras_graph import larger_is_better
+from ..nets.keras_graph import larger_is_better, set_mask
 from .task import Task
 
 # Metrics whose variables are sums over examples, with the classes that are derived from them.
@@ -64,6 +64,7 @@ class UserMetrics:
             self._model = self._passing(keras.tree.flatten(given))
         sizes = [one.shape[-1] for one in keras.tree.flatten(given)]
         wanted = self._task.given_targets(targets, sizes)
+        masks = self._masks(weights)
         if isinstance(weights, tuple):
             weights = keras.tree.pack_sequence_as(self._task.structure, list(weights))
         examples = int(keras.tree.flatten(given)[0].shape[0])
@@ -71,9 +72,19 @@ class UserMetrics:
         self._batches += 1
         for rows in np.array_split(np.arange(examples), min(count, examples)):
             block = slice(int(rows[0]), int(rows[-1]) + 1)
-            self._model.compute_metrics(None, *_rows((wanted, given, weights), block))
+            rows = _rows((wanted, given, weights), block)
+            for one, mask in zip(keras.tree.flatten(rows[1]), masks, strict=True):
+                if mask is not None:
+                    set_mask(one, mask[block])
+            self._model.compute_metrics(None, *rows)
             if self._errors:
                 self._note(len(rows))
+
+    def _masks(self, weights: Any) -> list[Any]:
+        """Of every output: the steps that its metrics look at, bool [b, steps]; None: all."""
+        heads = self._task.heads
+        each = weights if isinstance(weights, tuple) else [weights] * len(heads)
+        return [one > 0 if head.masked else None for head, one in zip(heads, each, strict=True)]
 
     def result(self) -> dict[str, float]:
         """{name: value} over all batches since the last call, which is then forgotten."""

@@ -285,6 +285,7 @@ def task_of(
                 weight=1.0 if factor is None else float(factor),
                 class_weights=weights,
                 variance=variance,
+                masked=len(heads) in given.masked,
             )
         )
     return Task(tuple(heads), knowledge, aims, given.structure)
