@@ -227,6 +227,16 @@ class ChannelGraph:
         """The share of the FLOPs that one filter in every group leaves."""
         return self.flops(self.least_mask()) / max(1, self.flops())
 
+    def heaviest_left(self) -> tuple[str, float, str | None]:
+        """What hinders most where every group has one filter left: the layer with most of the
+        FLOPs, its share of all that the whole network has, and why it stays whole (None: it
+        doesn't)."""
+        mask, macs = self.least_mask(), collections.Counter[str]()
+        for call in self.calls:
+            macs[call.operation.name] += costs.total(self.costs_of(call), mask)
+        name, most = macs.most_common(1)[0]
+        return name, most / max(1, self.flops()), self.left.get(name) or self.frozen.get(name)
+
     def parameters(self, mask: np.ndarray | None = None) -> int:
         """All parameters of the pruned network (moving statistics too), as Keras counts them."""
         mask = self.open_mask() if mask is None else mask

@@ -157,7 +157,7 @@ def follow(ids: Ids, site: Site) -> np.ndarray:
     if kind.twin is None and layer.weights:
         raise NoRule("has weights that its kind doesn't know")
     if getattr(layer, "data_format", "channels_last") != "channels_last":
-        raise NoRule("works on channels_first")
+        raise NoRule("works on channels_first: build it with data_format='channels_last'")
     output = kind.rule(ids, site)
     if mixing := layer_rules.mixing_activation(layer):
         ids.freeze(output, f"{layer.name} mixes channels by {mixing}")

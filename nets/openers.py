@@ -257,6 +257,40 @@ def open_bidirectional(layer: L.Bidirectional, call: Call, name: str) -> Parts |
     return parts
 
 
+CELLS = {L.SimpleRNNCell: L.SimpleRNN, L.GRUCell: L.GRU, L.LSTMCell: L.LSTM}
+
+
+def open_rnn(layer: L.RNN, call: Call, name: str) -> Parts | None:
+    """An RNN around Keras's own cells as a recurrent layer for each of them."""
+    cells = layer.cell.cells if isinstance(layer.cell, L.StackedRNNCells) else [layer.cell]
+    plain = call.arguments.kwargs.get("initial_state") is None and len(call.arguments.args) == 1
+    if not plain or layer.return_state or layer.stateful or {*map(type, cells)} - CELLS.keys():
+        return None
+    made = []
+    for number, cell in enumerate(cells):
+        last = number == len(cells) - 1
+        config = cell.get_config() | {
+            "name": f"{name}_{cell.name}" if len(cells) > 1 else name,
+            "return_sequences": layer.return_sequences or not last,
+            "go_backwards": layer.go_backwards and number == 0,
+            "unroll": layer.unroll,
+            "zero_output_for_mask": layer.zero_output_for_mask and last,
+            "trainable": layer.trainable,
+        }
+        made.append(CELLS[type(cell)].from_config(config))
+
+    def parts(x, mask=None, **_):
+        fresh = not made[0].built
+        for one in made:
+            x = one(x, mask=mask)
+        if fresh:
+            for one, cell in zip(made, cells, strict=True):
+                one.cell.set_weights(cell.get_weights())
+        return x
+
+    return parts
+
+
 def stock_norm_like(layer: keras.Layer, call: Call, name: str) -> Parts | None:
     """A custom layer with a weight per channel, as the stock normalisation that it may be.
 
@@ -298,4 +332,5 @@ OPENERS: dict[type, Callable[[Any, Call, str], Parts | None]] = {
     L.EinsumDense: open_einsum_dense,
     L.TimeDistributed: open_time_distributed,
     L.Bidirectional: open_bidirectional,
+    L.RNN: open_rnn,
 }

@@ -43,6 +43,7 @@ from ..pruning.space.budgets import check_reachable, make_budget
 from ..pruning.space.limits import (
     announcement,
     check_something_is_left,
+    heaviest_in_words,
     least_widths,
     located,
     smallest_in_words,
@@ -429,4 +430,5 @@ def check(
     # How low a latency can get is known only once it is measured.
     if options.budget.rate is not None and not measured:
         lowest = budget.size(smallest) / budget.full
-        check_reachable(options.budget.rate, lowest, left, options.budget.label)
+        most = heaviest_in_words(graph)
+        check_reachable(options.budget.rate, lowest, left, options.budget.label, most=most)

@@ -41,6 +41,13 @@ def recurrent():
     return ended(i, L.GRU(5, go_backwards=True)(x))
 
 
+def cells():
+    """Keras's cells in an RNN, stacked and alone, one of them backwards."""
+    i = words()
+    x = L.RNN([L.LSTMCell(6), L.GRUCell(5)], return_sequences=True)(embedded(i))
+    return ended(i, L.RNN(L.SimpleRNNCell(6), go_backwards=True)(x))
+
+
 def series():
     i = keras.Input((LENGTH, 4))
     x = L.LSTM(6, return_sequences=True)(L.Masking()(i))
@@ -96,7 +103,7 @@ def two_texts():
 NETWORKS = {
     build.__name__: build
     for build in (
-        *(recurrent, series, nested, each_step, attention, attention_with_dropout, blocks),
+        *(recurrent, cells, series, nested, each_step, attention, attention_with_dropout, blocks),
         *(causal, two_texts),
     )
 }

@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ekg_tf.nets.zoo.applications import fresh_application
     from ekg_tf.phases.opening import work_of
     from ekg_tf.pruning.space.budgets import check_reachable
-    from ekg_tf.pruning.space.limits import located, smallest_in_words
+    from ekg_tf.pruning.space.limits import heaviest_in_words, located, smallest_in_words
     from ekg_tf.reports.inspection import inspection, text
     from ekg_tf.utils.keras_files import load_keras
 
@@ -129,7 +129,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(args.json, result)
     if args.search_target_rate is not None:
         smallest = smallest_in_words(graph, control, 1)
-        check_reachable(args.search_target_rate, result["lowest_rate"], smallest)
+        most = heaviest_in_words(graph)
+        check_reachable(args.search_target_rate, result["lowest_rate"], smallest, most=most)
         print(f"a rate of {args.search_target_rate} can be reached")
 
 

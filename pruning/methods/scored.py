@@ -28,6 +28,7 @@ from ..space.candidates import Candidates, Proposal, lowest_mask, valued, weight
 from ..space.limits import (
     announcement,
     check_something_is_left,
+    heaviest_in_words,
     least_widths,
     smallest_in_words,
 )
@@ -169,7 +170,8 @@ def check(graph: ChannelGraph, options: Scored) -> None:
         budget = make_budget(wanted, graph)
         lowest = budget.size(lowest_mask(graph, wanted.round_to, least)) / budget.full
         left = smallest_in_words(graph, options.control, wanted.round_to)
-        check_reachable(wanted.rate, lowest, left, wanted.label)
+        most = heaviest_in_words(graph)
+        check_reachable(wanted.rate, lowest, left, wanted.label, most=most)
 
 
 def search(

@@ -10,8 +10,12 @@ from ...options import budgets as options
 from ...training.latency import latencies
 from ...utils.errors import UserError
 
+FLOPS = options.Flops.label
 
-def check_reachable(rate: float, lowest: float, smallest: str, label: str = "FLOPs") -> None:
+
+def check_reachable(
+    rate: float, lowest: float, smallest: str, label: str = FLOPS, *, most: str = ""
+) -> None:
     """Raises UserError when no sub-network is as small as `rate`.
 
     Args:
@@ -19,11 +23,13 @@ def check_reachable(rate: float, lowest: float, smallest: str, label: str = "FLO
         lowest: that of the smallest sub-network.
         smallest: what is left there, in words.
         label: what the rate is of.
+        most: what hinders most, of FLOPs, in words.
     """
     if lowest > rate:
         shown = math.ceil(lowest * 1e4) / 1e4  # rounded up, so that it can be reached
         raise UserError(
             f"a rate of {rate} can't be reached: with {smallest} {shown} of the {label} remain"
+            + (f"; {most}" if most and label == FLOPS else "")
         )
 
 

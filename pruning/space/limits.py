@@ -135,8 +135,11 @@ def check_something_is_left(graph: ChannelGraph, least: Sequence[int]) -> None:
         UserError: no group at all, or none that is wider than it must stay.
     """
     if not graph.groups:
+        reasons = list(dict.fromkeys((*graph.left.values(), *graph.frozen.values())))
+        first = f" ({reasons[0]}{', and more' if len(reasons) > 1 else ''})" if reasons else ""
         raise UserError(
-            f"{graph.model.name} has no group of filters that can be pruned: `inspect` says why"
+            f"{graph.model.name} has no group of filters that can be pruned{first}: `inspect` says "
+            "why of every layer"
         )
     if all(width >= group.channels for width, group in zip(least, graph.groups, strict=True)):
         raise UserError(
@@ -150,6 +153,12 @@ def smallest_in_words(graph: ChannelGraph, control: Control, round_to: int) -> s
     if control.narrows:
         return "the least widths that exclude, min_width and min_share allow"
     return f"{round_to} filter(s) in each of {len(graph.groups)} groups"
+
+
+def heaviest_in_words(graph: ChannelGraph) -> str:
+    """What hinders most, for `check_reachable`; "" where it is no layer that stays whole."""
+    name, share, why = graph.heaviest_left()
+    return f"{name} stays whole with {share:.4f} ({why})" if why else ""
 
 
 def announcement(graph: ChannelGraph, control: Control) -> list[str]:
