@@ -215,7 +215,7 @@ def fill(one: plans.Run, root, result: dict) -> None:
     """What the finished cells of a run leave behind."""
     for cell in one.cells:
         cell.claim(root)
-        content = result if cell is one.cell else {cell.result[1]: {"top1": 50.0}}
+        content = result if cell is one.cell else {cell.result[1]: {"after": {"top1": 50.0}}}
         (cell.run(root) / cell.result[0]).write_text(json.dumps(content))
         versions = json.dumps({"gpus": [], "cpu_count": 2})
         (cell.run(root) / "versions.json").write_text(versions)
@@ -223,8 +223,7 @@ def fill(one: plans.Run, root, result: dict) -> None:
 
 def tuned(top1: float, loss: float) -> dict:
     before = {"test": {"top1": 95.0, "loss": 0.25}}
-    search = {"test": {"after": {"top1": 70.0}}}
-    return {"before": before, "search": search, "after": {"test": {"top1": top1, "loss": loss}}}
+    return {"before": before, "after": {"test": {"top1": top1, "loss": loss}}}
 
 
 def test_results_are_collected_and_other_settings_refused(tmp_path, capsys):
@@ -243,6 +242,7 @@ def test_results_are_collected_and_other_settings_refused(tmp_path, capsys):
     assert (shared["rule"], shared["baseline"], shared["teachers"]) == ("paper", "fitted", [4.5])
     assert [one["test_top1"] for one in experiment["runs"]] == [90.0, 91.0, 92.0, 93.0]
     assert experiment["runs"][0]["arm"] == "one_view" and experiment["runs"][0]["seed"] == 0
+    assert experiment["runs"][0]["searched_top1"] == 50.0
     assert experiment["machines"] == ["CPU, 2 cores"]
     assert any("--views 2" in command for command in experiment["commands"].values())
     assert str(tmp_path) not in json.dumps(found["experiments"])

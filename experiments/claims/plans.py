@@ -13,7 +13,7 @@ from typing import Any
 
 from ...options.finetuning import ALL, CODE, PAPER
 from ...options.training import BYOL
-from ...utils.jsonl import read_rows
+from ...utils.jsonl import read_json, read_rows
 from ...utils.runfolder import BASELINE
 from ..tables.grid import ROOT, RUN, Cell
 
@@ -295,7 +295,13 @@ class Plans:
         flags += ["--seed", str(TUNING_SEEDS + seed), "--train_epoch", str(self.setting.tuning)]
         flags += ["--deployed_latency", "off", "--train_path", f"{ROOT}/{name}/{RUN}"]
         cell = Cell(name, ("finetune.py",), tuple(flags), ("result.json", "after"), (search.name,))
-        return Run({"seed": seed} | labels, cell, (baseline, search), _of_fine_tuning)
+
+        def figures(result: dict, folder: Path) -> dict[str, Any]:
+            searched = read_json(folder.parents[1] / search.name / RUN / search.result[0], "test")
+            top1 = searched["test"]["after"]["top1"]
+            return _of_fine_tuning(result, folder) | {"searched_top1": top1}
+
+        return Run({"seed": seed} | labels, cell, (baseline, search), figures)
 
 
 def _named(kind: str, teacher: str) -> str:
@@ -322,7 +328,6 @@ def _of_fine_tuning(result: dict, folder: Path) -> dict[str, Any]:
     rows = [row for row in read_rows(folder / "metrics.jsonl") if row["phase"] == "finetune"]
     found = {"test_loss": test["loss"], "test_top1": test["top1"]}
     found["baseline_top1"] = result["before"]["test"]["top1"]
-    found["searched_top1"] = result["search"]["test"]["after"]["top1"]
     teachers = [row["teachers"] for row in rows if "teachers" in row]
     return found | ({"teachers": teachers} if teachers else {})
 
