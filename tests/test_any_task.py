@@ -44,7 +44,13 @@ def sampling_of(name):
     return ekg.Sampling(val_per_class=4, subset_per_class=8) if exclusive else QUICK["sampling"]
 
 
-@pytest.mark.parametrize("name", TASKS)
+# Tasks that are others than these in their loss alone (tests/test_training_task.py has all losses).
+ALIKE = ("from_logits", "smoothed")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.slow] * (one in ALIKE)) for one in TASKS]
+)
 def test_the_result_is_smaller_compiled_and_what_was_printed(name, tmp_path):
     model, plain, test, result = pruned(name, tmp_path, sampling=sampling_of(name))
     assert result.model.count_params() < model.count_params()

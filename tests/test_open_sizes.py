@@ -33,7 +33,16 @@ def photos(count: int, side: int = 16) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_network_of_open_size_stays_open(tmp_path):
     train, test = photos(96), photos(32)
-    result = ekg.prune(u_net(), train, test, tmp_path, budget=0.6, training=ekg.Training(epochs=1))
+    result = ekg.prune(
+        u_net(),
+        train,
+        test,
+        tmp_path,
+        budget=0.6,
+        method=ekg.EKG(step=0.4),
+        bank=ekg.Bank(teachers=1),
+        training=ekg.Training(epochs=1),
+    )
     saved = keras.models.load_model(tmp_path / "pruned.keras")
     assert saved.input_shape == (None, None, None, 3)
     images = photos(2, 24)[0]

@@ -17,13 +17,14 @@ from tests.helpers.bars import bars
 from tests.helpers.own_kinds import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = ("no_batch_norm", "averaged_heads", "frozen_inside")
+QUICK = ("averaged_heads", "frozen_inside")
 # Series, volumes and the like don't take these images; the others are untrained or refused.
 LONG = (
     *("sequential", "adapted", "operators", "sliced", "squeezed", "transformer", "group_norm"),
     *("activation_layers", "bfloat16", "named_ends", "softmax_then_flatten", "one_layer_twice"),
     *("constrained", "regularised", "spectral", "blocks", "custom_layers", "subclassed"),
     *("logits_compiled", "own_train_step", "augmented", "shuffled", "pixels_shuffled"),
+    "no_batch_norm",
 )
 JUDGE = """
 import json, sys
