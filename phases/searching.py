@@ -430,5 +430,5 @@ def check(
     # How low a latency can get is known only once it is measured.
     if options.budget.rate is not None and not measured:
         lowest = budget.size(smallest) / budget.full
-        most = heaviest_in_words(graph)
+        most = partial(heaviest_in_words, graph)
         check_reachable(options.budget.rate, lowest, left, options.budget.label, most=most)

@@ -184,9 +184,15 @@ def test_numbers_of_every_kind_are_scores(value):
     assert checked(value, "it") == 3.0
 
 
-def test_what_cannot_be_searched_is_said_at_once(tmp_path):
+def test_what_cannot_be_searched_is_said_at_once_with_the_layer_that_hinders(tmp_path):
     image = keras.Input((4,))
-    with pytest.raises(UserError, match="has no group of filters"):
+    message = r"no group of filters that can be pruned \(network output\): `inspect` says why"
+    with pytest.raises(UserError, match=message):
         searched(tmp_path, keras.Model(image, L.Dense(2)(image)))
-    with pytest.raises(UserError, match=r"a rate of 0\.001 can't be reached"):
+    with pytest.raises(UserError, match=r"a rate of 0\.001 can't be reached: with .* remain$"):
         searched(tmp_path / "low", residual(), rate=0.001)
+    steps = keras.Input((5, 4))
+    x = L.LSTM(6, return_state=True, name="passing")(L.Dense(3)(steps))[0]
+    left = r"0\.2 can't be reached: .*; passing stays whole with 0\.\d+ \(LSTM passing pass"
+    with pytest.raises(UserError, match=left):
+        searched(tmp_path / "states", keras.Model(steps, L.Dense(2)(L.Dense(8)(x))), rate=0.2)

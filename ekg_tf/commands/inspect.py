@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ekg_tf.cli import choices, flags, manners
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(args.json, result)
     if args.search_target_rate is not None:
         smallest = smallest_in_words(graph, control, 1)
-        most = heaviest_in_words(graph)
+        most = partial(heaviest_in_words, graph)
         check_reachable(args.search_target_rate, result["lowest_rate"], smallest, most=most)
         print(f"a rate of {args.search_target_rate} can be reached")
 

@@ -12,6 +12,7 @@ import gc
 import numbers
 import time
 from collections.abc import Callable
+from functools import partial
 
 import keras
 import numpy as np
@@ -170,7 +171,7 @@ def check(graph: ChannelGraph, options: Scored) -> None:
         budget = make_budget(wanted, graph)
         lowest = budget.size(lowest_mask(graph, wanted.round_to, least)) / budget.full
         left = smallest_in_words(graph, options.control, wanted.round_to)
-        most = heaviest_in_words(graph)
+        most = partial(heaviest_in_words, graph)
         check_reachable(wanted.rate, lowest, left, wanted.label, most=most)
 
 

@@ -14,7 +14,7 @@ FLOPS = options.Flops.label
 
 
 def check_reachable(
-    rate: float, lowest: float, smallest: str, label: str = FLOPS, *, most: str = ""
+    rate: float, lowest: float, smallest: str, label: str = FLOPS, *, most: Callable[[], str]
 ) -> None:
     """Raises UserError when no sub-network is as small as `rate`.
 
@@ -23,13 +23,14 @@ def check_reachable(
         lowest: that of the smallest sub-network.
         smallest: what is left there, in words.
         label: what the rate is of.
-        most: what hinders most, of FLOPs, in words.
+        most: says what hinders most, of FLOPs, in words; "" for nothing.
     """
     if lowest > rate:
         shown = math.ceil(lowest * 1e4) / 1e4  # rounded up, so that it can be reached
+        cause = most() if label == FLOPS else ""
         raise UserError(
             f"a rate of {rate} can't be reached: with {smallest} {shown} of the {label} remain"
-            + (f"; {most}" if most and label == FLOPS else "")
+            + (f"; {cause}" if cause else "")
         )
 
 
