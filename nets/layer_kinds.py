@@ -193,7 +193,7 @@ _RENAMED = {
     L.Reshape: tcl_norm.Reshape,
     layer_rules.LayerScale: tcl_norm.LayerScale,
     L.Embedding: tcl_norm.Embedding,
-    **{one: getattr(tcl_rnn, one.__name__) for one in layer_rules.RECURRENT},
+    **{one: getattr(tcl_rnn, one.__name__) for one in layer_rules.STATES},
 }
 _register(layer_rules.convolution_rule, *layer_rules.CONVOLUTIONS, cost=costs.kernel_costs)
 _register(
@@ -216,4 +216,4 @@ _register(layer_rules.permute_rule, L.Permute)
 _register(layer_rules.off_channels_rule, L.Softmax, L.UnitNormalization)
 _register(layer_rules.same_rule, L.Resizing, L.CenterCrop)
 _register(layer_rules.embedding_rule, L.Embedding)
-_register(layer_rules.recurrent_rule, *layer_rules.RECURRENT, cost=costs.recurrent_costs)
+_register(layer_rules.recurrent_rule, *layer_rules.STATES, cost=costs.recurrent_costs)

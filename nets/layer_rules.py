@@ -22,7 +22,9 @@ CONVOLUTIONS = (L.Conv1D, L.Conv2D, L.Conv3D)
 TRANSPOSED = (L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose)
 DEPTHWISE = (L.DepthwiseConv1D, L.DepthwiseConv2D)
 SEPARABLE = (L.SeparableConv1D, L.SeparableConv2D)
-RECURRENT = (L.SimpleRNN, L.GRU, L.LSTM, L.ConvLSTM1D, L.ConvLSTM2D, L.ConvLSTM3D)
+CONV_RECURRENT = (L.ConvLSTM1D, L.ConvLSTM2D, L.ConvLSTM3D)
+# Recurrent layers, and how many states they have.
+STATES = {L.SimpleRNN: 1, L.GRU: 1, **dict.fromkeys((L.LSTM, *CONV_RECURRENT), 2)}
 KERNEL_LAYERS = (*CONVOLUTIONS, *TRANSPOSED, *DEPTHWISE, *SEPARABLE, L.Dense)
 
 LINEAR_POOLING = (
@@ -222,17 +224,20 @@ def off_channels_rule(ids: Ids, site: Site) -> np.ndarray:
     return site.inputs[0]
 
 
-def recurrent_rule(ids: Ids, site: Site) -> np.ndarray:
-    """A unit of the state is a channel, if a unit without weights stays at zero."""
+def recurrent_rule(ids: Ids, site: Site) -> np.ndarray | list[np.ndarray]:
+    """A unit of the state is a channel, if a unit without weights stays at zero; what is given as
+    its first value, and what is given back of it, has the same channels."""
     layer = site.layer
-    states = [one for one in site.tensors[1:] if one.dtype != "bool"]  # the rest is a mask
-    if layer.stateful or layer.return_state or states:
-        raise NoRule("passes its states on")
+    if layer.stateful:
+        raise NoRule("keeps its states between batches")
     name = getattr(layer.activation, "__name__", "")
     output = kernel_rule(ids, site)
     if name not in ZERO_AT_ZERO:
         ids.freeze(output, f"{layer.name} has units that are not zero without weights ({name})")
-    return output
+    for tensor, state in zip(site.tensors[1:], site.inputs[1:], strict=True):
+        if tensor.dtype != "bool":  # else it is a mask
+            ids.tie(state, output)
+    return [output] * (1 + STATES[type(layer)]) if layer.return_state else output
 
 
 def embedding_rule(ids: Ids, site: Site) -> np.ndarray:

@@ -197,6 +197,11 @@ class Gated:
         """x float [n, ..., in] -> [n, ..., out] under effective weights of either form."""
         raise NotImplementedError
 
+    @staticmethod
+    def further(args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Of a call's arguments those that `apply` takes beside its first."""
+        return {}
+
     def call(self, inputs: Any) -> Any:
         return self.apply(inputs, self.current())
 

@@ -53,6 +53,10 @@ class BatchNorm(Gated, keras.layers.BatchNormalization):
         y = batch_norm(x, gamma, beta, mean, variance, self.epsilon, training)
         return y * weights["keep"] if "keep" in weights else y
 
+    @staticmethod
+    def further(args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {"mask": kwargs.get("mask")}
+
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         return self.apply(inputs, self.current(), bool(training) and self.trainable, mask)
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from .keras_graph import values_of
+from .layer_rules import STATES
 from .tcl import Axes, Gated, Weights
 
 
@@ -31,7 +32,6 @@ def _of_width(cell: keras.Layer, name: str, units: int | tf.Tensor) -> Iterator[
 
 class _Recurrent(Gated):
     reads = True
-    state_count = 1
     width = "units"  # its name in the configuration and of the cell's attribute
 
     @classmethod
@@ -54,15 +54,29 @@ class _Recurrent(Gated):
     def config(cls, layer, in_units, out_units, mask) -> dict:
         return {cls.width: int(np.count_nonzero(mask[out_units]))}
 
+    @staticmethod
+    def further(args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+        names = ("sequences", "initial_state", "mask")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        return {name: given[name] for name in names[1:] if given.get(name) is not None}
+
     def _places(self, x) -> list[int]:
         """Sizes of the state's axes between batch and units."""
         return []
 
-    def apply(self, x, weights: Weights, training: bool = True, mask: Any = None):
+    def apply(
+        self,
+        x,
+        weights: Weights,
+        training: bool = True,
+        mask: Any = None,
+        initial_state: Any = None,
+    ):
         """x float [n, time, ..., in] -> [n, ..., out] or [n, time, ..., out], as in inference.
 
         Args:
             mask: bool [n, time], the steps that count.
+            initial_state: float [n, ..., out], one or a list of them; None: zeros.
         """
         values = [(v, tf.convert_to_tensor(weights[v.name])) for v in self.weights]
         recurrent = weights["recurrent_kernel"]
@@ -70,11 +84,12 @@ class _Recurrent(Gated):
         units = tf.shape(recurrent)[-2] if units is None else int(units)
         zeros = tf.zeros([tf.shape(x)[0], *self._places(x), units])
         with values_of(values), _of_width(self.cell, self.width, units):
-            states = [zeros] * self.state_count
+            count = next(STATES[one] for one in type(self).__mro__ if one in STATES)
+            states = [zeros] * count if initial_state is None else initial_state
             return keras.layers.RNN.call(self, x, initial_state=states, mask=mask)
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
-        return self.apply(sequences, self.current(), mask=mask)
+        return self.apply(sequences, self.current(), mask=mask, initial_state=initial_state)
 
 
 class SimpleRNN(_Recurrent, keras.layers.SimpleRNN):
@@ -88,11 +103,8 @@ class GRU(_Recurrent, keras.layers.GRU):
 class LSTM(_Recurrent, keras.layers.LSTM):
     """keras.layers.LSTM with masks on its inputs and units."""
 
-    state_count = 2
-
 
 class _ConvLSTM(_Recurrent):
-    state_count = 2
     width = "filters"
 
     def _places(self, x) -> list[int]:

@@ -54,6 +54,16 @@ def series():
     return ended(i, L.SimpleRNN(5)(L.BatchNormalization()(x)))
 
 
+def states():
+    """An encoder hands its states to a decoder, which begins with them."""
+    i, j = words(name="source"), words(7, name="target")
+    x, *state = L.LSTM(6, return_sequences=True, return_state=True)(embedded(i))
+    y = L.LSTM(6, return_sequences=True)(embedded(j), initial_state=state)
+    z, last = L.GRU(5, return_state=True)(x)
+    start = L.Dense(5, activation="sigmoid")(L.Concatenate()([z, last]))
+    return ended([i, j], L.GRU(5)(y, initial_state=start))
+
+
 def nested():
     i, j = words(), words()
     encoder = keras.Model(j, L.GRU(6, return_sequences=True)(embedded(j)))
@@ -103,8 +113,8 @@ def two_texts():
 NETWORKS = {
     build.__name__: build
     for build in (
-        *(recurrent, cells, series, nested, each_step, attention, attention_with_dropout, blocks),
-        *(causal, two_texts),
+        *(recurrent, cells, series, states, nested, each_step, attention, attention_with_dropout),
+        *(blocks, causal, two_texts),
     )
 }
 

@@ -112,8 +112,8 @@ def run_calls(
         name = call.operation.name
         if name in weights:
             x, training = values[id(call.inputs[0])], call.training is not False
-            mask = {} if call.mask is None else {"mask": values[id(call.mask)]}
-            result = layers[name].apply(x, weights[name], training=training, **mask)
+            more = layers[name].further(*call.arguments.fill_in(values))
+            result = layers[name].apply(x, weights[name], training=training, **more)
         else:
             _tell_channels(graph, call, values)
             args, kwargs = call.arguments.fill_in(values)
