@@ -27,7 +27,7 @@ from .keras_graph import (
 from .rebuild import carry_over, rebuilt
 
 L = keras.layers
-FORBIDDEN = -1e9  # a score that a softmax turns into zero
+FORBIDDEN = -3e4  # a score that a softmax turns into zero, also in half precision
 Parts = Callable[..., Any]
 
 

@@ -166,6 +166,21 @@ def test_parts_segments_and_the_pruned_network_leave_out_what_the_given_one_does
     assert (padded == 0).any() and np.ptp(small, axis=0).max() > 1e-4
 
 
+def test_half_precision_knows_no_score_of_minus_infinity():
+    """A query that may look at nothing, such as padding, has the mean of all, not NaN."""
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = attention()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    x = examples(model)
+    given = Given.read(model, x)
+    half = given.finished(given.core)
+    assert half.get_layer(model.layers[-1].name).compute_dtype == "float16"
+    found, expected = (np.asarray(one(x), np.float32) for one in (half, model))
+    np.testing.assert_allclose(found, expected, rtol=2e-2, atol=2e-3)
+
+
 # ---------------------------------------------------------------- masks of the outputs
 
 
