@@ -164,6 +164,21 @@ def test_the_jackknife_of_a_metric_is_near_what_other_examples_would_give(name):
         assert np.mean([one[key] for one in errors]) == pytest.approx(spread, rel=0.4)
 
 
+def test_the_blocks_of_the_jackknife_have_as_many_examples_as_they_have():
+    """Ten examples in eight blocks of two and one."""
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, L.Activation("linear")(inputs))
+    model.compile(loss="mse", metrics=["mae"])
+    outputs = RNG.normal(size=(10, 1)).astype(np.float32)
+    metrics = UserMetrics(task_of(Given.read(model), examples=outputs), errors=True)
+    metrics.update(tf.constant(outputs), tf.zeros((10, 1)))
+    values, blocks = np.abs(outputs), np.array_split(np.arange(10), 8)
+    left = np.array([np.delete(values, rows, 0).mean(0) for rows in blocks])
+    sizes = np.array([float(len(rows)) for rows in blocks])
+    (found,) = metrics.errors().values()
+    assert found == pytest.approx(float(jackknife(values.mean(0), left, sizes)[0]), rel=1e-4)
+
+
 def test_the_jackknife_of_a_mean():
     values = RNG.normal(size=(400, 1))
     alone = (values.sum(0) - values) / (len(values) - 1)

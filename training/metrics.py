@@ -72,11 +72,11 @@ class UserMetrics:
         self._batches += 1
         for rows in np.array_split(np.arange(examples), min(count, examples)):
             block = slice(int(rows[0]), int(rows[-1]) + 1)
-            rows = _rows((wanted, given, weights), block)
-            for one, mask in zip(keras.tree.flatten(rows[1]), masks, strict=True):
+            part = _rows((wanted, given, weights), block)
+            for one, mask in zip(keras.tree.flatten(part[1]), masks, strict=True):
                 if mask is not None:
                     set_mask(one, mask[block])
-            self._model.compute_metrics(None, *rows)
+            self._model.compute_metrics(None, *part)
             if self._errors:
                 self._note(len(rows))
 
