@@ -231,12 +231,17 @@ def _take(dense: L.Dense, source: keras.Layer) -> None:
         dense.bias.assign(keras.ops.reshape(source.bias, dense.bias.shape))
 
 
+def _passes_states(layer: L.RNN, call: Call) -> bool:
+    """Whether a recurrent layer is given states, or keeps them or gives them back."""
+    given = call.arguments.kwargs.get("initial_state") is not None or len(call.arguments.args) > 1
+    return given or layer.return_state or layer.stateful
+
+
 def open_bidirectional(layer: L.Bidirectional, call: Call, name: str) -> Parts | None:
     """Both directions as layers of their own, and their merge."""
     merges = {"concat": L.Concatenate, "sum": L.Add, "mul": L.Multiply, "ave": L.Average}
     one = layer.forward_layer
-    plain = call.arguments.kwargs.get("initial_state") is None and len(call.arguments.args) == 1
-    if not plain or layer.merge_mode not in merges or one.return_state or one.stateful:
+    if layer.merge_mode not in merges or _passes_states(one, call):
         return None
     sides = []
     for side in (layer.forward_layer, layer.backward_layer):
@@ -263,8 +268,7 @@ CELLS = {L.SimpleRNNCell: L.SimpleRNN, L.GRUCell: L.GRU, L.LSTMCell: L.LSTM}
 def open_rnn(layer: L.RNN, call: Call, name: str) -> Parts | None:
     """An RNN around Keras's own cells as a recurrent layer for each of them."""
     cells = layer.cell.cells if isinstance(layer.cell, L.StackedRNNCells) else [layer.cell]
-    plain = call.arguments.kwargs.get("initial_state") is None and len(call.arguments.args) == 1
-    if not plain or layer.return_state or layer.stateful or {*map(type, cells)} - CELLS.keys():
+    if {*map(type, cells)} - CELLS.keys() or _passes_states(layer, call):
         return None
     made = []
     for number, cell in enumerate(cells):
