@@ -318,19 +318,13 @@ def depends_on_image(model: keras.Model, rng: np.random.Generator) -> float:
     return float(logits.std(0).max() / np.abs(logits).max())
 
 
-def staying(graph: ChannelGraph, closed: dict[str, str]) -> list[dict[str, Any]]:
+def staying(graph: ChannelGraph) -> list[dict[str, Any]]:
     """What one filter per group leaves, by the reason, the largest share of the parameters first.
-
-    Args:
-        closed: {layer: why it wasn't opened}.
 
     Returns:
         [{"reason", "layers": how many, "parameters": all that these layers have}].
     """
-    reasons = dict(graph.left) | {name: f"{name} {why}" for name, why in closed.items()}
-    reasons = graph.frozen | {
-        name: why for name, why in reasons.items() if name not in graph.frozen or name in closed
-    }
+    reasons = graph.left | graph.frozen
     found: dict[str, list[int]] = {}
     for layer in graph.model.layers:
         if layer.name in reasons and layer.weights:
@@ -356,7 +350,7 @@ def measure(name: str) -> dict[str, Any]:
     try:
         given = read(model)
         begin = time.perf_counter()
-        graph = ChannelGraph(given.core)
+        graph = ChannelGraph(given.core, closed=given.closed)
         seconds = time.perf_counter() - begin
         result = inspection(graph)
     except UserError as error:
@@ -369,7 +363,7 @@ def measure(name: str) -> dict[str, Any]:
         "graph_seconds": round(seconds, 2),
         "outputs": [one.kind for one in given.outputs],
         "closed": {one: why for one, why in given.closed.items()},
-        "staying": staying(graph, given.closed),
+        "staying": staying(graph),
     }
     rng = np.random.default_rng(0)
     enliven(given.core, rng)

@@ -66,6 +66,17 @@ def form_of(array: np.ndarray, output: Output, origin: str, fit: Fit) -> str:
     """
     if output.kind != CLASSES:
         return PLAIN
+    try:
+        form = _form_of_classes(array, output, origin, fit)
+        _check_places(_places(array, form), output, origin, fit)
+    except TargetError:
+        if output.free:
+            return PLAIN
+        raise
+    return form
+
+
+def _form_of_classes(array: np.ndarray, output: Output, origin: str, fit: Fit) -> str:
     rank = len(output.shape) if output.shape else 1
     whole = array.dtype.kind in "iuf" and all(blocks(array, _whole))
     if array.ndim == rank + 1 and array.shape[-1] == 1 and whole and output.classes != 1:
@@ -110,10 +121,18 @@ def checked_targets(
         array = np.concatenate(blocks(array, lambda rows: rows.argmax(-1).astype(np.int32)))
     elif form == COLUMN:
         array = array[..., 0]
-    size = None if output.shape is None else output.shape[:-1]
-    if size is not None and not fits(array.shape[1:], size):
-        raise TargetError(_misshapen(array.shape[1:], size, origin, fit, "gives"))
     return array.astype(np.int32, copy=False)
+
+
+def _places(array: np.ndarray, form: str) -> tuple[int, ...]:
+    """The shape of an example's targets without the axis of classes."""
+    return array.shape[1:] if form == LABELS else array.shape[1:-1]
+
+
+def _check_places(found: tuple[int, ...], output: Output, origin: str, fit: Fit) -> None:
+    wanted = None if output.shape is None else output.shape[:-1]
+    if wanted is not None and not fits(found, wanted):
+        raise TargetError(_misshapen(found, wanted, origin, fit, "gives"))
 
 
 def checked_labels(array: np.ndarray, output: Output, origin: str) -> None:
@@ -190,7 +209,7 @@ def _plain(array: np.ndarray, output: Output, origin: str, fit: Fit) -> np.ndarr
     if shape is not None and not fits(array.shape[1:], shape):
         if shape[-1:] == (1,) and fits(array.shape[1:], shape[:-1]):
             array = array[..., None]  # numbers [n] for a unit that gives [n, 1]
-        else:
+        elif not output.free:
             raise TargetError(_misshapen(array.shape[1:], shape, origin, fit, "gives"))
     if array.dtype.kind not in "biuf":
         raise UserError(f"{origin} has {array.dtype} targets: numbers are expected")

@@ -17,11 +17,13 @@ class Output:
     kind: "classes" (exclusive ones, along the last axis), "sigmoids" or "numbers".
     shape: without the batch, such as (10,) or (64, 64, 3); None: unknown, or of as many classes as
       the labels say.
+    free: its loss takes targets of any shape, as one of the user's own may.
     """
 
     name: str = "output"
     kind: str = CLASSES
     shape: Shape | None = None
+    free: bool = False
 
     @property
     def classes(self) -> int | None:

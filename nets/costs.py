@@ -11,11 +11,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, line_of
 from . import layer_rules as rules
-from .keras_graph import Call, is_op, takes_training
+from .keras_graph import Call, takes_training
+from .products import Product, letters_of
 
 Cost = tuple[int, np.ndarray | None, np.ndarray]
+UnitsOf = Callable[[keras.KerasTensor], np.ndarray]
 ShapeOf = Callable[[keras.KerasTensor], tuple[int, ...]]
 
 
@@ -72,23 +74,26 @@ def recurrent_costs(
     ]
 
 
-def einsum_costs(call: Call, units: np.ndarray, shape_of: ShapeOf) -> list[Cost]:
-    """The cost of an einsum one of whose letters runs over channels.
+def product_costs(
+    product: Product, units_of: UnitsOf, num_units: int, shape_of: ShapeOf
+) -> list[Cost]:
+    """The cost of a product of matrices; one of its letters may run over channels.
 
     Args:
-        units: of these channels, int32 [channels].
+        units_of: KerasTensor -> the units of its channels, int32 [channels].
+        num_units: the unit that is always kept.
+        shape_of: as in `kernel_costs`.
     """
-    return [(_einsum(call, shape_of) // len(units), None, units)]
+    macs = product.macs([_shape(one, shape_of) for one in product.operands])
+    number = product.channels
+    if number is None:
+        return _fixed(macs, num_units)
+    units = units_of(product.operands[number])
+    return [(macs // len(units), None, units)]
 
 
-def channel_operand(subscripts: str) -> int | None:
-    """The first operand whose last letter stands on the last axis wherever it is; None without."""
-    sides, _, output = subscripts.replace(" ", "").partition("->")
-    every = [*sides.split(","), output]
-    for number, letters in enumerate(every[:-1]):
-        if not any(letters[-1:] in other[:-1] for other in every):
-            return number
-    return None
+def _shape(operand, shape_of: ShapeOf) -> tuple[int, ...]:
+    return shape_of(operand) if isinstance(operand, keras.KerasTensor) else tuple(operand.shape)
 
 
 def total(costs: list[Cost], mask: np.ndarray) -> int:
@@ -114,31 +119,18 @@ def fixed_costs(call: Call, num_units: int, shape_of: ShapeOf) -> list[Cost]:
             return _fixed(count(call, shape_of), num_units)
     if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional):
         return _fixed(_recurrent(call, shape_of), num_units)
-    by_name = _COUNTED_OPS.get(type(layer).__name__) if is_op(layer) else None
-    return _fixed((by_name or _profiled)(call, shape_of), num_units)
+    return _fixed(_profiled(call, shape_of), num_units)
 
 
 def _fixed(macs: int, num_units: int) -> list[Cost]:
     return [(macs, None, np.array([num_units]))] if macs else []
 
 
-def einsum_macs(equation: str, shapes: list[tuple[int, ...]]) -> int:
-    """Multiply-accumulates of an einsum: the product of the sizes of all its letters."""
-    sides = equation.replace(" ", "").split("->")[0].split(",")
-    sizes: dict[str, int] = {}
-    for letters, shape in zip(sides, shapes, strict=True):
-        # dots stand for leading axes
-        named = letters.replace("...", "")
-        extra = len(shape) - len(named)
-        every = [*(f"dot{n}" for n in range(extra)), *named]
-        for letter, size in zip(every, shape, strict=True):
-            sizes[letter] = max(sizes.get(letter, 1), size)
-    return math.prod(sizes.values())
-
-
 def _einsum_dense(call: Call, shape_of: ShapeOf) -> int:
     layer = call.operation
-    return einsum_macs(layer.equation, [shape_of(call.inputs[0]), tuple(layer.kernel.shape)])
+    shapes = [shape_of(call.inputs[0]), tuple(layer.kernel.shape)]
+    letters = letters_of(layer.equation, [len(shape) for shape in shapes])
+    return Product(*letters, ()).macs(shapes)
 
 
 def _attention_layer(call: Call, shape_of: ShapeOf) -> int:
@@ -177,32 +169,11 @@ def _steps(call: Call, shape_of: ShapeOf) -> int:
     return math.prod(shape[:2]) * places
 
 
-def _matmul(call: Call, shape_of: ShapeOf) -> int:
-    a, b = _operands(call, shape_of)
-    batch = math.prod(max(x, y) for x, y in zip(a[:-2], b[:-2], strict=False))
-    return batch * math.prod(a[-2:]) * b[-1]
-
-
-def _operands(call: Call, shape_of: ShapeOf) -> list[tuple[int, ...]]:
-    """Shapes of the arguments, tensors of the network or constants."""
-    flat = keras.tree.flatten((call.arguments.args, call.arguments.kwargs))
-    return [
-        shape_of(one) if isinstance(one, keras.KerasTensor) else tuple(one.shape)
-        for one in flat
-        if hasattr(one, "shape")
-    ]
-
-
-def _einsum(call: Call, shape_of: ShapeOf) -> int:
-    return einsum_macs(call.operation.subscripts, _operands(call, shape_of))
-
-
 _COUNTED = {
     keras.layers.EinsumDense: _einsum_dense,
     (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention): _attention_layer,
     (keras.layers.Attention, keras.layers.AdditiveAttention): _dot_attention,
 }
-_COUNTED_OPS = {"Matmul": _matmul, "Einsum": _einsum}
 
 
 def _profiled(call: Call, shape_of: ShapeOf) -> int:
@@ -220,7 +191,7 @@ def _profiled(call: Call, shape_of: ShapeOf) -> int:
     try:
         graph = tf.function(run, autograph=False).get_concrete_function(*specs).graph
     except Exception as error:  # the layer's own code may raise anything
-        line = (str(error).splitlines() or [type(error).__name__])[0]
+        line = line_of(error)
         raise UserError(
             f"{call.operation.name} can't be run on one example to count its FLOPs: {line}"
         ) from None

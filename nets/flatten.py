@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, line_of
 from .keras_graph import (
     Call,
     as_stock,
@@ -40,14 +40,17 @@ from .keras_graph import (
     without_masks,
 )
 from .layer_kinds import KINDS
-from .opened import check_opened, check_trace, line_of
+from .layer_rules import KERNEL_LAYERS
+from .opened import check_opened, check_trace
 from .openers import OPENERS, stock_norm_like
+from .products import over_turned
 from .rebuild import carry_over, config_of, like, replay
 from .tf_calls import as_keras_ops
 from .traced import Closed, Held, Trace, size_of, tensors_in, traced
 
 L = keras.layers
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+ENDING = (*KERNEL_LAYERS, L.Activation, L.EinsumDense)  # their activation is the last thing they do
 DEEPEST = 12  # layers inside layers that are opened
 
 
@@ -143,7 +146,10 @@ class _Pass:
         self, calls: Iterable[Call], values: dict[int, Any], owner: str, context: dict[str, Any]
     ) -> None:
         """Makes the calls on copies; `values` {id of KerasTensor: tensor} grows."""
+        makers: dict[int, Call] = {}
         for call in calls:
+            makers |= dict.fromkeys(map(id, call.outputs), call)
+            call = over_turned(call, makers)
             args, kwargs = call.arguments.fill_in(values)
             operation = call.operation
             if isinstance(operation, keras.Model) and has_graph(operation):
@@ -190,7 +196,15 @@ class _Pass:
                 if isinstance(operation, L.Lambda):
                     raise _unsafe(operation, reason) from None
                 self._given_up[id(operation)] = operation
-        copy = self._copy(operation, owner)
+        try:
+            copy = self._copy(call, owner)
+        except UserError as problem:
+            if reason is None:
+                raise
+            kind = type(operation).__name__
+            raise UserError(
+                f"layer {operation.name} ({kind}) {reason}, so it has to stay whole, and {problem}"
+            ) from None
         if reason is not None:
             self.flat.closed[getattr(copy, "name", operation.name)] = reason
         try:
@@ -241,13 +255,14 @@ class _Pass:
         except (NotImplementedError, TypeError, ValueError):
             return operation  # it holds no state
 
-    def _copy(self, layer: keras.Layer, owner: str) -> keras.Operation:
+    def _copy(self, call: Call, owner: str) -> Any:
         """The layer's copy: one for all its calls, but one per call where it has no weights."""
+        layer = call.operation
         if id(layer) in self._copies and layer.weights:
             return self._copies[id(layer)]
         name = self._name(layer.name, owner)
         activation = getattr(layer, "activation", None)
-        apart = isinstance(activation, keras.Layer) or (is_stock(layer) and _is_foreign(activation))
+        apart = type(layer) in ENDING and _comes_apart(activation, call.outputs[0])
         config = _config_of(layer)
         policy = config.get("dtype")
         changes: dict[str, Any] = {"name": name}
@@ -448,11 +463,23 @@ def _keeps_the_batch(operation: keras.Operation, tensor: keras.KerasTensor) -> b
     return len(sizes) == len(after) - 1 and math.prod(sizes) == math.prod(before)
 
 
-def _is_foreign(activation: Any) -> bool:
-    """Whether an activation is a function that Keras doesn't read back from a file by its name: one
-    of TensorFlow's, or a lambda."""
+def _comes_apart(activation: Any, output: keras.KerasTensor) -> bool:
+    """Whether an activation becomes calls of its own: a layer, or code that isn't Keras's and that
+    can be run on symbolic tensors."""
+    if isinstance(activation, keras.Layer):
+        return True
     name, module = (getattr(activation, key, "") or "" for key in ("__name__", "__module__"))
-    return name == "<lambda>" or module.partition(".")[0] == "tensorflow"
+    package = module.partition(".")[0]
+    if activation is None or package == "keras":
+        return False
+    if name == "<lambda>" or package == "tensorflow":
+        return True  # no file brings it back
+    try:
+        with as_keras_ops():
+            made = activation(keras.KerasTensor(output.shape, output.dtype))
+    except Exception:  # the user's own code may raise anything
+        return False
+    return isinstance(made, keras.KerasTensor) and made.shape == output.shape
 
 
 def may_open(layer: keras.Layer) -> bool:

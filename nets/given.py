@@ -21,17 +21,19 @@ import numpy as np
 import tensorflow as tf
 
 from ..options.kinds import NUMBERS
-from ..utils.errors import UserError
+from ..utils.errors import UserError, line_of
 from ..utils.trees import parts_of, tree_of
 from .flatten import Flat, flatten
 from .keras_graph import (
     Call,
+    built_on,
     calls_of,
     calls_to,
     compiled_with,
     ends,
     has_graph,
     inference_only,
+    is_registered,
     layers_in,
     mask_of,
     packed,
@@ -120,6 +122,10 @@ class Given:
         Args:
             examples: as of `read`.
         """
+        if not has_graph(self.model):
+            sizes = zip(self.core.inputs, parts_of(examples), strict=True)
+            if any(tuple(a.shape[1:]) != tuple(b.shape[1:]) for a, b in sizes):
+                return Given.read(self.model, examples, loss=self._loss)
         certain = all(one.certain for one in self.outputs)
         if certain and not has_open_inputs(self.core):
             return self
@@ -138,6 +144,12 @@ class Given:
         inputs, outputs = ends(self._flat.model)
         names = [one.name for one in keras.tree.flatten(inputs)]
         return _keys(inputs) or names, _keys(outputs) or [one.name for one in self.outputs]
+
+    @property
+    def losses(self) -> list[Any]:
+        """What it was read with, or compiled with, for each output; None where there is no loss."""
+        wanted = compiled_with(self.model).loss if self._loss is None else self._loss
+        return self.by_output(wanted, "loss")
 
     def by_output(self, spec: Any, what: str) -> list[Any]:
         """A setting that Keras takes for each output, such as the loss, as one value per output.
@@ -242,10 +254,12 @@ class Given:
         return self.model if has_graph(self.model) else self.finished(self.core)
 
     def to_write(self) -> keras.Model:
-        """What goes into a file for the given network: itself, or the same without Lambda layers,
-        whose code Keras doesn't read back from a file."""
-        unsafe = any(isinstance(layer, L.Lambda) for layer in layers_in(self.model))
-        return self.finished(self.core) if unsafe else self.model
+        """What goes into a file for the given network: itself, or the same in its parts where Keras
+        wouldn't read it back: Lambda layers, whose code no file may run, and classes that aren't
+        registered."""
+        kinds = {type(layer) for layer in layers_in(self.model)}
+        whole = all(kind is not L.Lambda and is_registered(kind) for kind in kinds)
+        return self.model if whole else self.finished(self.core)
 
     def as_core(self) -> AsCore:
         """The network as given, run as it is, its outputs as its core's."""
@@ -375,26 +389,35 @@ def called_on(model: keras.Model, examples: Any) -> keras.Model:
     """The model, or a functional one around a subclassed one.
 
     Args:
-        examples: as of `Given.read`; None: it isn't known what the model takes.
+        examples: as of `Given.read`; None: such as it was built on.
 
     Raises:
         UserError: a subclassed one, and nobody knows what it takes, or it doesn't take that.
     """
     if has_graph(model):
         return model
-    if examples is None:
+    built = built_on(model)
+    if examples is None and built is None:
         raise UserError(
             f"{model.name} is no functional Keras model: its graph can't be read without the shape "
             "of what it takes (input_shape), or rewrite it with keras.Input and "
             "keras.Model(inputs, outputs)"
         )
-    inputs = keras.tree.map_structure(
-        lambda one: keras.Input(one.shape[1:], dtype="float32"), examples
+    like_built = built is not None and (
+        examples is None or len(keras.tree.flatten(built)) == len(parts_of(examples))
     )
+    structure = built if like_built else examples
+    leaves = keras.tree.flatten(built) if examples is None else parts_of(examples)
+    names = _keys(structure) or [None] * len(leaves)
+    fresh = [
+        keras.Input(tuple(one.shape[1:]), dtype="float32", name=name)
+        for one, name in zip(leaves, names, strict=True)
+    ]
+    inputs = keras.tree.pack_sequence_as(structure, fresh)
     try:
         return keras.Model(inputs, model(inputs), name=model.name)
     except Exception as error:  # the user's own code may raise anything
-        line = (str(error).splitlines() or [type(error).__name__])[0]
+        line = line_of(error)
         shapes = keras.tree.map_structure(lambda one: one.shape, inputs)
         raise UserError(f"{model.name} can't be called on {shapes}: {line}") from None
 

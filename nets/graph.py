@@ -6,7 +6,7 @@ the rules of `nets.layer_kinds` and `nets.op_rules`.
 
 import collections
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -15,7 +15,8 @@ import tensorflow as tf
 from ..utils.errors import UserError
 from . import channels, costs, layer_kinds, layer_rules, op_rules, tcl
 from .gates import Group
-from .keras_graph import Call, calls_of, inference_only, is_op, regroups
+from .keras_graph import Call, calls_of, has_graph, inference_only, is_op, regroups
+from .products import product_of
 from .rebuild import carry_equal_shapes, changed, rebuilt
 
 L = keras.layers
@@ -37,6 +38,7 @@ class ChannelGraph:
 
     Args:
         model: as above.
+        closed: {layer name: why it wasn't opened} of layers that stay whole (`nets.flatten`).
         scale_all: all masked kernels keep their norm, also those that no batch norm follows (for
             `experiments.claims`, which measures what that costs).
 
@@ -44,10 +46,16 @@ class ChannelGraph:
         UserError: the model isn't functional, or takes images of open size.
     """
 
-    def __init__(self, model: keras.Model, *, scale_all: bool = False):
-        self.model = model
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        closed: Mapping[str, str] | None = None,
+        scale_all: bool = False,
+    ):
+        self.model, self._closed = model, closed or {}
         self.calls = calls_of(model)
-        if any(isinstance(call.operation, keras.Model) for call in self.calls):
+        if any(has_graph(call.operation) for call in self.calls):
             raise ValueError(f"{model.name} contains models: flatten it first")
         self.frozen: dict[str, str] = {}
         self._ids = channels.Ids()
@@ -80,7 +88,7 @@ class ChannelGraph:
         try:
             outputs = self._output_ids(call, inputs)
         except channels.NoRule as problem:
-            why = f"{type(layer).__name__} {layer.name} {problem}"
+            why = f"{type(layer).__name__} {layer.name} {self._closed.get(layer.name, problem)}"
             for one in inputs:
                 ids.freeze(one, why)
             for tensor in call.outputs:
@@ -118,9 +126,9 @@ class ChannelGraph:
             call.values,
             call.inputs,
         )
-        if not all(len(one) for one in inputs):
-            raise channels.NoRule("reads channels of an open number")
         rules = op_rules if is_op(call.operation) else layer_kinds
+        if not all(map(len, inputs)) and not rules.takes_plain_numbers(call.operation):
+            raise channels.NoRule("reads channels of an open number")
         output = rules.follow(self._ids, site)
         outputs = output if isinstance(output, list) else [output]
         widths = [_width(tensor) for tensor in call.outputs]
@@ -196,13 +204,9 @@ class ChannelGraph:
 
     def costs_of(self, call: Call) -> list[costs.Cost]:
         """The costs of one of the network's calls."""
-        layer = call.operation
-        if is_op(layer) and type(layer).__name__ == "Einsum":
-            number = costs.channel_operand(layer.subscripts)
-            if number is not None:
-                units = self.tensor_units(call.inputs[number])
-                return costs.einsum_costs(call, units, self.shape_of)
-        units = self.units.get(layer.name)
+        if (product := product_of(call.operation, call.values)) is not None:
+            return costs.product_costs(product, self.tensor_units, self.num_units, self.shape_of)
+        units = self.units.get(call.operation.name)
         return layer_kinds.call_costs(call, units, self.num_units, self.shape_of)
 
     def open_mask(self) -> np.ndarray:

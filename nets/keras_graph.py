@@ -276,15 +276,30 @@ def ends(model: keras.Model) -> tuple[Any, Any]:
     return outer.input, outer.output
 
 
+def built_on(model: keras.Model) -> Any:
+    """What a model without a graph was built on: KerasTensors [n, ...] in the structure of its
+    inputs; None where that isn't known."""
+    shapes = (model.get_build_config() or {}).get("input_shape")
+    if shapes is None:
+        return None
+    return keras.tree.map_shape_structure(
+        lambda shape: keras.KerasTensor((None, *shape[1:]), "float32"), shapes
+    )
+
+
 def packed(model: keras.Model, inputs: Any) -> Any:
-    """Input tensors, one or a tuple of them, in the structure and types that a model takes; as they
-    are for a model without a graph."""
-    if not has_graph(model):
-        return inputs
-    structure = ends(model)[0]
-    pairs = zip(keras.tree.flatten(structure), keras.tree.flatten(inputs), strict=True)
-    cast = [keras.ops.cast(one, wanted.dtype) for wanted, one in pairs]
-    return keras.tree.pack_sequence_as(structure, cast)
+    """Input tensors, one or a tuple of them, in the structure that a model takes, and in its types
+    where it has a graph."""
+    parts = keras.tree.flatten(inputs)
+    if has_graph(model):
+        structure = ends(model)[0]
+        wanted = zip(parts, keras.tree.flatten(structure), strict=True)
+        parts = [keras.ops.cast(one, like.dtype) for one, like in wanted]
+    else:
+        structure = built_on(model)
+        if structure is None or len(keras.tree.flatten(structure)) != len(parts):
+            return inputs
+    return keras.tree.pack_sequence_as(structure, parts)
 
 
 @dataclass(frozen=True)
@@ -325,6 +340,13 @@ def is_op(operation: keras.Operation) -> bool:
 def is_stock(layer: keras.Layer) -> bool:
     """Whether the layer's class is one of Keras's own."""
     return type(layer).__module__.startswith("keras.src.")
+
+
+def is_registered(kind: type[keras.Layer]) -> bool:
+    """Whether Keras finds a class of layers again that a file names: its own ones, and those that
+    are registered."""
+    known = keras.saving.get_registered_object(keras.saving.get_registered_name(kind))
+    return kind.__module__.startswith("keras.src.") or known is kind
 
 
 def regroups(call: Call) -> bool:

@@ -142,6 +142,11 @@ def call_costs(
     return costs.fixed_costs(call, num_units, shape_of)
 
 
+def takes_plain_numbers(layer: keras.Layer) -> bool:
+    """Whether an input may be a number for each example, without channels."""
+    return isinstance(layer, L.Embedding)
+
+
 def follow(ids: Ids, site: Site) -> np.ndarray:
     """Channel ids of a layer call's output.
 
@@ -212,6 +217,7 @@ _register(layer_rules.layer_norm_rule, L.LayerNormalization)
 _register(layer_rules.rms_norm_rule, L.RMSNormalization)
 _register(layer_rules.group_norm_rule, L.GroupNormalization)
 _register(layer_rules.concatenate_rule, L.Concatenate)
+_register(layer_rules.product_rule, L.Dot)
 _register(layer_rules.permute_rule, L.Permute)
 _register(layer_rules.off_channels_rule, L.Softmax, L.UnitNormalization)
 _register(layer_rules.same_rule, L.Resizing, L.CenterCrop)

@@ -14,6 +14,7 @@ import tensorflow as tf
 from ..utils.devices import full_float32
 from .channels import Ids, NoRule, Site
 from .keras_graph import CustomScaleLayer, LayerScale, StochasticDepth, takes_training
+from .products import product_of
 
 L = keras.layers
 Rule = Callable[[Ids, Site], np.ndarray]
@@ -179,6 +180,29 @@ def merge_rule(ids: Ids, site: Site) -> np.ndarray:
             # One channel broadcast over all: it belongs to none of them.
             ids.freeze(other, f"broadcast over channels by {site.layer.name}")
     return widest
+
+
+def product_rule(ids: Ids, site: Site) -> np.ndarray:
+    """A letter on the last axis of every operand that has it is a channel: tied, or summed over."""
+    product = product_of(site.layer, site.arguments)
+    if product is None or len(product.output) != len(site.out_shape):
+        raise NoRule("has a form that isn't known")
+    units, channel = iter(site.inputs), dict[str, np.ndarray]()
+    for number, (letters, operand) in enumerate(zip(product.sides, product.operands, strict=True)):
+        if not isinstance(operand, keras.KerasTensor):
+            continue
+        mine = next(units)
+        if not product.runs_over_channels(number):
+            ids.freeze(mine, f"{site.layer.name} uses them along another axis")
+        elif letters[-1] in channel:
+            ids.tie(channel[letters[-1]], mine)
+        else:
+            channel[letters[-1]] = mine
+    if product.output[-1:] in channel:
+        return channel[product.output[-1]]
+    fresh = ids.fresh(site.out_shape[-1] or 0, site.layer.name)
+    ids.freeze(fresh, f"{site.layer.name} makes them of positions")
+    return fresh
 
 
 def concatenate_rule(ids: Ids, site: Site) -> np.ndarray:

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 
 from .channels import Ids, NoRule, Site
-from .layer_rules import concatenate_rule, merge_rule, same_rule
+from .layer_rules import concatenate_rule, merge_rule, product_rule, same_rule
+from .products import OPERATIONS
 
 # Operations on every number by itself.
 POINTWISE = frozenset(
@@ -50,6 +51,12 @@ def _squeeze_rule(ids: Ids, site: Site) -> np.ndarray:
     return site.inputs[0]
 
 
+def _patches_rule(ids: Ids, site: Site) -> np.ndarray:
+    """A patch has its places side by side, each with all channels."""
+    _check_format(site)
+    return np.tile(site.inputs[0], site.out_shape[-1] // len(site.inputs[0]))
+
+
 def _transpose_rule(ids: Ids, site: Site) -> np.ndarray:
     rank, axes = len(site.in_shapes[0]), site.layer.axes
     if axes is None or axes[-1] % rank != rank - 1:
@@ -91,10 +98,14 @@ def _reshape_rule(ids: Ids, site: Site) -> np.ndarray:
 
 
 def _pooling_rule(ids: Ids, site: Site) -> np.ndarray:
+    _check_format(site)
+    return site.inputs[0]
+
+
+def _check_format(site: Site) -> None:
     data_format = site.layer.data_format or keras.config.image_data_format()
     if data_format != "channels_last":
         raise NoRule("works on channels_first")
-    return site.inputs[0]
 
 
 def _item_rule(ids: Ids, site: Site) -> np.ndarray:
@@ -143,29 +154,6 @@ def _stack_rule(ids: Ids, site: Site) -> np.ndarray:
     return site.inputs[0]
 
 
-def _einsum_rule(ids: Ids, site: Site) -> np.ndarray:
-    """A letter on the last axis of every operand that has it is a channel: tied, or summed over."""
-    sides, _, output = site.layer.subscripts.replace(" ", "").partition("->")
-    sides = sides.split(",")
-    if "." in site.layer.subscripts or len(sides) != len(site.inputs) or not output:
-        raise NoRule("has a form that isn't known")
-    channel: dict[str, np.ndarray] = {}
-    for letters, units in zip(sides, site.inputs, strict=True):
-        last = letters[-1]
-        elsewhere = any(last in one[:-1] for one in (*sides, output))
-        if elsewhere:
-            ids.freeze(units, f"{site.layer.name} uses them along another axis")
-        elif last in channel:
-            ids.tie(channel[last], units)
-        else:
-            channel[last] = units
-    if output[-1] in channel:
-        return channel[output[-1]]
-    fresh = ids.fresh(site.out_shape[-1] or 0, site.layer.name)
-    ids.freeze(fresh, f"{site.layer.name} makes them of positions")
-    return fresh
-
-
 def _turn_rule(ids: Ids, site: Site) -> np.ndarray:
     if _along_channels(site.layer.axis, len(site.in_shapes[0])):
         raise NoRule("turns the channels round")
@@ -178,8 +166,9 @@ RULES = {
     **dict.fromkeys(REDUCTIONS, _reduction_rule),
     **dict.fromkeys(POOLING, _pooling_rule),
     "Concatenate": concatenate_rule,
-    "Einsum": _einsum_rule,
+    **dict.fromkeys(OPERATIONS, product_rule),
     "GetItem": _item_rule,
+    "ExtractPatches": _patches_rule,
     "Flip": _turn_rule,
     "Resize": same_rule,
     "Split": _split_rule,
@@ -197,7 +186,12 @@ RULES = {
 
 
 # Operations that multiply nothing with anything but a number per place.
-FREE = frozenset({*RULES, *CONDITIONS, "Cumsum", "OnesLike", "Tile", "ZerosLike"} - {"Einsum"})
+FREE = frozenset({*RULES, *CONDITIONS, "Cumsum", "OnesLike", "Tile", "ZerosLike"} - OPERATIONS)
+
+
+def takes_plain_numbers(operation: keras.Operation) -> bool:
+    """Whether an input may be a number without channels, for all or for each example."""
+    return type(operation).__name__ in POINTWISE | MERGES
 
 
 def follow(ids: Ids, site: Site) -> np.ndarray | list[np.ndarray]:
@@ -211,6 +205,6 @@ def follow(ids: Ids, site: Site) -> np.ndarray | list[np.ndarray]:
         raise NoRule("has no rule")
     for constant in site.constants:
         shape = tuple(np.shape(constant))
-        if shape and shape[-1] > 1:
+        if shape and shape[-1] > 1 and name not in OPERATIONS:
             raise NoRule("has a constant per channel")
     return RULES[name](ids, site)

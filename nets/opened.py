@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from ..utils.devices import full_float32
+from ..utils.errors import line_of
 from .keras_graph import tell_query_mask, values_of
 from .traced import Closed, Trace, examples, run, tensors_in
 
@@ -45,12 +46,29 @@ def _compare_runs(layer, trace: Trace, args: tuple, kwargs: dict, values: dict[i
     real_args, real_kwargs = keras.tree.map_structure(
         lambda one: real.get(id(one), one), (args, kwargs)
     )
-    expected = keras.tree.flatten(layer(*real_args, **real_kwargs))
+    expected = keras.tree.flatten(_at_inference(lambda: layer(*real_args, **real_kwargs)))
     try:
-        found = run(trace, values)
+        found = _at_inference(lambda: run(trace, values))
     except Exception as error:  # what was found out symbolically may not run
         raise Closed(f"asks for sizes that are known only later: {line_of(error)}") from None
     _compare(layer, expected, found)
+
+
+class _Network(keras.Layer):
+    """Calls a function as a network calls its layers."""
+
+    def __init__(self, function: Callable[[], Any]):
+        super().__init__()
+        self._function = function
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return self._function()
+
+
+def _at_inference(function: Callable[[], Any]) -> Any:
+    """What a function gives outside of training: layers that are called without `training`, such as
+    augmentation, ask the network that they are in."""
+    return _Network(function)(np.zeros(1, np.float32), training=False)
 
 
 def _compare(layer: keras.Layer, expected: list, found: list) -> None:
@@ -91,9 +109,9 @@ def check_opened(layer: keras.Layer, parts: Callable, args: tuple, kwargs: dict)
     values = [_example(one, rng) for one in tensors]
     real_args, real_kwargs = filled(values)
     tell_query_mask(real_args, real_kwargs)
-    expected = keras.tree.flatten(layer(*real_args, **real_kwargs))
+    expected = keras.tree.flatten(_at_inference(lambda: layer(*real_args, **real_kwargs)))
     try:
-        found = keras.tree.flatten(opened(values))
+        found = keras.tree.flatten(opened(values, training=False))
     except Exception as error:  # what was found out symbolically may not run
         raise Closed(f"asks for sizes that are known only later: {line_of(error)}") from None
     _compare(layer, expected, found)
@@ -106,9 +124,3 @@ def _example(tensor: keras.KerasTensor, rng: np.random.Generator) -> Any:
     if keras.backend.is_float_dtype(tensor.dtype):
         return keras.ops.cast(rng.normal(size=shape), tensor.dtype)
     return keras.ops.cast(rng.integers(0, 2, shape), tensor.dtype)
-
-
-def line_of(error: Exception) -> str:
-    """The first line of what an error says, or its name."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -40,13 +40,21 @@ def open_attention(layer: L.MultiHeadAttention, call: Call, name: str) -> Parts 
     if call.arguments.kwargs.get("return_attention_scores"):
         return None
     config = layer.get_config()
-    plain = len(call.inputs[0].shape) == 3 and config["attention_axes"] in ((1,), [1], None)
-    if not plain or config.get("sliding_window") or config.get("use_gate"):
+    ranks, axes = {len(one.shape) for one in call.inputs[:2]}, config["attention_axes"]
+    plain = ranks == {3} and axes in ((1,), [1], None)
+    grid = ranks == {4} and axes in ((1, 2), [1, 2], None)
+    if grid:
+        masks = (value for key, value in call.arguments.kwargs.items() if "mask" in key)
+        masked = any(one is not None and one is not False for one in masks)
+        grid = not masked and None not in call.inputs[0].shape[1:-1]
+    if not (plain or grid) or config.get("sliding_window") or config.get("use_gate"):
         return None
     return _Attention(layer, config, name)
 
 
 class _Attention:
+    """Attention between all places, along one axis or on a grid of two."""
+
     def __init__(self, layer: L.MultiHeadAttention, config: dict[str, Any], name: str):
         self._config = config
         heads, bias = config["num_heads"], config["use_bias"]
@@ -76,7 +84,9 @@ class _Attention:
         output = self._output(self._joined(mixed))
         if not self._filled:
             self._fill()
-        return output
+        if len(query.shape) == 3:
+            return output
+        return keras.ops.reshape(output, (-1, *query.shape[1:-1], output.shape[-1]))
 
     def _weights(self, scores: Any, **masks: Any) -> Any:
         """Softmax of the scores [n, heads, query, key] where no mask forbids it."""

@@ -37,6 +37,7 @@ SIGMOID_LOSSES = (
     *("binary_crossentropy", "BinaryCrossentropy"),
     *("binary_focal_crossentropy", "BinaryFocalCrossentropy"),
 )
+UNEQUAL = ("ctc", "circle")  # losses of Keras's whose targets have a shape of their own
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,26 @@ def loss_name(loss: Any) -> str | None:
     return getattr(loss, "__name__", type(loss).__name__)
 
 
+def is_own(loss: Any) -> bool:
+    """Whether a loss, which is there, is none of Keras's."""
+    return not any(loss is one or type(loss) is one for one in vars(keras.losses).values())
+
+
+def takes_any_targets(loss: Any) -> bool:
+    """Whether a loss may take targets of another shape than the output's; not where it isn't
+    known.
+
+    Args:
+        loss: as Keras takes it; None: there is none.
+    """
+    try:
+        found = keras.losses.get(loss)
+    except (ValueError, TypeError):  # `training.heads` says what is wrong with it
+        return False
+    name = (loss_name(loss) or "").lower()
+    return callable(found) and (is_own(found) or name in UNEQUAL)
+
+
 def read_outputs(
     model: keras.Model,
     names: Sequence[str],
@@ -91,7 +112,8 @@ def read_outputs(
 
     Args:
         names: of the outputs.
-        losses: one for each output, None where it isn't known.
+        losses: one for each output; None where it isn't known or, beside others that are, for an
+            output without one.
         examples: inputs float32 [n, ...], a tuple of them where there are several: where neither
             graph nor loss say it, the outputs' values on them do.
     """
@@ -106,7 +128,7 @@ def read_outputs(
             found.append(Output(name, kinds[activation], True, own))
             continue
         kind = kind_of_loss(loss, model.outputs[number].shape)
-        if activation and loss is None:
+        if loss is None and (activation or any(one is not None for one in losses)):
             kind = NUMBERS
         if kind == NUMBERS or getattr(loss, "from_logits", False) or _is_plain(model, number):
             found.append(Output(name, kind))

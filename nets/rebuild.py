@@ -16,8 +16,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..utils.errors import UserError
-from .keras_graph import Call, calls_of, ends, is_op, layers_in
+from ..utils.errors import UserError, line_of
+from .keras_graph import Call, calls_of, ends, has_graph, is_op, layers_in
 
 L = keras.layers
 Make = Callable[[keras.Operation], keras.Operation]
@@ -57,7 +57,7 @@ def carry_over(old: keras.Layer, new: keras.Layer, *, seeds: bool = True) -> Non
     Args:
         seeds: the states of random numbers, too.
     """
-    for source, target in zip(layers_in(old), layers_in(new), strict=True):
+    for source, target in zip(*map(_but_inputs, (old, new)), strict=True):
         target.trainable = source.trainable
         store: dict[str, Any] = {}
         source.save_own_variables(store)
@@ -78,6 +78,11 @@ def carry_over(old: keras.Layer, new: keras.Layer, *, seeds: bool = True) -> Non
         for a, b in zip(states, [v for v in target.variables if id(v) not in into], strict=False):
             if a.shape == b.shape:
                 b.assign(a)
+
+
+def _but_inputs(layer: keras.Layer) -> list[keras.Layer]:
+    """The layers in it without those of a Sequential's input, which it has once it was called."""
+    return [one for one in layers_in(layer) if not isinstance(one, L.InputLayer)]
 
 
 def replay(
@@ -172,7 +177,7 @@ def at_shapes(model: keras.Model, shapes: Shapes) -> keras.Model:
     try:
         return rebuilt(model, shapes=shapes)
     except Exception as error:  # layers may say no in any way
-        line = (str(error).splitlines() or [type(error).__name__])[0]
+        line = line_of(error)
         sizes = " and ".join(str(tuple(one)) for one in shapes)
         raise UserError(f"{model.name} can't take inputs of shape {sizes}: {line}") from None
 
@@ -224,7 +229,7 @@ def to_policy(model: keras.Model, policy: str) -> keras.Model:
         ValueError: nested models.
     """
     calls = calls_of(model)
-    if any(isinstance(call.operation, keras.Model) for call in calls):
+    if any(has_graph(call.operation) for call in calls):
         raise ValueError("a model that contains models cannot change its dtype policy")
     makers = {id(tensor): call for call in calls for tensor in call.outputs}
     # What has no weights only passes on or joins: the layers before it compute float32 as well.

@@ -9,8 +9,7 @@ multiple turns up in the size of a reshape, the batch is meant. A layer inside a
 on tensors of the outer trace, whose batch may be such a multiple.
 Variables that the layer holds itself, and constants that a layer inside it is called on, are inputs
 of the trace (`Held`). What a subclass of one of Keras's layers leaves to `super().call` is a call
-of that layer. Attention's products of matrices become einsums, whose letters say where the
-channels are.
+of that layer.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 import numpy as np
 
+from ..utils.errors import line_of
 from .keras_graph import (
     Call,
-    Einsum,
     calls_of,
     calls_to,
     ends,
@@ -55,11 +54,13 @@ class Held:
     Attributes:
         value: a variable, or a constant array.
         layer: that has it.
+        repeated: the layer repeats it for every example.
         per_example: the leading axis, of size 1, stands for the batch and gets its size.
     """
 
     value: Any
     layer: keras.Layer
+    repeated: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,7 +69,7 @@ class Held:
 
     @property
     def per_example(self) -> bool:
-        return len(self.shape) > 1 and self.shape[0] == 1
+        return self.repeated or (len(self.shape) > 2 and self.shape[0] == 1)
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ def traced(
         if problem := _unseen(layer, trace):
             raise Closed(problem)
     if takes_training(layer) and kwargs.get("training") is None:
-        _check_training(layer, args, kwargs, part, trace)
-    return Trace(*_rewritten(trace))
+        trace = _with_training(layer, args, kwargs, part, trace)
+    return Trace(*_rewritten(trace, layer))
 
 
 class _Failed(Exception):
@@ -164,7 +165,7 @@ def _run(
         with as_keras_ops():
             outputs = shell.call(*args, **kwargs)
     except Exception as error:  # the layer's own code may raise anything
-        raise _Failed(_line(error)) from None
+        raise _Failed(line_of(error)) from None
     calls = calls_to(keras.tree.flatten(outputs))
     forget(calls)
     return Trace(calls, list(inputs.values()), outputs, held.found)
@@ -300,25 +301,64 @@ def _layers_of(operation: keras.Operation) -> list[keras.Layer]:
     return layers_in(operation) if isinstance(operation, keras.Layer) else []
 
 
-def _check_training(
+def _with_training(
     layer: keras.Layer, args: tuple, kwargs: dict, part: keras.Layer | None, trace: Trace
-) -> None:
-    """Refuses layers that branch on `training` themselves."""
+) -> Trace:
+    """The trace, with what the layer calls in training alone, such as dropout.
 
-    def steps(one: Trace) -> list:
-        # A layer without weights may be made anew in every call.
-        every = (call.operation for call in one.calls)
-        return [id(op) if getattr(op, "weights", ()) else type(op) for op in every]
-
+    Raises:
+        Closed: it branches on `training` in another way.
+    """
     direct = any(id(held.value) not in _own(layer) for held in trace.held.values())
     for how in (direct, not direct):
         try:
             training = _run(layer, args, kwargs | {"training": True}, part, direct=how)
         except _Failed:
             continue
-        if steps(training) == steps(trace):
-            return
+        if (joined := _joined(trace, training)) is not None:
+            return joined
     raise Closed("does something else in training")
+
+
+def _joined(trace: Trace, training: Trace) -> Trace | None:
+    """A trace for both, from one of training; None where they have other steps, but for some that
+    change nothing outside of training."""
+
+    def step(call: Call) -> Any:
+        # A layer without weights may be made anew in every call.
+        operation = call.operation
+        return id(operation) if getattr(operation, "weights", ()) else type(operation)
+
+    if [step(call) for call in trace.calls] == [step(call) for call in training.calls]:
+        return trace
+    left, calls = list(trace.calls), []
+    for call in training.calls:
+        known = left.pop(0) if left and step(left[0]) == step(call) else None
+        if known is None and not _only_in_training(call):
+            return None
+        kwargs = {key: one for key, one in call.arguments.kwargs.items() if key != "training"}
+        if known is not None and "training" in known.arguments.kwargs:
+            kwargs["training"] = known.arguments.kwargs["training"]
+        arguments = Arguments(call.arguments.args, kwargs)
+        calls.append(Call(call.operation, arguments, call.inputs, call.outputs))
+    return None if left else Trace(calls, training.inputs, training.outputs, training.held)
+
+
+def _only_in_training(call: Call) -> bool:
+    """Whether a call gives what it is given outside of training, as dropout and augmentation do."""
+    operation, tensors = call.operation, (*call.inputs, *call.outputs)
+    if not takes_training(operation) or len(tensors) != 2:
+        return False
+    given, made = tensors
+    if tuple(given.shape) != tuple(made.shape) or None in given.shape:
+        return False
+    example = np.random.default_rng(0).normal(size=(2, *given.shape[1:]))
+    example = keras.ops.cast(example, given.dtype)
+    try:
+        found = operation(example, training=False)
+    except Exception:  # the layer's own code may raise anything
+        return False
+    return bool(np.array_equal(*map(keras.ops.convert_to_numpy, (example, found))))
 
 
 def _own(layer: keras.Layer) -> set[int]:
@@ -328,23 +368,22 @@ def _own(layer: keras.Layer) -> set[int]:
 # ---------------------------------------------------------------- written anew
 
 
-def _rewritten(trace: Trace) -> tuple[list[Call], list, Any, dict[int, Held]]:
-    """The calls without the number BATCH, and with einsums in place of products of matrices."""
-    makers = {id(tensor): call for call in trace.calls for tensor in call.outputs}
+def _rewritten(trace: Trace, layer: keras.Layer) -> tuple[list[Call], list, Any, dict[int, Held]]:
+    """A layer's trace without the number BATCH."""
     replaced: dict[int, Any] = {}
-    calls = []
+    held, calls = dict(trace.held), []
     for call in trace.calls:
         kind = type(call.operation).__name__ if is_op(call.operation) else ""
-        if kind in ("Tile", "BroadcastTo") and _only_repeats_examples(call):
-            replaced[id(call.outputs[0])] = call.inputs[0]
-            continue
-        if kind == "Reshape":
-            call = _reshape_of_any_batch(call)
-        elif kind == "Matmul":
-            call = _einsum_of(call, makers)
-        calls.append(call)
+        if kind in ("Tile", "BroadcastTo", "Repeat") and _only_repeats_examples(call):
+            source, (made,) = call.inputs[0], call.outputs
+            if id(source) in held and len(source.shape) == len(made.shape):
+                held[id(source)] = replace(held[id(source)], repeated=True)
+                replaced[id(made)] = source
+                continue
+            call, zeros, held[id(zeros)] = _repeated(call, layer)
+        calls.append(_reshape_of_any_batch(call))
     if not replaced:
-        return calls, trace.inputs, trace.outputs, trace.held
+        return calls, trace.inputs, trace.outputs, held
 
     def final(one: Any) -> Any:
         while id(one) in replaced:
@@ -352,7 +391,7 @@ def _rewritten(trace: Trace) -> tuple[list[Call], list, Any, dict[int, Held]]:
         return one
 
     calls = [_with_inputs(call, final) for call in calls]
-    return calls, trace.inputs, keras.tree.map_structure(final, trace.outputs), trace.held
+    return calls, trace.inputs, keras.tree.map_structure(final, trace.outputs), held
 
 
 def _with_inputs(call: Call, final: Callable[[Any], Any]) -> Call:
@@ -364,12 +403,32 @@ def _with_inputs(call: Call, final: Callable[[Any], Any]) -> Call:
 
 
 def _only_repeats_examples(call: Call) -> bool:
-    """Whether a Tile or BroadcastTo gives every example the same, and does nothing else."""
+    """Whether a Tile, BroadcastTo or Repeat gives every example the same, and does nothing else."""
     before, after = tuple(call.inputs[0].shape), tuple(call.outputs[0].shape)
-    return before[:1] == (1,) and after == (BATCH, *before[1:])
+    return after[:1] == (BATCH,) and before in (after[1:], (1, *after[1:]))
+
+
+def _repeated(call: Call, layer: keras.Layer) -> tuple[Call, keras.KerasTensor, Held]:
+    """What repeats its input for every example, as a sum of a zero of each with it.
+
+    In this order, since Keras takes a second operand (3, 1, 1) for a bias of (1, 3, 8).
+
+    Returns:
+        (call, its first argument, what that stands for).
+    """
+    source, (made,) = call.inputs[0], call.outputs
+    ones = [1] * (len(made.shape) - 1)
+    zeros = keras.Input(batch_shape=(BATCH, *ones), dtype=source.dtype)
+    held = Held(np.zeros((1, *ones), source.dtype), layer, repeated=True)
+    (added,) = calls_to([keras.ops.add(zeros, keras.Input(batch_shape=source.shape))])
+    inputs = zeros, source
+    return Call(added.operation, Arguments(inputs), inputs, (made,)), zeros, held
 
 
 def _reshape_of_any_batch(call: Call) -> Call:
+    """A call of an operation Reshape without the number BATCH; any other as it is."""
+    if not is_op(call.operation) or type(call.operation).__name__ != "Reshape":
+        return call
     before, after = list(call.inputs[0].shape), list(call.outputs[0].shape)
     if None in before or None in after:
         raise Closed("asks for sizes that are known only later")
@@ -380,38 +439,6 @@ def _reshape_of_any_batch(call: Call) -> Call:
         after[0 if batches else -1] = -1
     operation = type(call.operation)(tuple(after), name=call.operation.name)
     return Call(operation, Arguments((call.inputs[0],)), call.inputs, call.outputs)
-
-
-LETTERS = "abcdefghij"
-
-
-def _einsum_of(call: Call, makers: dict[int, Call]) -> Call:
-    """A product of matrices as an einsum; over a turned matrix, as one of what was turned."""
-    if len(call.inputs) != 2:
-        return call
-    a, b = call.inputs
-    rank = len(a.shape)
-    if rank != len(b.shape) or rank < 3 or rank > len(LETTERS) or a.shape[:-2] != b.shape[:-2]:
-        return call
-    batch = LETTERS[: rank - 2]
-    turned = makers.get(id(b))
-    if turned is not None and _turns_the_matrix(turned, rank):
-        inputs, subscripts = (a, turned.inputs[0]), f"{batch}qx,{batch}kx->{batch}qk"
-    else:
-        inputs, subscripts = (a, b), f"{batch}qx,{batch}xk->{batch}qk"
-    operation = Einsum(subscripts, name=call.operation.name)
-    return Call(operation, Arguments(inputs), inputs, call.outputs)
-
-
-def _turns_the_matrix(call: Call, rank: int) -> bool:
-    """Whether a call exchanges the last two axes, and no other."""
-    operation, kind = call.operation, type(call.operation).__name__
-    if kind == "Transpose" and operation.axes is not None:
-        axes = [axis % rank for axis in operation.axes]
-        return axes == [*range(rank - 2), rank - 1, rank - 2]
-    if kind == "Swapaxes":
-        return {operation.axis1 % rank, operation.axis2 % rank} == {rank - 2, rank - 1}
-    return False
 
 
 def run(trace: Trace, values: dict[int, Any]) -> Any:
@@ -444,11 +471,6 @@ def examples(trace: Trace, count: int, rng: np.random.Generator) -> Iterator[tup
     for key, held in trace.held.items():
         value = keras.ops.reshape(keras.ops.convert_to_tensor(held.value), held.shape)
         yield key, keras.ops.repeat(value, count, axis=0) if held.per_example else value
-
-
-def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def size_of(shape: tuple[int, ...]) -> int:

@@ -18,8 +18,8 @@ from ..dataloader import Dataset, examples_of
 from ..dataloader.checks import TargetError
 from ..dataloader.fit import Fit, Output
 from ..nets.given import Given, check_weights
-from ..nets.keras_graph import Compiled, compiled_with, has_graph
-from ..nets.outputs import kind_of_loss
+from ..nets.keras_graph import Compiled, built_on, compiled_with, has_graph
+from ..nets.outputs import kind_of_loss, takes_any_targets
 from ..training.task import Knowledge, Task, task_of
 from ..utils.errors import UserError
 from ..utils.provenance import digest
@@ -65,7 +65,8 @@ def work_on(
     check_weights(model)
     own = compiled_with(model)
     aims = own if aims is None else _joined(own, aims)
-    first = Given.read(model, loss=aims.loss) if has_graph(model) else None
+    known = has_graph(model) or built_on(model) is not None
+    first = Given.read(model, loss=aims.loss) if known else None
     try:
         data = read(fit_of(first) if first else _unknown_fit(aims.loss))
     except TargetError as error:
@@ -105,17 +106,22 @@ def work_again(args: argparse.Namespace, network: keras.Model) -> Work:
 
 
 def fit_of(given: Given) -> Fit:
-    """What a network's data must look like."""
+    """What a network's data must look like; a subclassed one may take other sizes than it was built
+    on."""
     inputs, outputs = given.keys
-    shapes = tuple(tuple(one.shape[1:]) for one in given.core.inputs)
-    found = zip(outputs, given.outputs, given.core.outputs, strict=True)
-    kinds = tuple(Output(key, one.kind, tuple(end.shape[1:])) for key, one, end in found)
-    return Fit(tuple(inputs), shapes, kinds)
+    shapes = [tuple(one.shape[1:]) for one in given.core.inputs]
+    ends = [tuple(one.shape[1:]) for one in given.core.outputs]
+    if not has_graph(given.model):
+        shapes, ends = [None] * len(shapes), [None] * len(ends)
+    found = zip(outputs, given.outputs, ends, given.losses, strict=True)
+    kinds = [Output(key, one.kind, end, takes_any_targets(loss)) for key, one, end, loss in found]
+    return Fit(tuple(inputs), tuple(shapes), tuple(kinds))
 
 
 def _unknown_fit(loss: Any) -> Fit:
-    """Of a subclassed network, whose graph doesn't tell."""
-    return Fit(("input",), (None,), (Output("output", kind_of_loss(loss)),))
+    """Of a subclassed network that was never built."""
+    output = Output("output", kind_of_loss(loss), free=takes_any_targets(loss))
+    return Fit(("input",), (None,), (output,))
 
 
 def _joined(own: Compiled, wanted: Compiled) -> Compiled:

@@ -28,7 +28,7 @@ from ..training.diagnosis import first_cause
 from ..training.task import Task
 from ..utils import progress
 from ..utils.devices import Device
-from ..utils.errors import USERS, UserError
+from ..utils.errors import USERS, UserError, line_of
 from ..utils.keras_files import load_keras, save_keras
 from ..utils.trees import mapped, parts_of, tree_of
 from .memory import planned
@@ -89,7 +89,7 @@ def rehearse_network(given: Given, inputs: Any) -> tuple[ChannelGraph, keras.Mod
     Raises:
         UserError: as `rehearse`.
     """
-    graph = ChannelGraph(given.core)
+    graph = ChannelGraph(given.core, closed=given.closed)
     _check_outputs(given, inputs)
     with _step(given, "copying it"):
         whole = given.read_again(given.finished(given.core))
@@ -195,6 +195,5 @@ def _step(given: Given, what: str) -> Iterator[None]:
     except UserError:
         raise
     except USERS as error:  # Keras, TensorFlow and the user's own layers raise anything
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        why = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        why = f"{type(error).__name__}: {line_of(error)}"
         raise UserError(f"{given.model.name} can't be pruned: {what} fails ({why})") from error

@@ -420,7 +420,8 @@ def check(
         )
     if bank:
         planned_bank(bank, given.core, data, bank.teachers)
-    options, graph = at_layers(options, given), ChannelGraph(given.core)
+    options = at_layers(options, given)
+    graph = ChannelGraph(given.core, closed=given.closed)
     check_something_is_left(graph, least_widths(graph, options.control))
     budget = make_budget(options.budget, graph)
     smallest = smallest_mask(graph, options)

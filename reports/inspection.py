@@ -55,8 +55,8 @@ def inspection(graph: ChannelGraph, control: Control = NO_LIMITS) -> dict[str, A
     Returns:
         {"network", "flops", "parameters", "filters", "prunable_filters", "lowest_rate": FLOPs left
         with the least filters in every group, "lowest_parameters": likewise, "groups": [{"layers",
-        "width", "least": filters that must stay, "prunable", "reason"}]}; layers that aren't
-        prunable are listed one by one.
+        "width", "least": filters that must stay, "prunable", "reason"}]}; layers with weights that
+        can't be pruned are listed one by one.
 
     Raises:
         UserError: a layer to exclude that isn't there.
@@ -80,6 +80,12 @@ def inspection(graph: ChannelGraph, control: Control = NO_LIMITS) -> dict[str, A
         width = width or len(graph.units[name][1])
         frozen = {"layers": [name], "width": width, "least": width}
         groups.append(frozen | {"prunable": False, "reason": reason})
+    shapes = {call.operation.name: call.outputs[0].shape for call in graph.calls}
+    for layer in graph.model.layers:
+        if layer.name in graph.left and layer.name not in graph.frozen and layer.weights:
+            width = shapes[layer.name][-1] if shapes[layer.name] else 1
+            left = {"layers": [layer.name], "width": width, "least": width}
+            groups.append(left | {"prunable": False, "reason": graph.left[layer.name]})
     return {
         "network": graph.model.name,
         "flops": graph.flops(),

@@ -11,15 +11,17 @@ from ekg_tf.dataloader.dataset import make_split
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.rebuild import at_shapes, copied
+from ekg_tf.phases.opening import work_on
 from ekg_tf.phases.rehearsal import rehearse
 from ekg_tf.pruning.worth.scores import weight_scores
 from ekg_tf.reports import networks
 from ekg_tf.training.task import task_of
 from ekg_tf.utils import devices
 from ekg_tf.utils.errors import UserError
-from ekg_tf.utils.keras_files import save_keras
+from ekg_tf.utils.keras_files import load_keras, save_keras
 
 import ekg_tf as ekg
+from ekg_tf.api.arguments import reader
 from tests.helpers import own_kinds
 from tests.helpers.own_kinds import CLASSES, KINDS, SIZE
 
@@ -270,10 +272,94 @@ def test_a_subclassed_network_is_timed_and_tested_as_it_was_given(monkeypatch):
     np.testing.assert_allclose(functional(images), model(images), atol=1e-5)
 
 
-def test_a_subclassed_network_is_inspected_once_its_input_is_said():
+def test_a_subclassed_network_is_inspected_by_what_it_was_built_on():
     with pytest.raises(UserError, match=r"without the shape of what it takes \(input_shape\)"):
-        ekg.inspect(KINDS["subclassed"]())
-    report = ekg.inspect(KINDS["subclassed"](), input_shape=(SIZE, SIZE, 3))
+        ekg.inspect(own_kinds.Subclassed())
+    report = ekg.inspect(own_kinds.Subclassed(), input_shape=(SIZE, SIZE, 3))
     assert report.flops > 0 and any(group["prunable"] for group in report.groups)
+    assert ekg.inspect(KINDS["subclassed"]()).flops == report.flops
+    larger = ekg.inspect(KINDS["subclassed"](), input_shape=(2 * SIZE, 2 * SIZE, 3))
+    assert larger.flops > report.flops
     with pytest.raises(UserError, match="can't be called on"):
         ekg.inspect(KINDS["subclassed"](), input_shape=(SIZE,))
+
+
+class ByName(keras.Model):
+    """Takes a dict, gives a dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.dense = L.Conv2D(6, 3, activation="relu"), L.Dense(5, activation="relu")
+        self.label, self.size = L.Dense(CLASSES, activation="softmax"), L.Dense(1)
+
+    def call(self, inputs):
+        x = [ops.mean(self.conv(inputs["image"]), axis=(1, 2)), self.dense(inputs["extra"])]
+        x = ops.concatenate(x, axis=-1)
+        return {"size": self.size(x), "label": self.label(x)}
+
+
+@pytest.mark.parametrize("size", [SIZE, SIZE + 4])  # it was built on the first
+def test_a_subclassed_network_keeps_inputs_and_outputs_by_name(size):
+    model, rng = ByName(), np.random.default_rng(0)
+    model({"image": np.zeros((1, SIZE, SIZE, 3)), "extra": np.zeros((1, 3))})
+    model.compile("sgd", {"label": "sparse_categorical_crossentropy", "size": "mse"})
+    inputs = {
+        "image": rng.normal(size=(24, size, size, 3)).astype(np.float32),
+        "extra": rng.normal(size=(24, 3)).astype(np.float32),
+    }
+    targets = {"size": rng.normal(size=(24, 1)).astype(np.float32), "label": np.arange(24) % 3}
+    data = (inputs, targets)
+    work = work_on(model, reader(data, data, None, "the test"))
+    assert work.given.keys == (["extra", "image"], ["label", "size"])
+    rehearse(work.given, work.task, work.data, device())
+    expected, found = model(inputs), work.given.finished(work.given.core)(inputs)
+    for name in targets:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
+
+
+def curved(x):
+    """An activation of the user's, which isn't registered."""
+    return x * ops.relu6(x + 3) / 6
+
+
+class Unregistered(L.Layer):
+    def __init__(self, filters):
+        super().__init__()
+        self.conv = L.Conv2D(filters, 3, activation=curved)
+
+    def call(self, x):
+        return curved(self.conv(x))
+
+
+def test_what_keras_would_not_read_back_goes_into_files_in_its_parts(tmp_path):
+    i = keras.Input((SIZE, SIZE, 3))
+    x = Unregistered(8)(L.Conv2D(6, 3, activation=curved)(i))
+    model = classifier_of(i, L.Activation(curved)(x))
+    given = Given.read(model)
+    graph = ChannelGraph(given.core)
+    assert [group.channels for group in graph.groups] == [6, 8]
+    save_keras(tmp_path / "given.keras", given.to_write())
+    again = load_keras(tmp_path / "given.keras", compile=False)
+    images = np.random.default_rng(0).normal(size=(4, SIZE, SIZE, 3)).astype(np.float32)
+    np.testing.assert_allclose(again(images), model(images), atol=1e-5)
+    known = KINDS["custom_layers"]()  # registered, and one of them can't be opened
+    assert Given.read(known).to_write() is known
+
+
+def mixing(x):
+    """Runs over the channels, so they stay."""
+    return x / (1 + ops.max(ops.abs(x), axis=-1, keepdims=True))
+
+
+def test_an_activation_of_ones_own_is_followed_by_what_it_does():
+    i = keras.Input((SIZE, SIZE, 3))
+    x = L.Conv2D(6, 3, activation=mixing, name="mixed")(i)
+    model = classifier_of(i, L.Conv2D(8, 3, activation=curved)(x))
+    report = ekg.inspect(model)
+    assert [group["width"] for group in report.groups if group["prunable"]] == [8]
+    (mixed,) = (group for group in report.groups if group["layers"] == ["mixed"])
+    assert "runs over the channels" in mixed["reason"]
+
+
+def classifier_of(i, x):
+    return keras.Model(i, L.Dense(CLASSES, activation="softmax")(L.GlobalAveragePooling2D()(x)))

@@ -36,7 +36,7 @@ def test_what_stays_is_counted_by_its_reason():
     x = keras.ops.flip(x, axis=-1)
     x = keras.layers.GlobalAveragePooling2D()(x)
     graph = ChannelGraph(keras.Model(i, keras.layers.Dense(2, name="last")(x)))
-    found = {one["reason"]: one for one in hub_models.staying(graph, {})}
+    found = {one["reason"]: one for one in hub_models.staying(graph)}
     assert found["network output"] == {"reason": "network output", "layers": 1, "parameters": 14}
     (other,) = found.keys() - {"network output"}
     assert "turns the channels round" in other and found[other]["parameters"] == 168

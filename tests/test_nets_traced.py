@@ -6,7 +6,9 @@ import pytest
 from ekg_tf.nets.flatten import flatten
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.proof import agreement, agrees, sentence
+from ekg_tf.utils.errors import UserError
 
+import ekg_tf as ekg
 from tests.helpers import own_kinds
 
 L, ops = keras.layers, keras.ops
@@ -118,3 +120,183 @@ def test_what_cannot_be_opened_stays_whole_with_the_reason(layer, why):
     flat = flatten(keras.Model(i, L.Dense(2)(layer(name="whole")(x))))
     assert why in flat.closed["whole"]
     assert "has no rule" in ChannelGraph(flat.model).frozen["before"]
+
+
+class Steps(keras.Model):
+    """Drops and augments in training alone, as `if training` in a `call` does."""
+
+    def __init__(self):
+        super().__init__()
+        self.augment = keras.Sequential([L.RandomTranslation(0.1, 0.1), L.RandomContrast(0.2)])
+        self.conv = L.Conv2D(6, 3, activation="relu")
+        self.drop, self.head = L.Dropout(0.5), L.Dense(3)
+
+    def call(self, x, training=False):
+        if training:
+            x = self.augment(x, training=training)
+        x = ops.mean(self.conv(x), axis=(1, 2))
+        if training:
+            x = self.drop(x, training=training)
+        return self.head(x)
+
+
+class Unasked(Steps):
+    """Leaves `training` to Keras."""
+
+    def call(self, x):
+        return self.head(self.drop(ops.mean(self.conv(self.augment(x)), axis=(1, 2))))
+
+
+@pytest.mark.parametrize("build", [Steps, Unasked])
+def test_what_is_done_in_training_alone_is_opened_too(build):
+    model = build()
+    i = keras.Input((8, 8, 3))
+    flat = flatten(keras.Model(i, model(i)))
+    assert not flat.closed
+    kinds = [type(layer).__name__ for layer in flat.model.layers if layer.variables]
+    assert kinds == ["RandomTranslation", "RandomContrast", "Conv2D", "Dropout", "Dense"]
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    expected = model(images, training=False)
+    np.testing.assert_allclose(flat.model(images, training=False), expected, atol=1e-5)
+    assert np.abs(flat.model(images, training=True) - expected).max() > 1e-3
+    assert len(ChannelGraph(flat.model).groups) == 1
+
+
+class Otherwise(keras.Model):
+    """Logits in training, probabilities otherwise."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.conv, self.head = L.Conv2D(6, 3, activation="relu"), L.Dense(3)
+
+    def call(self, x, training=False):
+        x = self.head(ops.mean(self.conv(x), axis=(1, 2)))
+        return x if training else ops.softmax(x)
+
+
+class Alone(Otherwise):
+    """Can't be made again from its configuration."""
+
+    def __init__(self):
+        super().__init__()
+
+
+def test_a_network_that_is_another_one_in_training_stays_whole():
+    model, alone = Otherwise(name="whole"), Alone()
+    for one in (model, alone):
+        one(np.zeros((1, 8, 8, 3), np.float32))
+    (group,) = ekg.inspect(model).groups
+    assert not group["prunable"] and group["width"] == 3
+    assert group["reason"] == "Otherwise whole does something else in training"
+    with pytest.raises(UserError, match=r"in training, so it has to stay whole, and .*get_config"):
+        ekg.inspect(alone)
+
+
+class Queries(L.Layer):
+    """What it holds, once for every example; `how` repeats it."""
+
+    def __init__(self, how, **options):
+        super().__init__(**options)
+        self.how = how
+
+    def get_config(self):
+        return super().get_config() | {"how": self.how}
+
+    def build(self, shape):
+        self.queries = self.add_weight(shape=(3, 8), name="queries")
+        self.built = True
+
+    def call(self, x):
+        n = ops.shape(x)[0]
+        if self.how == "tiled":
+            return ops.tile(ops.expand_dims(self.queries, 0), (n, 1, 1))
+        if self.how == "repeated":
+            return ops.repeat(ops.expand_dims(self.queries, 0), n, axis=0)
+        return ops.broadcast_to(self.queries, (n, 3, 8))
+
+
+class Fused(L.Layer):
+    """A weight for each of its inputs, made positive."""
+
+    def build(self, shapes):
+        self.factors = self.add_weight(shape=(len(shapes),), initializer="ones", name="factors")
+        self.built = True
+
+    def call(self, inputs):
+        factors = ops.relu(self.factors)
+        total = sum(factors[k] * one for k, one in enumerate(inputs))
+        return total / (ops.sum(factors) + 1e-4)
+
+
+class OneRow(L.Layer):
+    """A matrix of one row, which isn't one for each example."""
+
+    def build(self, shape):
+        self.row = self.add_weight(shape=(1, 8), name="row")
+        self.built = True
+
+    def call(self, x):
+        return ops.relu(ops.matmul(ops.mean(x, axis=-1, keepdims=True), self.row))
+
+
+def queried(how):
+    i = keras.Input((4, 5))
+    x = L.Dense(8, activation="relu", name="first")(i)
+    x = L.MultiHeadAttention(2, 4, name="attention")(Queries(how, name="held")(x), x)
+    return keras.Model(i, L.Dense(3)(L.Flatten()(L.Dense(6, activation="relu")(x))))
+
+
+def fused():
+    i = keras.Input((6, 6, 3))
+    a, b = (L.Conv2D(6, 3, activation="relu", padding="same")(i) for _ in range(2))
+    return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling2D()(Fused(name="held")([a, b]))))
+
+
+def one_row():
+    i = keras.Input((4, 5))
+    x = OneRow(name="held")(L.Dense(8, activation="relu")(i))
+    return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling1D()(x)))
+
+
+def patches():
+    i = keras.Input((6, 6, 3))
+    x = ops.image.extract_patches(L.Conv2D(5, 3, padding="same", name="first")(i), 2)
+    x = L.Dense(7, activation="relu")(x)
+    return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+
+
+def attention_on_a_grid():
+    i = keras.Input((4, 3, 5))
+    x = L.Dense(8, activation="relu", name="first")(i)
+    y = L.MultiHeadAttention(2, 4, name="attention")(x, x)
+    return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling2D()(x + y)))
+
+
+def looked_up():
+    """Two columns of numbers, each looked up by itself."""
+    i = keras.Input((2,))
+    x = L.Concatenate()([L.Embedding(4, 6)(ops.clip(ops.abs(i[:, k]), 0, 3)) for k in (0, 1)])
+    return keras.Model(i, L.Dense(3)(L.Dense(8, activation="relu")(x)))
+
+
+@pytest.mark.parametrize(
+    ("build", "widths"),
+    [
+        (lambda: queried("tiled"), {"first": 8, "held_queries": 8}),
+        (lambda: queried("repeated"), {"first": 8, "held_queries": 8}),
+        (lambda: queried("broadcast"), {"first": 8, "held_queries": 8}),
+        (fused, {"conv2d": 6}),
+        (one_row, {"held_row": 8}),
+        (patches, {"first": 5, "dense": 7}),
+        (attention_on_a_grid, {"first": 8, "attention_value": 8}),
+        (looked_up, {"embedding": 6, "embedding_1": 6, "dense_1": 8}),
+    ],
+    ids=["tiled", "repeated", "broadcast", "fused", "row", "patches", "grid", "looked_up"],
+)
+def test_channels_are_followed_through(build, widths):
+    keras.backend.clear_session()
+    _, closed, graph = checked(build())
+    assert not closed
+    found = {name: group.channels for group in graph.groups for name in group.layers}
+    for name, width in widths.items():
+        assert found[name] * (2 if name == "attention_value" else 1) == width, found

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..nets.given import Given
-from ..nets.outputs import Output, loss_name
+from ..nets.outputs import UNEQUAL, Output, is_own, loss_name
 from ..options.kinds import CLASSES, COLUMN, LABELS, ONE_HOT, PLAIN, SIGMOIDS
 from ..utils.errors import UserError
 
@@ -130,7 +130,7 @@ def head_of(
     options = found.get_config() if isinstance(found, keras.losses.Loss) else {}
     usual = all(options.get(key, value) == value for key, value in OPTIONS.items())
     usual &= bool(options.get("from_logits", False)) != output.applied
-    stock = any(found is one or type(found) is one for one in vars(keras.losses).values())
+    stock = not is_own(found)
     form = _form(output, name, form, stock=stock)
     least = 0.0 if stock and name in NOT_NEGATIVE else -np.inf
     if usual and stock and output.kind == CLASSES and name in _CROSS_ENTROPIES:
@@ -152,7 +152,7 @@ def _form(output: Output, loss: str, given: str | None, *, stock: bool) -> str:
         return PLAIN
     if given is not None and not stock:
         return given
-    if "sparse" not in loss.lower():
+    if "sparse" not in loss.lower() and loss.lower() not in UNEQUAL:
         return ONE_HOT
     return COLUMN if given == COLUMN else LABELS
 

@@ -11,6 +11,18 @@ class UserError(Exception):
     """A problem with what the user gave; the message says what is wrong and what to do."""
 
 
+_COLOURS = re.compile(r"\x1b\[\d*m")
+_AROUND = re.compile(r"Exception encountered(?:: | when calling .*)")  # of Keras, around another
+LONGEST = 300  # characters of somebody else's words, which may hold a whole configuration
+
+
+def line_of(error: BaseException) -> str:
+    """The first line of an error's own words, or its type."""
+    text = _AROUND.split(_COLOURS.sub("", str(error)))[-1]
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    return without_place(lines[0].partition(" Full object config: ")[0])[:LONGEST]
+
+
 def words_of(error: BaseException) -> str:
     """The type of an error and the line of its message that says most."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from . import limits
-from .errors import UserError
+from .errors import UserError, line_of
 from .files import atomic_write, is_file
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"  # in a .keras file
-LONGEST = 300  # characters of Keras's own words, which may hold a whole configuration
 DEEPEST = 64  # groups of a weights file inside one another
 _COUNTING = threading.RLock()  # for one file at a time is counted
 
@@ -59,9 +58,9 @@ def load_keras(path: str | os.PathLike, *, compile: bool = True) -> Any:
     except UserError:
         raise
     except Exception as error:  # zipfile, h5py, json and keras each raise their own
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        problem = f"{path} is not a network that can be loaded: {lines[0][:LONGEST]}"
-        if "`Lambda` layer" in lines[0]:
+        line = line_of(error)
+        problem = f"{path} is not a network that can be loaded: {line}"
+        if "`Lambda` layer" in line:
             problem = (
                 f"{path} holds code (a Lambda layer), which isn't run out of a file: if you trust "
                 "it, open it in Python by keras.models.load_model(path, safe_mode=False) and give "
@@ -75,7 +74,7 @@ def load_keras(path: str | os.PathLike, *, compile: bool = True) -> Any:
     except Exception:  # so it isn't what it was compiled with
         raise UserError(problem) from None
     raise UserError(
-        f"{path} can be loaded, but not what it was compiled with ({lines[0]}): save it again with "
+        f"{path} can be loaded, but not what it was compiled with ({line}): save it again with "
         "a loss, metrics and an optimizer of Keras's, or uncompiled"
     )
 
@@ -98,9 +97,7 @@ def _from_hub(path: str, compile: bool) -> Any:
     except ImportError:
         problem = "it needs the package huggingface_hub: pip install huggingface_hub"
     except Exception as error:  # huggingface_hub, httpx and keras each raise their own
-        problem = (str(error).strip().splitlines() or [type(error).__name__])[0].removeprefix(
-            "Got: "
-        )
+        problem = line_of(error).removeprefix("Got: ")
     raise UserError(
         f"{path} can't be read from the Hugging Face hub ({problem}); a file on this machine comes "
         "as .keras"

@@ -64,7 +64,8 @@ def inspect(
     """What can be pruned in a network, and how far.
 
     Args:
-        model: functional, Sequential, or (with its `input_shape`) subclassed; it isn't changed.
+        model: functional, Sequential or subclassed (with its `input_shape` if it was never called);
+            it isn't changed.
         input_shape: of one example, such as (224, 224, 3), at which FLOPs are counted where the
             network leaves it open; a list of several where it has several inputs.
         exclude, min_width, min_share: as of `prune`.
@@ -89,7 +90,7 @@ def inspect(
     flat, control = found.model, located(control, found.model, found.places)
     if shapes:
         flat = at_shapes(flat, shapes)
-    figures = inspection.inspection(ChannelGraph(flat), control)
+    figures = inspection.inspection(ChannelGraph(flat, closed=found.closed), control)
     return Report(
         groups=figures["groups"],
         flops=figures["flops"],

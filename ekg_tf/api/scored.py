@@ -99,7 +99,7 @@ def search_with(
     given = Given.read(model, examples, plain=True)
     inputs = _some_inputs(given) if examples is None else examples
     options = replace(options, control=located(control, given.core, given.places))
-    check_scored(ChannelGraph(given.core), options)
+    check_scored(ChannelGraph(given.core, closed=given.closed), options)
     graph = rehearse_network(given, inputs)[0]
     device = devices.make(tf.distribute.get_strategy(), compile)
     keras.utils.set_random_seed(seed)

@@ -109,7 +109,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts = work.given if args.sensitivity else flatten(model)
     flat = parts.core if isinstance(parts, Given) else parts.model
     control = located(control, flat, parts.places)
-    graph = ChannelGraph(at_shapes(flat, args.input_shape) if args.input_shape else flat)
+    flat = at_shapes(flat, args.input_shape) if args.input_shape else flat
+    graph = ChannelGraph(flat, closed=parts.closed)
     result = inspection(graph, control)
     print(text(result))
     if args.sensitivity:

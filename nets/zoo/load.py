@@ -4,7 +4,7 @@ import os
 
 import keras
 
-from ...utils.errors import UserError
+from ...utils.errors import UserError, line_of
 from ...utils.files import is_file
 from ...utils.keras_files import check_weights_file, is_on_hub, load_keras
 from ..keras_graph import calls_of
@@ -120,7 +120,6 @@ def _from_h5(path: str, arch: str, num_classes: int, input_shape) -> keras.Model
         model.load_weights(path)
     except Exception as error:  # h5py and keras each raise their own
         raise UserError(
-            f"{path} holds no weights of {arch} with {num_classes} classes: "
-            f"{(str(error).splitlines() or [type(error).__name__])[0]}"
+            f"{path} holds no weights of {arch} with {num_classes} classes: {line_of(error)}"
         ) from error
     return model
