@@ -1,7 +1,6 @@
 """What is left of other people's errors."""
 
 import keras
-import numpy as np
 import pytest
 from ekg_tf.utils.errors import LONGEST, line_of
 
@@ -12,10 +11,6 @@ class Block(keras.layers.Layer):
 
 
 def test_the_words_of_an_error_inside_keras_are_its_own():
-    i = keras.Input((4,))
-    with pytest.raises(ValueError, match="Exception encountered") as caught:
-        keras.Model(i, keras.layers.Dense(2)(i))(np.ones((1, 2)))
-    assert line_of(caught.value).startswith("Input 0 ")
     with pytest.raises(ValueError, match="Exception encountered") as caught:
         Block()([[1.0]])
     assert line_of(caught.value) == "no"
