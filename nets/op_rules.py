@@ -154,6 +154,12 @@ def _stack_rule(ids: Ids, site: Site) -> np.ndarray:
     return site.inputs[0]
 
 
+def _repeat_rule(ids: Ids, site: Site) -> np.ndarray:
+    if _along_channels(site.layer.axis, len(site.in_shapes[0])):
+        raise NoRule("repeats the channels")
+    return site.inputs[0]
+
+
 def _turn_rule(ids: Ids, site: Site) -> np.ndarray:
     if _along_channels(site.layer.axis, len(site.in_shapes[0])):
         raise NoRule("turns the channels round")
@@ -170,6 +176,7 @@ RULES = {
     "GetItem": _item_rule,
     "ExtractPatches": _patches_rule,
     "Flip": _turn_rule,
+    "Repeat": _repeat_rule,
     "Resize": same_rule,
     "Split": _split_rule,
     "Stack": _stack_rule,

@@ -31,8 +31,10 @@ FORBIDDEN = -3e4  # a score that a softmax turns into zero, also in half precisi
 Parts = Callable[..., Any]
 
 
-def open_attention(layer: L.MultiHeadAttention, call: Call, name: str) -> Parts | None:
-    """MultiHeadAttention as projections, scores, softmax and weighted values.
+def open_attention(
+    layer: L.MultiHeadAttention | L.GroupQueryAttention, call: Call, name: str
+) -> Parts | None:
+    """Attention with several heads as projections, scores, softmax and weighted values.
 
     Widths of keys and values can be removed, the k-th of all heads together; the scores go on being
     divided by the square root of the original width.
@@ -40,7 +42,7 @@ def open_attention(layer: L.MultiHeadAttention, call: Call, name: str) -> Parts 
     if call.arguments.kwargs.get("return_attention_scores"):
         return None
     config = layer.get_config()
-    ranks, axes = {len(one.shape) for one in call.inputs[:2]}, config["attention_axes"]
+    ranks, axes = {len(one.shape) for one in call.inputs[:2]}, config.get("attention_axes")
     plain = ranks == {3} and axes in ((1,), [1], None)
     grid = ranks == {4} and axes in ((1, 2), [1, 2], None)
     if grid:
@@ -55,24 +57,24 @@ def open_attention(layer: L.MultiHeadAttention, call: Call, name: str) -> Parts 
 class _Attention:
     """Attention between all places, along one axis or on a grid of two."""
 
-    def __init__(self, layer: L.MultiHeadAttention, config: dict[str, Any], name: str):
-        self._config = config
-        heads, bias = config["num_heads"], config["use_bias"]
-        keys, values = config["key_dim"], config["value_dim"] or config["key_dim"]
-        self._scale = 1 / float(keys) ** 0.5
+    def __init__(self, layer: keras.Layer, config: dict[str, Any], name: str):
+        self._config, bias = config, config["use_bias"]
+        self._projections = {one.name: one for one in layers_in(layer)}
         common = {"dtype": layer.dtype_policy, "trainable": layer.trainable}
         self._made = {}
-        for part, width in (("query", keys), ("key", keys), ("value", values)):
-            own = f"{name}_{part}"
+        for part in ("query", "key", "value"):
+            own, (_, heads, width) = f"{name}_{part}", self._projections[part].kernel.shape
             dense = L.Dense(heads * width, use_bias=bias, name=own, **common)
             split = L.Reshape((-1, heads, width), name=f"{own}_heads", **common)
             self._made[part] = dense, split
-        shape = layer.output_dense.kernel.shape
-        self._output = L.Dense(shape[-1], use_bias=bias, name=f"{name}_output", **common)
-        self._joined = L.Reshape((-1, heads * values), name=f"{name}_joined", **common)
+        *_, keys = self._projections["query"].kernel.shape
+        self._scale = 1 / float(keys) ** 0.5
+        self._heads, values, width = self._projections["attention_output"].kernel.shape
+        self._output = L.Dense(width, use_bias=bias, name=f"{name}_output", **common)
+        self._joined = L.Reshape((-1, self._heads * values), name=f"{name}_joined", **common)
         self._softmax = L.Softmax(name=f"{name}_softmax", **common)
         self._dropout = L.Dropout(config["dropout"], name=f"{name}_dropout", **common)
-        self._layer, self._filled = layer, False
+        self._filled = False
 
     def __call__(self, query, value, key=None, **masks):
         tensors = {"query": query, "value": value, "key": value if key is None else key}
@@ -101,12 +103,14 @@ class _Attention:
         dense, split = self._made[name]
         tensor = dense(tensor)
         # A Dense hands its input's mask on, and Reshape warns that it doesn't; a copy has none.
-        return split(keras.ops.copy(tensor) if masked else tensor)
+        heads = split(keras.ops.copy(tensor) if masked else tensor)
+        times = self._heads // heads.shape[-2]  # grouped queries have keys and values in common
+        return heads if times == 1 else keras.ops.repeat(heads, times, axis=2)
 
     def _fill(self) -> None:
         for name, (dense, _) in self._made.items():
-            _take(dense, getattr(self._layer, f"{name}_dense"))
-        _take(self._output, self._layer.output_dense)
+            _take(dense, self._projections[name])
+        _take(self._output, self._projections["attention_output"])
         self._filled = True
 
 
@@ -343,6 +347,7 @@ def _alike(layer: keras.Layer, other: keras.Layer, shape: tuple) -> bool:
 
 OPENERS: dict[type, Callable[[Any, Call, str], Parts | None]] = {
     L.MultiHeadAttention: open_attention,
+    L.GroupQueryAttention: open_attention,
     L.EinsumDense: open_einsum_dense,
     L.TimeDistributed: open_time_distributed,
     L.Bidirectional: open_bidirectional,

@@ -272,6 +272,14 @@ def attention_on_a_grid():
     return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling2D()(x + y)))
 
 
+def grouped_queries():
+    i = keras.Input((4, 5))
+    x = L.Dense(8, activation="relu", name="first")(i)
+    attention = L.GroupQueryAttention(4, 4, 2, name="attention")
+    y = attention(x, x, use_causal_mask=True)
+    return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling1D()(x + y)))
+
+
 def looked_up():
     """Two columns of numbers, each looked up by itself."""
     i = keras.Input((2,))
@@ -289,9 +297,20 @@ def looked_up():
         (one_row, {"held_row": 8}),
         (patches, {"first": 5, "dense": 7}),
         (attention_on_a_grid, {"first": 8, "attention_value": 8}),
+        (grouped_queries, {"first": 8, "attention_value": 8}),
         (looked_up, {"embedding": 6, "embedding_1": 6, "dense_1": 8}),
     ],
-    ids=["tiled", "repeated", "broadcast", "fused", "row", "patches", "grid", "looked_up"],
+    ids=[
+        "tiled",
+        "repeated",
+        "broadcast",
+        "fused",
+        "row",
+        "patches",
+        "grid",
+        "grouped",
+        "looked_up",
+    ],
 )
 def test_channels_are_followed_through(build, widths):
     keras.backend.clear_session()

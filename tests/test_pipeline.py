@@ -153,9 +153,10 @@ def kill_once(phase: str, folder: Path) -> str:
 
 @pytest.fixture(scope="session")
 def killed(tmp_path_factory) -> Path:
-    """The folder of the same run, killed in each phase and gone on with after each."""
+    """The folder of the same run, killed in three phases and gone on with after each; for all of
+    them, and baselines, see tests/torture and test_byol."""
     folder = tmp_path_factory.mktemp("killed") / "run"
-    for phase in ("baseline", "search", "bank", "finetune"):
+    for phase in ("search", "bank", "finetune"):
         kill_in(phase, folder)
     shutil.copytree(folder, folder.with_name("before_end"))
     run(command("train_cifar.py", folder, *ARGUMENTS))
