@@ -45,6 +45,7 @@ from .opened import check_opened, check_trace
 from .openers import OPENERS, stock_norm_like
 from .products import over_turned
 from .rebuild import carry_over, config_of, like, replay
+from .reductions import over_channels
 from .tf_calls import as_keras_ops
 from .traced import Closed, Held, Trace, size_of, tensors_in, traced
 
@@ -247,6 +248,9 @@ class _Pass:
     def _copy_of_op(self, call: Call, owner: str) -> keras.Operation:
         operation = call.operation
         name = self._name(operation.name, owner)
+        if (reduction := over_channels(call, name)) is not None:
+            self.flat.policies.setdefault(name, None)
+            return reduction
         if type(operation).__name__ == "Reshape" and _keeps_the_batch(operation, call.inputs[0]):
             # As a layer its sizes follow the channels.
             return keras.layers.Reshape(tuple(operation.newshape[1:]), name=name)

@@ -49,6 +49,7 @@ from .rebuild import (
     replay,
     with_config,
 )
+from .reductions import OverChannels
 
 L = keras.layers
 VARIANCES = ("moving_variance", "variance")  # of BatchNormalization and Normalization
@@ -186,7 +187,11 @@ class Given:
             if call.operation.name in without
         }
 
+        ranks = {call.operation.name: len(call.inputs[0].shape) for call in calls_of(core)}
+
         def make(layer: keras.Operation) -> keras.Operation:
+            if isinstance(layer, OverChannels):
+                return layer.operation(ranks[layer.name])
             changes = {}
             if policies.get(layer.name) is not None:
                 changes["dtype"] = policies[layer.name]

@@ -171,7 +171,7 @@ class ChannelGraph:
         self.frozen |= {
             name: reason[int(roots[outputs[0]])]
             for name, (_, outputs) in self._layer_ids.items()
-            if int(roots[outputs[0]]) in reason and self._has_kernel(name)
+            if self._has_kernel(name) and int(roots[outputs[0]]) in reason
         }
 
     def _has_kernel(self, name: str) -> bool:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from ..utils.errors import UserError
-from . import costs, layer_rules, tcl, tcl_norm, tcl_rnn
+from . import costs, layer_rules, reductions, tcl, tcl_norm, tcl_rnn
 from .channels import Ids, NoRule, Site
 from .keras_graph import Call, is_op, values_of
 from .op_rules import FREE as FREE_OPS
@@ -194,9 +194,11 @@ _RENAMED = {
     L.LayerNormalization: tcl_norm.LayerNorm,
     L.RMSNormalization: tcl_norm.RMSNorm,
     L.GroupNormalization: tcl_norm.GroupNorm,
+    L.UnitNormalization: tcl_norm.UnitNorm,
     L.PReLU: tcl_norm.PReLU,
     L.Reshape: tcl_norm.Reshape,
     layer_rules.LayerScale: tcl_norm.LayerScale,
+    reductions.OverChannels: tcl_norm.OverChannels,
     L.Embedding: tcl_norm.Embedding,
     **{one: getattr(tcl_rnn, one.__name__) for one in layer_rules.STATES},
 }
@@ -216,10 +218,12 @@ _register(layer_rules.batch_norm_rule, L.BatchNormalization)
 _register(layer_rules.layer_norm_rule, L.LayerNormalization)
 _register(layer_rules.rms_norm_rule, L.RMSNormalization)
 _register(layer_rules.group_norm_rule, L.GroupNormalization)
+_register(layer_rules.over_channels_rule, reductions.OverChannels)
 _register(layer_rules.concatenate_rule, L.Concatenate)
 _register(layer_rules.product_rule, L.Dot)
 _register(layer_rules.permute_rule, L.Permute)
-_register(layer_rules.off_channels_rule, L.Softmax, L.UnitNormalization)
+_register(layer_rules.off_channels_rule, L.Softmax)
+_register(layer_rules.same_rule, L.UnitNormalization)
 _register(layer_rules.same_rule, L.Resizing, L.CenterCrop)
 _register(layer_rules.embedding_rule, L.Embedding)
 _register(layer_rules.recurrent_rule, *layer_rules.STATES, cost=costs.recurrent_costs)

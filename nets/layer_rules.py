@@ -155,6 +155,14 @@ def tried_rule(ids: Ids, site: Site) -> np.ndarray:
     return site.inputs[0]
 
 
+def over_channels_rule(ids: Ids, site: Site) -> np.ndarray:
+    """What is left has no channels."""
+    size = 1 if site.layer.keepdims else site.out_shape[-1]
+    output = ids.fresh(size or 0, site.layer.name)
+    ids.freeze(output, f"{site.layer.name} runs over the channels")
+    return output
+
+
 def group_norm_rule(ids: Ids, site: Site) -> np.ndarray:
     _check_axis(site)
     groups, inputs = site.layer.groups, site.inputs[0]
@@ -240,7 +248,7 @@ def permute_rule(ids: Ids, site: Site) -> np.ndarray:
 
 
 def off_channels_rule(ids: Ids, site: Site) -> np.ndarray:
-    """Softmax and UnitNormalization along other axes than the channels'."""
+    """Softmax along other axes than the channels'."""
     rank = len(site.in_shapes[0])
     axes = {axis % rank for axis in np.atleast_1d(site.layer.axis)}
     if rank - 1 in axes:

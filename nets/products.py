@@ -155,8 +155,8 @@ def letters_of(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] | N
 
 
 def over_turned(call: Call, makers: dict[int, Call]) -> Call:
-    """A product over a matrix that is turned as one of what was turned: the channels
-    stay on the last axis. Any other call as it is.
+    """A product with a turned matrix as one with what was turned, whose channels stay on the last
+    axis; any other call as it is.
 
     Args:
         makers: {id of a KerasTensor: the call that it came of}.

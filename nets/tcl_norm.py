@@ -10,10 +10,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import keras_graph
+from . import keras_graph, reductions
 from .tcl import Axes, Gated, Weights
 
 MOVING = ("moving_mean", "moving_variance")
+LEAST_SQUARE = 1e-24  # of a length that UnitNormalization divides by
 
 
 class BatchNorm(Gated, keras.layers.BatchNormalization):
@@ -109,14 +110,19 @@ class _AcrossChannels(Gated):
         super().build(input_shape)
         self._channels = input_shape[-1]
 
+    @property
+    def _units(self) -> np.ndarray:
+        """Of the channels that the statistics run over."""
+        return self.out_units
+
     def masked(self, mask) -> Weights:
-        return super().masked(mask) | {"keep": tf.gather(mask, self.out_units)}
+        return super().masked(mask) | {"keep": tf.gather(mask, self._units)}
 
     def sliced(
         self, mask: np.ndarray, keep: np.ndarray | None = None, full: dict | None = None
     ) -> dict[str, np.ndarray]:
-        stay = (mask if keep is None else keep)[self.out_units] > 0
-        kept = np.asarray(mask, np.float32)[self.out_units][stay]
+        stay = (mask if keep is None else keep)[self._units] > 0
+        kept = np.asarray(mask, np.float32)[self._units][stay]
         return super().sliced(mask, keep, full) | {"keep": kept}
 
     def _scaled(self, y, weights: Weights):
@@ -145,6 +151,40 @@ class RMSNorm(_AcrossChannels, keras.layers.RMSNormalization):
         keep = weights["keep"]
         square = tf.reduce_sum(tf.square(x) * keep, -1, keepdims=True) / tf.reduce_sum(keep)
         return x * tf.math.rsqrt(square + self.epsilon) * weights["scale"]
+
+
+class UnitNorm(_AcrossChannels, keras.layers.UnitNormalization):
+    """keras.layers.UnitNormalization by the length of what is kept."""
+
+    def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
+        """x float [n, ..., c] -> the same shape; `training` is unused."""
+        axes = [int(axis) % len(x.shape) for axis in np.atleast_1d(self.axis)]
+        square = tf.reduce_sum(tf.square(x * weights["keep"]), axes, keepdims=True)
+        kept = tf.math.rsqrt(tf.maximum(square, LEAST_SQUARE))
+        return x * weights["keep"] * kept
+
+
+class OverChannels(_AcrossChannels, reductions.OverChannels):
+    """A mean, sum or extreme over the channels that are kept."""
+
+    @property
+    def _units(self) -> np.ndarray:
+        return self.in_units
+
+    def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
+        """x float [n, ..., c] -> [n, ...], or [n, ..., 1]; `training` is unused."""
+        keep = weights["keep"]
+        if self.kind in ("Max", "Amax", "Min", "Amin"):
+            never = x.dtype.min if self.kind in ("Max", "Amax") else x.dtype.max
+            return reductions.OverChannels.call(self, tf.where(keep > 0, x, never))
+        total = tf.reduce_sum(x * keep, -1, keepdims=True)
+        if self.kind != "Sum":
+            total /= tf.reduce_sum(keep)
+        if self.kind in ("Var", "Std"):
+            square = tf.reduce_sum(tf.square(x - total) * keep, -1, keepdims=True)
+            total = square / tf.reduce_sum(keep)
+            total = tf.sqrt(total) if self.kind == "Std" else total
+        return total if self.keepdims else total[..., 0]
 
 
 class GroupNorm(_AcrossChannels, keras.layers.GroupNormalization):

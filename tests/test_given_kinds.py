@@ -362,5 +362,24 @@ def test_an_activation_of_ones_own_is_followed_by_what_it_does():
     assert "runs over the channels" in mixed["reason"]
 
 
+def test_what_runs_over_the_channels_comes_back_as_it_was(tmp_path):
+    i = keras.Input((SIZE, SIZE, 3))
+    x = L.Conv2D(6, 3, activation="relu", name="first")(i)
+    x = x * ops.sigmoid(ops.mean(x, axis=-1, keepdims=True) - ops.max(x, axis=-1, keepdims=True))
+    x = x / (1 + ops.expand_dims(ops.sum(x, axis=-1), -1))
+    model = classifier_of(i, x)
+    given = Given.read(model)
+    graph = ChannelGraph(given.core)
+    assert [group.layers for group in graph.groups] == [("first",)]
+    mask = graph.open_mask()
+    mask[:3] = 0
+    pruned = given.finished(graph.pruned(mask))
+    save_keras(tmp_path / "pruned.keras", pruned)
+    again = load_keras(tmp_path / "pruned.keras", compile=False)
+    kinds = {type(one).__name__ for one in again.operations}
+    assert {"Mean", "Max", "Sum"} <= kinds and "OverChannels" not in kinds
+    assert again.count_params() == graph.parameters(mask)
+
+
 def classifier_of(i, x):
     return keras.Model(i, L.Dense(CLASSES, activation="softmax")(L.GlobalAveragePooling2D()(x)))

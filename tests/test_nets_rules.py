@@ -58,7 +58,6 @@ def test_layers_that_normalise_or_scale(layer):
 @pytest.mark.parametrize(
     ("layer", "why"),
     [
-        (L.UnitNormalization(name="it"), "UnitNormalization it runs over the channels"),
         (L.LayerNormalization(axis=[1, 2, 3], name="it"), "works along axis"),
         (L.LayerNormalization(rms_scaling=True, name="it"), "has rms_scaling"),
         (L.BatchNormalization(axis=1, name="it"), "works along axis 1"),

@@ -104,6 +104,17 @@ def flat_rows():
     return keras.Model(x, L.Dense(CLASSES, name="fc")(L.Flatten()(y)))
 
 
+def reduced():
+    """Maps of means, sums, extremes and deviations over the channels."""
+    x = image()
+    y = conv(6, "conv", activation="silu")(x)
+    kinds = (ops.mean, ops.sum, ops.max, ops.min, ops.amax, ops.amin, ops.std, ops.var)
+    maps = ops.concatenate([kind(y, axis=-1, keepdims=True) for kind in kinds], axis=-1)
+    y = y * conv(1, "map", activation="sigmoid")(maps)
+    energy = ops.expand_dims(ops.mean(ops.square(y), axis=[3]), -1)
+    return keras.Model(x, head(ops.concatenate([y, energy], axis=-1)))
+
+
 CASES = {
     one_dimensional: [(("causal",), 6), (("separable",), 5), (("transposed",), 4)],
     three_dimensional: [(("conv",), 4), (("grouped",), 3), (("transposed",), 3)],
@@ -113,6 +124,7 @@ CASES = {
     activations: [(("a", "b"), 6), (("c",), 5)],
     operations: [(("a", "b"), 6), (("c",), 4)],
     nested: [(("back", "conv"), 6), (("stack_conv",), 5)],
+    reduced: [(("conv",), 6)],
     flat_rows: [(("conv",), 6), (("each",), 5), (("hidden",), 2)],
 }
 NORMS = [
@@ -121,6 +133,7 @@ NORMS = [
     L.GroupNormalization(1, name="norm"),
     L.GroupNormalization(2, name="norm"),
     L.GroupNormalization(-1, name="norm"),
+    L.UnitNormalization(name="norm"),
     L.BatchNormalization(name="norm"),
     L.PReLU(shared_axes=[1, 2], name="norm"),
 ]
