@@ -67,6 +67,7 @@ class Flat:
         closed: {layer name: why it could not be opened}.
         places: {layer name: "outer/inner", where the layer was inside a model or layer}.
         opened: whether layers of it were opened.
+        output_names: as they were.
     """
 
     model: keras.Model
@@ -75,6 +76,7 @@ class Flat:
     closed: dict[str, str] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
     opened: bool = False
+    output_names: tuple[str, ...] = ()
 
 
 def flatten(model: keras.Model) -> Flat:
@@ -84,7 +86,7 @@ def flatten(model: keras.Model) -> Flat:
         UserError: no graph to read, a layer that doesn't come back from its own configuration,
             quantised or LoRA layers.
     """
-    flat = Flat(model)
+    flat = Flat(model, output_names=tuple(functional(model).output_names))
     for _ in range(DEEPEST):
         step = _Pass(flat)
         flat.model = step.model

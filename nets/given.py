@@ -36,6 +36,7 @@ from .keras_graph import (
     is_registered,
     layers_in,
     mask_of,
+    origin_of,
     packed,
 )
 from .outputs import Output, before_logarithms, read_outputs, restored, with_logits
@@ -108,7 +109,7 @@ class Given:
         """
         flat = flatten(called_on(model, examples))
         if plain:
-            outputs = tuple(Output(name, NUMBERS) for name in _names(flat.model))
+            outputs = tuple(Output(name, NUMBERS) for name in flat.output_names)
         return _read(model, flat, examples, loss, outputs, shapes)
 
     @property
@@ -158,7 +159,7 @@ class Given:
         Raises:
             UserError: as `by_output`.
         """
-        return by_output(spec, self._flat.model, what)
+        return by_output(spec, self._flat, what)
 
     def read_again(self, model: keras.Model, examples: Any = None) -> Given:
         """A network that came of `finished`, or the given one, from its file.
@@ -221,10 +222,25 @@ class Given:
         replay(calls, values, operation_of)
         made = [values[id(one)] for one in tensors]
         made = [self._masked(*pair, inputs) for pair in enumerate(made)] if self.masked else made
+        if has_graph(self.model):
+            made = self._named(made, {call.operation.name for call in calls})
         results = keras.tree.pack_sequence_as(outputs, made)
         finished = keras.Model(inputs, results, name=self.model.name)
         compile_like(self.model, finished)
         return finished
+
+    def _named(self, tensors: list, taken: set[str]) -> list:
+        """Outputs by their names: an opened layer's last part has another one.
+
+        Args:
+            taken: names that layers have.
+        """
+        found = []
+        for tensor, name in zip(tensors, self._flat.output_names, strict=True):
+            last = origin_of(tensor)
+            known = last is None or last.operation.name == name or name in taken
+            found.append(tensor if known else L.Identity(name=name)(tensor))
+        return found
 
     @property
     def masked(self) -> tuple[int, ...]:
@@ -287,8 +303,8 @@ def _read(
         body = at_shapes(body, shapes)
     if outputs is None:
         wanted = compiled_with(model).loss if loss is None else loss
-        losses = by_output(wanted, flat.model, "loss")
-        outputs = read_outputs(body, _names(flat.model), losses, examples)
+        losses = by_output(wanted, flat, "loss")
+        outputs = read_outputs(body, flat.output_names, losses, examples)
     core = with_logits(body, outputs)
     fixed = inference_only(calls_of(core))
     core = rebuilt(core, without_training=fixed) if fixed else core
@@ -343,17 +359,17 @@ class AsCore:
         return tree_of([one.logits(tf.cast(value, tf.float32)) for one, value in pairs])
 
 
-def by_output(spec: Any, model: keras.Model, what: str) -> list[Any]:
+def by_output(spec: Any, flat: Flat, what: str) -> list[Any]:
     """A setting that Keras takes for each output, such as the loss, as one value per output.
 
     Args:
         spec: one for all outputs, a list or a dict by output; None where nothing was said.
-        model: functional. what: of the setting, for messages.
+        flat: the model. what: of the setting, for messages.
 
     Raises:
         UserError: other outputs than the model's.
     """
-    structure, names = ends(model)[1], _names(model)
+    structure, names, model = ends(flat.model)[1], list(flat.output_names), flat.model
     if isinstance(spec, dict):
         keys = _keys(structure) or names
         keys = keys if set(spec) <= set(keys) else names
@@ -374,10 +390,6 @@ def _keys(structure: Any) -> list[str]:
     if not isinstance(structure, dict):
         return []
     return [path[0] for path, _ in keras.tree.flatten_with_path(structure)]
-
-
-def _names(model: keras.Model) -> list[str]:
-    return list(model.output_names)
 
 
 def _needed(calls: list[Call], tensors: list) -> list[Call]:

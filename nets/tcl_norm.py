@@ -167,6 +167,10 @@ class UnitNorm(_AcrossChannels, keras.layers.UnitNormalization):
 class OverChannels(_AcrossChannels, reductions.OverChannels):
     """A mean, sum or extreme over the channels that are kept."""
 
+    @staticmethod
+    def axes(layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray) -> Axes:
+        return {"keep": {-1: in_units}}
+
     @property
     def _units(self) -> np.ndarray:
         return self.in_units

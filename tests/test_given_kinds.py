@@ -381,5 +381,33 @@ def test_what_runs_over_the_channels_comes_back_as_it_was(tmp_path):
     assert again.count_params() == graph.parameters(mask)
 
 
+@keras.saving.register_keras_serializable("test_given_kinds")
+class Direction(L.Layer):
+    """An output of the user's own."""
+
+    def build(self, shape):
+        self.dense = L.Dense(5)
+        self.dense.build(shape)
+        self.built = True
+
+    def call(self, x):
+        x = self.dense(x)
+        return x / ops.sqrt(1e-6 + ops.sum(ops.square(x), axis=-1, keepdims=True))
+
+
+def test_outputs_in_a_list_keep_the_names_of_layers_that_are_opened():
+    i = keras.Input((SIZE, SIZE, 3))
+    x = L.GlobalAveragePooling2D()(L.Conv2D(6, 3, activation="relu")(i))
+    ends = [Direction(name="direction")(x), L.Dense(3, activation="softmax", name="label")(x)]
+    model = keras.Model(i, ends)
+    model.compile("sgd", {"direction": "mse", "label": "sparse_categorical_crossentropy"})
+    given = Given.read(model)
+    assert not given.closed and [one.kind for one in given.outputs] == ["numbers", "classes"]
+    finished = given.finished(given.core)
+    assert finished.output_names == ["direction", "label"]
+    images = np.zeros((4, SIZE, SIZE, 3))
+    finished.fit(images, {"direction": np.zeros((4, 5)), "label": np.zeros(4)}, verbose=0)
+
+
 def classifier_of(i, x):
     return keras.Model(i, L.Dense(CLASSES, activation="softmax")(L.GlobalAveragePooling2D()(x)))

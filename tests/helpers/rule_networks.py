@@ -105,9 +105,9 @@ def flat_rows():
 
 
 def reduced():
-    """Maps of means, sums, extremes and deviations over the channels."""
+    """Maps of means, sums, extremes and deviations, over so many channels that arrays shrink."""
     x = image()
-    y = conv(6, "conv", activation="silu")(x)
+    y = conv(20, "conv", activation="silu")(x)
     kinds = (ops.mean, ops.sum, ops.max, ops.min, ops.amax, ops.amin, ops.std, ops.var)
     maps = ops.concatenate([kind(y, axis=-1, keepdims=True) for kind in kinds], axis=-1)
     y = y * conv(1, "map", activation="sigmoid")(maps)
@@ -124,7 +124,7 @@ CASES = {
     activations: [(("a", "b"), 6), (("c",), 5)],
     operations: [(("a", "b"), 6), (("c",), 4)],
     nested: [(("back", "conv"), 6), (("stack_conv",), 5)],
-    reduced: [(("conv",), 6)],
+    reduced: [(("conv",), 20)],
     flat_rows: [(("conv",), 6), (("each",), 5), (("hidden",), 2)],
 }
 NORMS = [
