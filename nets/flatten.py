@@ -26,6 +26,7 @@ from .keras_graph import (
     calls_of,
     calls_to,
     default_training,
+    drop_masks,
     ends,
     functional,
     hand_on_masks,
@@ -179,6 +180,7 @@ class _Pass:
                 made = self._called(call, owner, args, kwargs)
                 if not is_op(operation):
                     hand_on_masks(operation, args, kwargs, made)
+                    drop_masks(operation, args, kwargs)
                 results = keras.tree.flatten(made)
             values |= {id(t): value for t, value in zip(call.outputs, results, strict=True)}
 

@@ -221,9 +221,10 @@ class Given:
 
         replay(calls, values, operation_of)
         made = [values[id(one)] for one in tensors]
-        made = [self._masked(*pair, inputs) for pair in enumerate(made)] if self.masked else made
-        if has_graph(self.model):
-            made = self._named(made, {call.operation.name for call in calls})
+        taken = {call.operation.name for call in calls}
+        if self.masked:
+            made = [self._masked(*pair, inputs, taken) for pair in enumerate(made)]
+        made = self._named(made, taken) if has_graph(self.model) else made
         results = keras.tree.pack_sequence_as(outputs, made)
         finished = keras.Model(inputs, results, name=self.model.name)
         compile_like(self.model, finished)
@@ -249,11 +250,16 @@ class Given:
         found = enumerate(keras.tree.flatten(ends(self._flat.model)[1]))
         return tuple(n for n, one in found if len(one.shape) > 2 and mask_of(one) is not None)
 
-    def _masked(self, number: int, tensor: keras.KerasTensor, inputs: Any) -> keras.KerasTensor:
+    def _masked(
+        self, number: int, tensor: keras.KerasTensor, inputs: Any, taken: set[str]
+    ) -> keras.KerasTensor:
         """An output of `finished` with the mask that the given network's has.
 
         Layers hand masks on, the parts of opened ones don't. Of Keras's layers this one takes a
         mask and changes nothing.
+
+        Args:
+            taken: names that layers have.
         """
         if number not in self.masked or not self._flat.opened:
             return tensor
@@ -267,7 +273,7 @@ class Given:
                 "weights of 0 for what is padded"
             )
         made = rebuilt(keras.Model(first, mask, name=f"{name}_mask"))
-        steps = L.TimeDistributed(L.Identity(), name=f"{name}_masked")
+        steps = L.TimeDistributed(L.Identity(), name=f"{name}_masked" if name in taken else name)
         return steps(tensor, mask=made(inputs))
 
     def with_graph(self) -> keras.Model:

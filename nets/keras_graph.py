@@ -199,6 +199,19 @@ def hand_on_masks(layer: keras.Layer, args: tuple, kwargs: dict[str, Any], outpu
             set_keras_mask(output, mask)
 
 
+def drop_masks(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Takes the masks off what MultiHeadAttention was called on, as it does when it runs.
+
+    So the sum of its input and its output has no mask, though Keras's symbolic tensors have.
+    """
+    if isinstance(layer, keras.layers.MultiHeadAttention):
+        for one in keras.tree.flatten(
+            (args, [kwargs.get(key) for key in ("query", "value", "key")])
+        ):
+            if isinstance(one, keras.KerasTensor):
+                set_keras_mask(one, None)
+
+
 @contextmanager
 def without_masks(*trees: Any) -> Iterator[None]:
     """Takes the masks off KerasTensors for a while."""

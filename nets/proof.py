@@ -17,6 +17,7 @@ from .keras_graph import Call, calls_of, ends
 TOLERANCE = 1e-4
 # ... but for a network that magnifies: then by what noise of NOISE in the input alone causes.
 NOISE, TIMES = 1e-7, 10
+LARGEST = 2**20  # of whole numbers that so much noise leaves apart
 
 
 @full_float32()
@@ -59,7 +60,7 @@ def agreement(
     difference = largest = noise = 0.0
     for first in range(0, len(arrays[0]), batch_images):
         parts = [one[first : first + batch_images] for one in arrays]
-        noisy = [one * (1 + NOISE * rng.choice([-1, 1], one.shape)) for one in parts]
+        noisy = [_shaken(one, rng) for one in parts]
         batch, shaken = ([tf.constant(one, tf.float32) for one in some] for some in (parts, noisy))
         whole = _outputs(masked, batch, single)
         pairs = zip(
@@ -82,6 +83,15 @@ def agreement(
         batch = [one[:batch_images] for one in arrays]
         result["first_layer"] = _first_layer(graph, mask, gated, pruned, batch)
     return result
+
+
+def _shaken(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Numbers with a noise of NOISE; whole ones, such as tokens, stay the same where they are
+    rounded down."""
+    whole = bool((x == np.trunc(x)).all())
+    signs = rng.choice([0, 1] if whole else [-1, 1], x.shape)
+    signs = np.where(np.abs(x) < LARGEST, signs, 0) if whole else signs
+    return (x * (1 + NOISE * signs)).astype(np.float32)
 
 
 def _outputs(forward: Callable, batch: list, single: bool) -> list[np.ndarray]:
@@ -159,10 +169,7 @@ def difference(expected: Callable, found: Callable, inputs: Any) -> tuple[float,
     """
     rng = np.random.default_rng(0)
 
-    def noisy(x: np.ndarray) -> np.ndarray:
-        return (x * (1 + NOISE * rng.choice([-1, 1], x.shape))).astype(np.float32)
-
-    shaken = mapped(noisy, inputs)
+    shaken = mapped(lambda x: _shaken(x, rng), inputs)
     sides = [
         [np.asarray(part, np.float64) for part in parts_of(run(mapped(tf.constant, x)))]
         for run, x in ((expected, inputs), (found, inputs), (expected, shaken))

@@ -9,6 +9,7 @@ from ekg_tf.dataloader.batches import eval_batches
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.openers import OPENERS
+from ekg_tf.nets.proof import difference
 from ekg_tf.nets.stateless import batch_norms
 from ekg_tf.phases.opening import work_on
 from ekg_tf.pruning.engine.segments import Segments
@@ -264,3 +265,23 @@ def test_a_mask_that_comes_of_more_than_the_inputs_is_refused():
     given = Given.read(model, examples(model))
     with pytest.raises(UserError, match="comes of more than its inputs; let the Embedding make"):
         given.finished(given.core)
+
+
+def test_what_attention_was_called_on_has_no_mask_afterwards():
+    """Keras's symbolic tensors keep it, those of a run don't: the second attention sees padding."""
+    i = keras.Input((6,), dtype="int32")
+    x = L.Embedding(9, 8, mask_zero=True)(i)
+    for _ in range(2):
+        x = L.LayerNormalization()(L.Add()([x, L.MultiHeadAttention(2, 4, dropout=0.1)(x, x)]))
+    model = keras.Model(i, L.Dense(3)(L.GlobalAveragePooling1D()(x)))
+    for variable in model.weights:
+        variable.assign(RNG.normal(0.2, 0.6, variable.shape))
+    tokens = np.array([[3, 4, 0, 0, 0, 0], [5, 1, 2, 7, 0, 0], [8, 8, 1, 2, 3, 4]])
+    given = Given.read(model, tokens.astype(np.float32))
+    expected = np.asarray(model(tokens))
+    np.testing.assert_allclose(given.core(tokens.astype(np.float32)), expected, atol=1e-5)
+    np.testing.assert_allclose(given.finished(given.core)(tokens), expected, atol=1e-5)
+    shuffled = Given.read(keras.models.clone_model(model), tokens.astype(np.float32))
+    runs = given.as_core(), shuffled.as_core()
+    apart, noise = difference(*runs, tokens.astype(np.float32))
+    assert apart > 0.1 > 10 * noise, "a token isn't another one by noise"
