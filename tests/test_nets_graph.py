@@ -82,7 +82,7 @@ def test_what_has_no_rule_freezes_what_it_touches_and_says_so():
     graph = ChannelGraph(unknown())
     assert groups(graph) == [(("free1",), 4), (("free2",), 6), (("free3",), 5)]
     assert graph.frozen == {
-        "before_norm": "UnitNormalization unit_norm runs over the channels",
+        "before_norm": "Softmax soft runs over the channels",
         "before_reverse": "Reverse reverse has no rule",
         "fc": "network output",
     }

@@ -118,7 +118,7 @@ def unknown():
     """Two operations without a rule between prunable convolutions."""
     image = L.Input(SHAPE)
     x = L.ReLU()(conv_bn(image, 4, "free1"))
-    x = L.UnitNormalization(name="unit_norm")(L.Conv2D(5, 3, name="before_norm")(x))
+    x = L.Softmax(name="soft")(L.Conv2D(5, 3, name="before_norm")(x))
     x = L.ReLU()(conv_bn(x, 6, "free2"))
     x = Reverse(name="reverse")(L.Conv2D(4, 3, activation="relu", name="before_reverse")(x))
     x = L.ReLU()(conv_bn(x, 5, "free3"))
