@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from ..utils import progress
 from ..utils.arrays import load_state, save_state
-from ..utils.errors import UserError
+from ..utils.errors import UserError, line_of
 from .imagenet import FileSplit
 
 NAME = "imagenet2012"
@@ -48,7 +48,7 @@ def read() -> tuple[FileSplit, FileSplit, tuple[str, ...]]:
         shards = {split: [Path(path) for path in info.splits[split].filepaths] for split in SPLITS}
         names = tuple(info.features["label"].names)
     except Exception as error:  # archives, network, disk and TFDS itself fail in many types
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        cause = line_of(error)
         raise UserError(
             f"TFDS could not provide {NAME} ({cause}): put ILSVRC2012_img_train.tar and "
             "ILSVRC2012_img_val.tar into its folder downloads/manual, or give a folder "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, line_of
 from . import cifar, image_folder, imagenet_folder, imagenet_tfds
 from .dataset import Dataset, Split, make_split
 from .imagenet import ImageFiles
@@ -118,7 +118,7 @@ def _read_tfds(name: str) -> tuple[Split, Split]:
         loaded = builder.as_dataset(split=["train", "test"], batch_size=-1)
         splits = list(tfds.as_numpy(loaded))
     except Exception as error:  # network, disk and TFDS itself fail in many types
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        cause = line_of(error)
         raise UserError(
             f"TFDS could not provide {name} ({cause}): without a network, {_accepted(name)}"
         ) from error

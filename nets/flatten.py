@@ -253,7 +253,6 @@ class _Pass:
         operation = call.operation
         name = self._name(operation.name, owner)
         if (reduction := over_channels(call, name)) is not None:
-            self.flat.policies.setdefault(name, None)
             return reduction
         if type(operation).__name__ == "Reshape" and _keeps_the_batch(operation, call.inputs[0]):
             # As a layer its sizes follow the channels.

@@ -150,8 +150,7 @@ class Given:
     @property
     def losses(self) -> list[Any]:
         """What it was read with, or compiled with, for each output; None where there is no loss."""
-        wanted = compiled_with(self.model).loss if self._loss is None else self._loss
-        return self.by_output(wanted, "loss")
+        return _losses(self.model, self._flat, self._loss)
 
     def by_output(self, spec: Any, what: str) -> list[Any]:
         """A setting that Keras takes for each output, such as the loss, as one value per output.
@@ -308,8 +307,7 @@ def _read(
     if shapes is not None:
         body = at_shapes(body, shapes)
     if outputs is None:
-        wanted = compiled_with(model).loss if loss is None else loss
-        losses = by_output(wanted, flat, "loss")
+        losses = _losses(model, flat, loss)
         outputs = read_outputs(body, flat.output_names, losses, examples)
     core = with_logits(body, outputs)
     fixed = inference_only(calls_of(core))
@@ -318,6 +316,11 @@ def _read(
         norm = isinstance(layer, L.BatchNormalization)
         layer.trainable = not norm or (layer.trainable and layer.name not in fixed)
     return Given(model, core, outputs, flat.closed, flat, fixed, loss)
+
+
+def _losses(model: keras.Model, flat: Flat, loss: Any) -> list[Any]:
+    """The loss, or the one that the model was compiled with, for each output."""
+    return by_output(compiled_with(model).loss if loss is None else loss, flat, "loss")
 
 
 def check_weights(model: keras.Model) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from ...utils.errors import UserError
+from ...utils.errors import UserError, line_of
 
 PREFIX = "keras.applications:"
 # How each wants its images: "caffe": BGR minus a mean, "tf": -1..1, "torch": as ours.
@@ -56,7 +56,7 @@ def application(
     except Exception as error:  # urllib, ssl and keras each raise their own
         raise UserError(
             f"the weights of {PREFIX}{name} could not be downloaded "
-            f"({str(error).splitlines()[0]}): give a file of weights instead"
+            f"({line_of(error)}): give a file of weights instead"
         ) from error
     if mode == "caffe":
         first = next(one for one in model.layers if isinstance(one, keras.layers.Conv2D))

@@ -105,7 +105,7 @@ def _from_pkl(path, arch: str, num_classes: int, input_shape) -> keras.Model:
         resized_model = resized(model, widths)
     except ValueError as error:
         raise UserError(
-            f"{path} holds filter counts that do not fit {arch}: {str(error).splitlines()[0]}"
+            f"{path} holds filter counts that do not fit {arch}: {line_of(error)}"
         ) from None
     from_pkl(resized_model, arrays, path)
     return resized_model
