@@ -177,7 +177,9 @@ def add_custom(parser: argparse.ArgumentParser) -> None:
 def add_own(parser: argparse.ArgumentParser) -> None:
     """Flags, after add_data: a network and data of the user's own."""
     _own_network(parser).add_argument(
-        "--model", type=path, help="trained .keras network of your own, or hf://USER/NAME"
+        "--model",
+        type=path,
+        help="trained network of your own: a .keras or .h5 file, or hf://USER/NAME",
     )
     add_custom(parser)
     add_aims(parser)

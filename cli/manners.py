@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -52,6 +53,7 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
 
     Any other exception is a bug of ours and keeps its traceback.
     """
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's other programs run on
     try:
         with interrupts.answered():
             code = main(None)

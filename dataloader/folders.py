@@ -100,6 +100,9 @@ def _by_class(
             f"{', '.join(differing[:3])}: both need every class"
         )
     train, test = (_read_split(folder, shape, train_names, memory) for folder in folders)
+    empty = np.flatnonzero(np.bincount(train.targets, minlength=len(train_names)) == 0)
+    if len(empty):
+        raise UserError(f"{folders[0] / train_names[empty[0]]} has no image: every class needs one")
     return train, test, tuple(train_names)
 
 

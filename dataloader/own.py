@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from ..options.data import Data
 from ..options.recipes import OWN
+from ..utils import progress
 from ..utils.errors import UserError
 from . import folders
 from .augmenting import Augment
@@ -26,7 +27,10 @@ NAME = OWN
 DEFAULT = Data()
 CHANNELS = (1, 3)  # of images that have colours: grey or RGB
 RGB = 3
-LARGEST_VALIDATION, LARGEST_SUBSET = 32, 256  # images per class, as for CIFAR
+VALIDATION, SUBSET = 32, 256  # images per class at most, as for CIFAR
+FEW_CLASSES = 160  # images for validation in all at most, where that is more
+SHARE = 5  # one of so many images of a class is for validation
+NAMED = 3  # classes in a message
 AUGMENTED = 8  # examples that an augmentation is tried on
 
 
@@ -65,16 +69,17 @@ def dataset(
         by, None for an eighth of the shorter side; augment: takes the place of both.
 
     Returns:
-      A Dataset named "own". Where every example is of one class, D_val gets a fifth of the smallest
-      class, at most 32 images of each, D_subset the rest, at most 256; else examples are drawn at
-      random. Unless asked for, images of one class each are augmented alone. Contrast and
-      saturation are jittered for uint8 images of 1 or 3 channels, since floats have no known black
-      and white.
+      A Dataset named "own". Where every example is of one class, D_val gets a fifth of the class
+      of the middle size from each, at most 32 images or what makes 160 in all, D_subset the rest,
+      at most eight times as many; else, and where most classes have a single image, examples are
+      drawn at random. Unless asked for, images of one class each are augmented alone. Contrast
+      and saturation are jittered for uint8 images of 1 or 3 channels, since floats have no known
+      black and white.
 
     Raises:
       UserError: mean or std of a wrong length, a std that is not above 0, a crop that is not
-        smaller than the image, flip, crop, mean or std for inputs that don't have them, a class
-        without a training image, fewer than 2 training examples, or as `Augment.checked`.
+        smaller than the image, flip, crop, mean or std for inputs that don't have them, fewer than
+        2 training examples, or as `Augment.checked`.
     """
     several = isinstance(train.input_shapes, tuple) and isinstance(
         next(iter(train.input_shapes), None), tuple
@@ -162,18 +167,23 @@ def _normalisation(train: Split, options: Data, several: bool) -> tuple[np.ndarr
 
 
 def _class_sizes(data: Dataset) -> dict[str, int]:
-    """Sizes of D_subset and D_val for each class, by the smallest one that can be divided."""
+    """Sizes of D_subset and D_val for each class, by the class of the middle size; {} where that
+    is a single image."""
     names, sizes = data.class_names, np.bincount(data.labels, minlength=len(data.class_names))
-    smallest = int(sizes.argmin())
-    if not sizes[smallest] or sizes.max() < 2:
-        raise UserError(
-            f"class {names[smallest]} has {sizes[smallest]} training images: at least 2 are "
-            "needed, one to adapt on and one to choose by"
+    there = sizes[sizes > 0]
+    if len(there) < len(sizes):
+        absent = [names[k] for k in np.flatnonzero(sizes == 0)]
+        progress.warn(
+            f"{len(absent)} of the {len(names)} classes have no training images: "
+            f"{', '.join(absent[:NAMED])}{', ...' if len(absent) > NAMED else ''}"
         )
-    least = int(sizes[sizes > 1].min())
-    validation = max(1, min(LARGEST_VALIDATION, least // 5))
+    middle = int(np.median(there))
+    if middle < 2:
+        return {}
+    most = max(VALIDATION, FEW_CLASSES // len(there))
+    validation = max(1, min(most, middle // SHARE))
     return {
-        "subset_per_class": min(LARGEST_SUBSET, least - validation),
+        "subset_per_class": min(most * SUBSET // VALIDATION, middle - validation),
         "val_per_class": validation,
     }
 

@@ -67,7 +67,8 @@ def parts(data: Dataset, sampling: Sampling) -> list[np.ndarray]:
             per_class[k] = own[k]
             in_all[k] = getattr(data, f"{name}_examples") if own[k] is None else None
     if labels is not None and sampling.held_out is None:
-        per_class = _beside_given(sampling, per_class, int(np.bincount(labels).min()))
+        sizes = np.bincount(labels)
+        per_class = _beside_given(sampling, per_class, int(sizes[sizes > 0].min()))
     lenient = all(size in (None, default) for size, default in zip(per_class, own, strict=True))
 
     def drawn(rows: np.ndarray, *wanted: int) -> list[np.ndarray]:
@@ -108,7 +109,8 @@ def _drawn(
     per_class, in_all = sizes
     if labels is None:
         return random_indices(count, [size or 0 for size in in_all], seed)
-    drawn = per_class_indices(labels, [size or 0 for size in per_class], seed, lenient=lenient)
+    counts = per_class[0] or 0, per_class[1] or 0
+    drawn = per_class_indices(labels, counts, seed, lenient=lenient)
     if in_all == [None, None]:
         return drawn
     left = np.setdiff1d(np.arange(count), np.concatenate(drawn))
@@ -141,21 +143,21 @@ def random_indices(count: int, sizes: Sequence[int], seed: int) -> list[np.ndarr
 
 
 def per_class_indices(
-    labels: np.ndarray, counts: Sequence[int], seed: int, *, lenient: bool = False
+    labels: np.ndarray, counts: tuple[int, int], seed: int, *, lenient: bool = False
 ) -> list[np.ndarray]:
-    """Draws len(counts) disjoint sets with counts[i] examples of every class.
+    """Draws D_subset and D_val with so many examples of every class that there is.
 
     Each set is shuffled across classes: batch normalisation by the statistics of class-sorted
     batches would measure something else.
 
     Args:
-      labels: integers [n]; the classes are 0..labels.max().
-      counts: images per class of each set. seed: fixes the draw.
-      lenient: a class with fewer than sum(counts) examples gives what it has, with a warning, in
-        the proportion of the counts.
+      labels: integers [n], from 0.
+      counts: images per class of D_subset and of D_val. seed: fixes the draw.
+      lenient: a class with fewer examples than both gives what it has, D_val first, up to half of
+        it; with a warning if that is too few for D_val.
 
     Returns:
-      int64 arrays [counts[i] * classes] of example indices.
+      int64 arrays of example indices, disjoint.
 
     Raises:
       UserError: a count below 0, or, unless lenient, a class with fewer than sum(counts) examples.
@@ -163,28 +165,33 @@ def per_class_indices(
     if min(counts) < 0:
         raise UserError("subset_per_class and val_per_class must not be negative")
     class_sizes = np.bincount(labels)
-    smallest = int(class_sizes.argmin())
-    if class_sizes[smallest] < sum(counts):
-        problem = (
-            f"class {smallest} has {class_sizes[smallest]} training images, but "
-            f"{' + '.join(map(str, counts))} per class are asked for"
-        )
-        if not lenient:
-            raise UserError(f"{problem}: lower subset_per_class or val_per_class")
-        small = int((class_sizes < sum(counts)).sum())
+    classes = np.flatnonzero(class_sizes)
+    smallest = int(classes[class_sizes[classes].argmin()])
+    problem = (
+        f"class {smallest} has {class_sizes[smallest]} training images, but "
+        f"{' + '.join(map(str, counts))} per class are asked for"
+    )
+    if class_sizes[smallest] < sum(counts) and not lenient:
+        raise UserError(f"{problem}: lower subset_per_class or val_per_class")
+    of_class = {int(label): _divided(int(class_sizes[label]), counts) for label in classes}
+    if small := sum(val < counts[1] for _, val in of_class.values()):
         _warn(f"{problem}: {small} such class(es) give what they have")
     rng = np.random.default_rng(seed)
-    bounds = np.cumsum(counts)
-    drawn: list[list[np.ndarray]] = [[] for _ in counts]
-    for label in range(len(class_sizes)):
-        shuffled = rng.permutation(np.flatnonzero(labels == label))[: bounds[-1]]
-        ends = bounds[:-1]
-        if len(shuffled) < bounds[-1]:
-            shared = -(-ends * len(shuffled) // bounds[-1])
-            ends = np.minimum(shared, max(1, len(shuffled) - 1))  # one is left for D_val
-        for part, chosen in zip(drawn, np.split(shuffled, ends), strict=True):
-            part.append(chosen)
+    drawn: list[list[np.ndarray]] = [[], []]
+    for label, (subset, val) in of_class.items():
+        shuffled = rng.permutation(np.flatnonzero(labels == label))
+        drawn[0].append(shuffled[:subset])
+        drawn[1].append(shuffled[subset : subset + val])
     return [rng.permutation(np.concatenate(part)).astype(np.int64) for part in drawn]
+
+
+def _divided(size: int, counts: tuple[int, int]) -> tuple[int, int]:
+    """How many examples of a class go to D_subset and D_val."""
+    subset, val = counts
+    if subset and size < subset + val:
+        val = min(val, size // 2)
+    val = min(val, size)
+    return min(subset, size - val), val
 
 
 @functools.cache

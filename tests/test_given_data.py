@@ -488,17 +488,45 @@ def test_sizes_in_examples_for_classes():
 def test_a_class_too_small_for_the_defaults_gives_what_it_has(capsys):
     from dataclasses import replace
 
-    data = replace(dataset((IMAGES, LABELS)), subset_per_class=9, val_per_class=3)
+    sizes = {"subset_per_class": 9, "val_per_class": 3}
+    subset, val = parts(replace(dataset((IMAGES, LABELS)), **sizes), Sampling())
+    assert "images" not in capsys.readouterr().out  # D_val has what it asked for
+    np.testing.assert_array_equal(np.bincount(LABELS[subset]), [7] * 4)
+    np.testing.assert_array_equal(np.bincount(LABELS[val]), [3] * 4)
+    data = replace(dataset((IMAGES, LABELS)), subset_per_class=9, val_per_class=6)
     subset, val = parts(data, recipes.sampling(Sampling(), data))
-    assert "class 0 has 10 training images, but 9 + 3 per class" in capsys.readouterr().out
-    np.testing.assert_array_equal(np.bincount(LABELS[subset]), [8] * 4)
-    np.testing.assert_array_equal(np.bincount(LABELS[val]), [2] * 4)
+    assert "class 0 has 10 training images, but 9 + 6 per class" in capsys.readouterr().out
+    np.testing.assert_array_equal(np.bincount(LABELS[subset]), [5] * 4)
+    np.testing.assert_array_equal(np.bincount(LABELS[val]), [5] * 4)
     with pytest.raises(UserError, match="lower subset_per_class or val_per_class"):
         parts(data, recipes.sampling(Sampling(subset_per_class=11), data))
     rare = np.where(np.arange(COUNT) == 5, 3, LABELS % 3)
     data = dataset((IMAGES, rare))
     subset, val = parts(data, recipes.sampling(Sampling(), data))
     assert 5 in subset and 5 not in val and "class 3 has 1" in capsys.readouterr().out
+
+
+def test_classes_of_unequal_sizes(capsys):
+    """D_val is as large as the middle class allows; the rare one gives what it has."""
+    sizes = (100, 60, 10, 0, 50)
+    labels = np.repeat(np.arange(5), sizes)
+    images = np.zeros((len(labels), 8, 8, 1), np.uint8)
+    data = dataset(
+        (images, labels), Fit(("image",), ((8, 8, 1),), (Output("label", "classes", (5,)),))
+    )
+    said = capsys.readouterr().out
+    assert "1 of the 5 classes have no training images: 3\n" in said
+    assert (data.subset_per_class, data.val_per_class) == (44, 11)
+    subset, val = parts(data, recipes.sampling(Sampling(), data))
+    assert "class 2 has 10 training images, but 44 + 11 per class" in capsys.readouterr().out
+    np.testing.assert_array_equal(np.bincount(labels[subset], minlength=5), [44, 44, 5, 0, 39])
+    np.testing.assert_array_equal(np.bincount(labels[val], minlength=5), [11, 11, 5, 0, 11])
+    singles = dataset(
+        (images[:20], np.arange(20)),
+        Fit(("image",), ((8, 8, 1),), (Output("label", "classes", (20,)),)),
+    )
+    subset, val = parts(singles, recipes.sampling(Sampling(), singles))
+    assert (len(subset), len(val)) == (16, 4) and len(np.intersect1d(subset, val)) == 0
 
 
 # ---------------------------------------------------------------- on several devices

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.rebuild import resized
 from ekg_tf.nets.zoo.builders import build
-from ekg_tf.nets.zoo.load import load_network
+from ekg_tf.nets.zoo.load import load_network, load_own
 from ekg_tf.nets.zoo.pkl_weights import load_pkl, save_pkl, to_pkl
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import load_keras, save_keras
@@ -145,6 +146,37 @@ def test_files_that_are_no_networks(tmp_path, name, message):
         (tmp_path / name).write_bytes(b"nonsense")
     with pytest.raises(UserError, match=message):
         load_network(tmp_path / name, "ResNet-20", 10, IMAGE)
+
+
+def test_whole_networks_as_keras_2_wrote_them(tmp_path, resnet20):
+    model = shaken(vgg())
+    model.compile("sgd", "categorical_crossentropy")
+    model.save(tmp_path / "old.h5")
+    again = load_own(tmp_path / "old.h5")
+    images = images_for(model)
+    np.testing.assert_allclose(again(images), model(images), atol=1e-6)
+    assert again.loss is keras.losses.categorical_crossentropy
+    images = keras.Input((8, 8, 3))
+    keras.Model(images, keras.layers.Lambda(lambda x: x + 1)(images)).save(tmp_path / "code.h5")
+    with pytest.raises(UserError, match=r"code\.h5 holds code \(a Lambda layer\)"):
+        load_own(tmp_path / "code.h5")
+    resnet20[0].save_weights(tmp_path / "some.weights.h5")
+    with pytest.raises(UserError, match=r"some\.weights\.h5 holds weights alone"):
+        load_own(tmp_path / "some.weights.h5")
+    (tmp_path / "noise.h5").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match=r"noise\.h5 is damaged"):
+        load_own(tmp_path / "noise.h5")
+
+
+def test_what_keras_3_does_not_open(tmp_path):
+    with zipfile.ZipFile(tmp_path / "two.keras", "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": "2.15.0"}))
+        archive.writestr("config.json", json.dumps({"class_name": "Sequential"}))
+    with pytest.raises(UserError, match=r"written by Keras 2\.15\.0.* save it as \.h5"):
+        load_own(tmp_path / "two.keras")
+    (tmp_path / "saved.keras").mkdir()
+    with pytest.raises(UserError, match=r"saved\.keras is a folder: give a \.keras or \.h5 file"):
+        load_own(tmp_path / "saved.keras")
 
 
 def test_pruned_networks_are_read_without_this_project(tmp_path, resnet20):

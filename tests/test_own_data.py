@@ -91,7 +91,7 @@ def test_folder_errors(folder, tmp_path):
     assert "differ in the class folders cat" in refused(path)
     (path / "val" / "cat").mkdir()
     Image.fromarray(images_of(1)[0]).save(path / "val" / "cat" / "0.png")
-    assert "class cat has 0 training images: at least 2" in refused(path)
+    assert "train/cat has no image: every class needs one" in refused(path)
     for place in range(2):
         (path / "train" / "cat" / f"{place}.png").write_bytes(b"no image")
     assert "cat/0.png cannot be decoded" in refused(path)

@@ -134,8 +134,8 @@ def test_networks_that_do_not_fit(tmp_path):
     assert "has 1 inputs and 2 outputs, the data has images" in refused(
         keras.Model(entry, [flat, flat])
     )
-    with pytest.raises(UserError, match=r"comes as \.keras"):
-        load_own(tmp_path / "weights.h5")
+    with pytest.raises(UserError, match=r"comes as \.keras or \.h5"):
+        load_own(tmp_path / "network.onnx")
 
 
 @pytest.fixture(scope="module")

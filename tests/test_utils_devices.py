@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -98,6 +99,19 @@ def test_what_the_user_sets_for_tensorflow_is_kept(monkeypatch, name, users, our
     monkeypatch.delenv(name)
     devices.import_tensorflow()
     assert os.environ[name] == ours
+
+
+def test_another_backend_is_refused_with_the_way_out(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(UserError, match=r"Keras runs on jax here: set KERAS_BACKEND=tensorflow"):
+        devices.import_tensorflow()
+
+
+def test_programs_run_on_tensorflow_whatever_the_environment_says():
+    environment = os.environ | {"KERAS_BACKEND": "torch"}
+    command = [sys.executable, "-m", "ekg_tf", "inspect", "applications:MobileNet"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "prunable" in done.stdout, done.stderr
 
 
 def test_held_lines_come_back_on_failure_only(monkeypatch, capfd):

@@ -87,7 +87,8 @@ def check_batch(options: Training, data: Dataset, device: Device) -> None:
         )
     if size > len(data.trained_on):
         raise UserError(
-            f"a batch size of {size} is more than the {len(data.trained_on)} training images"
+            f"a batch size of {size} is more than the {len(data.trained_on)} training images: "
+            "lower batch_size"
         )
 
 

@@ -35,6 +35,9 @@ def import_tensorflow() -> None:
     finds instructions made for neural networks; a search gains elsewhere, too
     (docs/performance.md). A TF_ENABLE_ONEDNN_OPTS or TF_CPP_MIN_LOG_LEVEL that the user has
     set is kept; log levels 0 and 1 show all lines.
+
+    Raises:
+        UserError: Keras runs on another backend.
     """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # On several machines TensorFlow writes a page when one of them ends; we say it in a line.
@@ -44,6 +47,12 @@ def import_tensorflow() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     with hold_stderr(), progress.doing("loading TensorFlow", after=3):
         importlib.import_module("tensorflow")
+        backend = importlib.import_module("keras").backend.backend()
+    if backend != "tensorflow":
+        raise UserError(
+            f"Keras runs on {backend} here: set KERAS_BACKEND=tensorflow in the environment before "
+            "keras is imported; a network saved as .keras opens on every backend"
+        )
 
 
 @contextmanager

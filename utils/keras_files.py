@@ -1,8 +1,9 @@
-"""Whole networks as .keras files: written atomically, read in Keras's safe mode."""
+"""Whole networks as .keras files, written atomically; read in Keras's safe mode, HDF5 as well."""
 
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import threading
@@ -22,6 +23,9 @@ DEEPEST = 64  # groups of a weights file inside one another
 _COUNTING = threading.RLock()  # for one file at a time is counted
 
 HUB = "hf://"  # of Keras: a network on the Hugging Face hub
+HDF5 = (".h5", ".hdf5")  # whole networks as Keras 2 wrote them
+NETWORKS = (".keras", *HDF5)
+_SHAPE = "model_config"  # attribute of an HDF5 file that holds a whole network
 
 
 def save_keras(path: str | os.PathLike, model: Any) -> None:
@@ -35,7 +39,9 @@ def save_keras(path: str | os.PathLike, model: Any) -> None:
 
 
 def load_keras(path: str | os.PathLike, *, compile: bool = True) -> Any:
-    """The Keras model of a .keras file or hf://USER/NAME, in safe mode (no code from it is run).
+    """The Keras model of a file or hf://USER/NAME, in safe mode (no code from it is run).
+
+    Files are .keras, or HDF5 (.h5, .hdf5) as Keras 2 wrote whole networks.
 
     Layers of our own must have been imported (registered) before. With `compile` it is compiled as
     it was saved.
@@ -47,6 +53,11 @@ def load_keras(path: str | os.PathLike, *, compile: bool = True) -> Any:
     if is_on_hub(path):
         return _from_hub(str(path), compile)
     path = Path(path)
+    if path.is_dir():
+        raise UserError(
+            f"{path} is a folder: give a {' or '.join(NETWORKS[:2])} file; a SavedModel has no "
+            "layers that could be read"
+        )
     if not is_file(path):
         raise UserError(f"{path} does not exist")
     try:
@@ -65,6 +76,11 @@ def load_keras(path: str | os.PathLike, *, compile: bool = True) -> Any:
                 f"{path} holds code (a Lambda layer), which isn't run out of a file: if you trust "
                 "it, open it in Python by keras.models.load_model(path, safe_mode=False) and give "
                 "the network to ekg_tf.prune"
+            )
+        elif (version := _version(path)).startswith("2."):
+            problem = (
+                f"{path} was written by Keras {version}, which Keras 3 doesn't open: open it there "
+                "(package tf_keras) and save it as .h5"
             )
     try:
         with _counted(path):
@@ -138,16 +154,45 @@ def check_weights_file(path: str | os.PathLike, file: BinaryIO | None = None) ->
 
 
 def _check_sizes(path: Path) -> None:
-    """Reads the directory of a .keras file, and the shapes in its weights, not the arrays."""
+    """Reads the directory of a file and the shapes in its weights, not the arrays.
+
+    Raises:
+        UserError: too much memory, or weights alone.
+    """
+    if path.suffix in HDF5:
+        _check_hdf5(path)
+        return
     limits.check_zip(path)
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         if CONFIG in names:
-            size = archive.getinfo(CONFIG).file_size
-            what = "has a configuration that takes"
-            limits.check(size, path, share=limits.CONFIG, what=what)
+            _check_config(archive.getinfo(CONFIG).file_size, path)
         if WEIGHTS in names:
             check_weights_file(path, io.BytesIO(archive.read(WEIGHTS)))
+
+
+def _check_hdf5(path: Path) -> None:
+    import h5py
+
+    check_weights_file(path)
+    with h5py.File(path, "r") as content:
+        shape = content.attrs.get(_SHAPE)
+    if shape is None:
+        raise UserError(f"{path} holds weights alone: save the whole network, by model.save()")
+    _check_config(len(shape), path)
+
+
+def _check_config(size: int, path: Path) -> None:
+    limits.check(size, path, share=limits.CONFIG, what="has a configuration that takes")
+
+
+def _version(path: Path) -> str:
+    """Of the Keras that wrote a .keras file; "" if it doesn't say."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return str(json.loads(archive.read("metadata.json"))["keras_version"])
+    except (OSError, zipfile.BadZipFile, ValueError, LookupError, TypeError):
+        return ""
 
 
 @contextmanager

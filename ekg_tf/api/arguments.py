@@ -88,9 +88,14 @@ def check_model(model: Any) -> None:
     """Refuses what no call can take.
 
     Raises:
-        UserError: no keras.Model, one that isn't built, weights that aren't finite or empty, or a
-            graph that can't be read.
+        UserError: no keras.Model of Keras 3, one that isn't built, weights that aren't finite or
+            empty, or a graph that can't be read.
     """
+    if any(kind.__module__.startswith("tf_keras.") for kind in type(model).__mro__):
+        raise UserError(
+            "the model is one of Keras 2 (tf_keras): save it as .h5 and open that by Keras 3, with "
+            "keras.models.load_model"
+        )
     if not isinstance(model, keras.Model):
         raise UserError(
             f"the model is a {type(model).__name__}: give a keras.Model, which "

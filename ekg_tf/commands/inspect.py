@@ -36,7 +36,7 @@ def parser() -> manners.Parser:
     parser.add_argument(
         "network",
         type=flags.path,
-        help=".keras file, hf://USER/NAME, or applications:NAME of keras.applications",
+        help=".keras or .h5 file, hf://USER/NAME, or applications:NAME of keras.applications",
     )
     parser.add_argument(
         "--search_target_rate", type=flags.fraction, help="FLOPs that shall remain, as a share"

@@ -6,7 +6,7 @@ import keras
 
 from ...utils.errors import UserError, line_of
 from ...utils.files import is_file
-from ...utils.keras_files import check_weights_file, is_on_hub, load_keras
+from ...utils.keras_files import NETWORKS, check_weights_file, is_on_hub, load_keras
 from ..keras_graph import calls_of
 from ..rebuild import resized
 from .applications import PREFIX, application
@@ -55,13 +55,16 @@ def load_network(
 
 
 def load_own(path: str | os.PathLike) -> keras.Model:
-    """Reads a functional network of the user's own: a .keras file, or hf://USER/NAME.
+    """Reads a functional network of the user's own: a file as of `load_keras`, or hf://USER/NAME.
 
     Raises:
         UserError: missing or corrupt file, another suffix, or not functional.
     """
-    if not is_on_hub(path) and os.path.splitext(path)[1] != ".keras":
-        raise UserError(f"{path}: a network of your own comes as .keras: save it by model.save()")
+    if not is_on_hub(path) and os.path.splitext(path)[1] not in NETWORKS:
+        raise UserError(
+            f"{path}: a network of your own comes as {' or '.join(NETWORKS[:2])}: save it by "
+            "model.save()"
+        )
     model = load_keras(path)
     check_own(model, str(path))
     return model
