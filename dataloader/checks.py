@@ -38,9 +38,6 @@ def checked_inputs(array: np.ndarray, shape: Shape | None, origin: str, fit: Fit
         return array
     noun = f"{fit.words[0]}s"
     if array.dtype.kind in "iub":
-        # Levels of grey of an unknown range, unless they are numbers of tokens.
-        if noun == "images":
-            raise UserError(f"{origin} has {array.dtype} images: uint8 or floats are expected")
         if array.dtype.kind != "b" and array.dtype.itemsize > 2:
             far = blocks(array, lambda rows: np.abs(rows).max(initial=0) > LARGEST_WHOLE)
             if any(far):
@@ -49,8 +46,13 @@ def checked_inputs(array: np.ndarray, shape: Shape | None, origin: str, fit: Fit
                     "them from 0"
                 )
         return array.astype(np.float32)
+    if any(isinstance(one, str | bytes) for one in array.flat[:1]):
+        raise UserError(
+            f"{origin} has text: call the layers that read it (TextVectorization, StringLookup) on "
+            "the data, and give the network behind them"
+        )
     if array.dtype.kind != "f":
-        raise UserError(f"{origin} has {array.dtype} {noun}: uint8 or floats are expected")
+        raise UserError(f"{origin} has {array.dtype} {noun}: real numbers are expected")
     _finite(array, noun, origin)
     return array.astype(np.float32, copy=False)
 

@@ -243,6 +243,8 @@ def to_policy(model: keras.Model, policy: str) -> keras.Model:
             waiting += [id(tensor) for tensor in call.inputs]
 
     def make(layer: keras.Operation) -> keras.Operation:
+        if not keras.backend.is_float_dtype(layer.compute_dtype):  # whole numbers or strings
+            return with_config(layer)
         return with_config(layer, dtype="float32" if layer.name in names else policy)
 
     return rebuilt(model, make, carry=partial(carry_over, seeds=False))

@@ -424,6 +424,16 @@ def test_mixed_precision_clone():
     assert to_policy(half, "float32")(image).numpy() == pytest.approx(model(image).numpy())
 
 
+def test_layers_of_whole_numbers_keep_their_type():
+    category = keras.Input((1,), dtype="int64")
+    place = keras.layers.Hashing(8)(category)
+    model = keras.Model(category, keras.layers.Dense(4)(keras.layers.Embedding(8, 6)(place)))
+    half = to_policy(model, "mixed_bfloat16")
+    assert {layer.dtype for layer in half.layers if "hashing" in layer.name} == {"int64"}
+    numbers = np.arange(5)[:, None]
+    np.testing.assert_allclose(half(numbers), model(numbers), rtol=0.02, atol=0.01)
+
+
 def test_mixed_precision_takes_moments_in_float32():
     """Moments of numbers that bfloat16 holds exactly, but whose sum and squares it does not."""
     layers = keras.layers

@@ -140,7 +140,7 @@ def grey():
     return (images[..., 0], labels), (images, labels)
 
 def integers():
-    return (images.astype(np.int32), labels), (images, labels)
+    return (images.astype(np.int32), labels), (images.astype(np.int32), labels)
 
 def not_finite():
     return (images / 0.0, labels), (images, labels)
@@ -209,6 +209,14 @@ def test_function_that_returns_arrays(module):
     assert data.class_names == ("0", "1", "2", "3") and data.jitter == 0.2
 
 
+def test_whole_numbers_are_taken_as_floats(module):
+    """Of another type than uint8 they are of an unknown range, so nothing is clipped."""
+    data = own.load(f"{module}:integers", SHAPE)
+    same = own.load(f"{module}:arrays", SHAPE)
+    assert data.train.inputs.dtype == np.float32 and data.jitter == 0.0
+    assert data.train.inputs.max() > 200 and same.jitter == 0.2
+
+
 def test_shuffled_datasets_come_in_one_order(module):
     first, second = (own.load(f"{module}:shuffled", SHAPE) for _ in range(2))
     np.testing.assert_array_equal(first.train.inputs, second.train.inputs)
@@ -235,7 +243,6 @@ def test_shuffled_datasets_come_in_one_order(module):
         ("not_pairs", "the train split of .* is a ndarray: a tf.data.Dataset or a pair"),
         ("several_labels", "float64 labels of shape .*rows of zeros with a single one"),
         ("grey", r"images of shape \(6, 8\): the network takes \(6, 8, 3\)$"),
-        ("integers", "int32 images: uint8 or floats"),
         ("not_finite", "NaN or infinite"),
         ("forever", "never ends: leave out its .repeat"),
         ("elements", r"\(image, label\) is expected"),
