@@ -88,6 +88,8 @@ def _read(given: Any, fit: Fit, memory: Memory, workers: int, origin: str) -> Sp
     if by_index:
         return _from_index(given, fit, memory, workers, origin)
     noun, target = (f"{word}s" for word in fit.words)
+    if _is_indexed(getattr(given, "dataset", None)):  # torch's DataLoader
+        raise UserError(f"{origin} is {kind_of(given)}: give its .dataset, which has an index")
     raise UserError(
         f"{origin} is {kind_of(given)}: a tf.data.Dataset or a pair ({noun}, {target}) of arrays "
         "is expected, a keras.utils.PyDataset, or what gives an example by its index"

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections import namedtuple
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -393,6 +394,7 @@ class Endless(keras.utils.PyDataset):
         (lambda: (IMAGES + 1j, LABELS), "complex128 images: real numbers are expected"),
         (lambda: ([IMAGES, IMAGES[:, :2]], LABELS), "is no array"),
         (lambda: 5, "is a int: a tf.data.Dataset or a pair"),
+        (lambda: SimpleNamespace(dataset=Bad(1)), r"SimpleNamespace: give its \.dataset"),
         (lambda: {"x": IMAGES}, "is a dict: a tf.data.Dataset or a pair"),
         (lambda: Bad(b"record"), r"elements b'record': \(image, label\) is expected"),
         (lambda: Bad((IMAGES[0, :5], 1)), "the network takes"),
