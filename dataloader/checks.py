@@ -137,9 +137,22 @@ def _check_places(found: tuple[int, ...], output: Output, origin: str, fit: Fit)
         raise TargetError(_misshapen(found, wanted, origin, fit, "gives"))
 
 
-def checked_labels(array: np.ndarray, output: Output, origin: str) -> None:
-    """Refuses labels int32 [n, ...] outside the output's classes."""
-    least, most = (min(blocks(array, np.min)), max(blocks(array, np.max)))
+def checked_labels(array: np.ndarray, output: Output, origin: str) -> int:
+    """The largest label of int32 [n, ...], those aside that the output's loss leaves out.
+
+    Raises:
+      UserError: labels outside the output's classes, or none that count.
+    """
+
+    def range_of(rows: np.ndarray) -> tuple[int, int] | None:
+        if output.ignored is not None and rows.ndim > 1:
+            rows = rows[rows != output.ignored]
+        return (int(rows.min()), int(rows.max())) if rows.size else None
+
+    found = [one for one in blocks(array, range_of) if one is not None]
+    if not found:
+        raise TargetError(f"{origin}: all labels are {output.ignored}, which the loss leaves out")
+    least, most = min(low for low, _ in found), max(high for _, high in found)
     classes = output.classes
     if least < 0 or (classes is not None and most >= classes):
         wrong = least if least < 0 else most
@@ -148,7 +161,10 @@ def checked_labels(array: np.ndarray, output: Output, origin: str) -> None:
         hint = "number the classes from 0"
         if classes and least >= 0:
             hint = f"the network tells {classes} classes apart, numbered from 0"
+        if array.ndim > 1 and output.ignored is None:
+            hint += "; where it stands for what is left out, give a loss with ignore_class"
         raise TargetError(f"{origin}: label {wrong} of example {place} is outside {limit}: {hint}")
+    return most
 
 
 def checked_weights(array: np.ndarray, target: np.ndarray, origin: str) -> np.ndarray:

@@ -18,12 +18,14 @@ class Output:
     shape: without the batch, such as (10,) or (64, 64, 3); None: unknown, or of as many classes as
       the labels say.
     free: its loss takes targets of any shape, as one of the user's own may.
+    ignored: label of pixels or steps that its loss leaves out; None: it has none.
     """
 
     name: str = "output"
     kind: str = CLASSES
     shape: Shape | None = None
     free: bool = False
+    ignored: int | None = None
 
     @property
     def classes(self) -> int | None:

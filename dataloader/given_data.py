@@ -200,8 +200,8 @@ def _class_names(splits: list[Split], fit: Fit, caller: str) -> tuple[str, ...]:
                 and isinstance(target, np.ndarray)
                 and target.dtype.kind == "i"
             ):
-                checked_labels(target, output, f"the {name} split of {caller}")
-                largest = max(largest, int(target.max()))
+                most = checked_labels(target, output, f"the {name} split of {caller}")
+                largest = max(largest, most)
     if len(fit.outputs) != 1 or fit.outputs[0].kind != CLASSES:
         return ()
     if fit.outputs[0].classes is None and largest >= len(splits[0]):

@@ -73,11 +73,13 @@ class Masks:
         columns = ((np.arange(w) + 0.5) * width / w).astype(int)
         mask = pixels[rows[:, None], columns].astype(np.int32)
         count = output.classes if output.kind == CLASSES else 2
-        if count == 2 and np.isin(mask, (0, WHITE)).all():
+        if count == 2 and output.ignored != WHITE and np.isin(mask, (0, WHITE)).all():
             mask //= WHITE
-        if mask.min() < 0 or (count is not None and mask.max() >= count):
+        counting = mask if output.ignored is None else mask[mask != output.ignored]
+        most = counting.max(initial=0)
+        if counting.min(initial=0) < 0 or (count is not None and most >= count):
             raise UserError(
-                f"{path} holds the number {mask.max()}: the network tells {count} classes apart, "
+                f"{path} holds the number {most}: the network tells {count} classes apart, "
                 f"numbered from 0{' (or black and white)' if count == 2 else ''}"
             )
         return mask if output.kind == CLASSES else mask[..., None].astype(np.float32)

@@ -5,6 +5,7 @@ Keras has no public view of a functional graph. Everything that reads one goes t
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -192,11 +193,22 @@ def hand_on_masks(layer: keras.Layer, args: tuple, kwargs: dict[str, Any], outpu
         return
     known = kwargs.get("mask")
     masks = keras.tree.map_structure(get_keras_mask, first) if known is None else known
-    masks = layer.compute_mask(first, masks)
+    if isinstance(layer, keras.layers.Concatenate) and layer.axis in (-1, len(first[0].shape) - 1):
+        masks = _of_any(masks)
+    else:
+        masks = layer.compute_mask(first, masks)
     pairs = zip(keras.tree.flatten(outputs), keras.tree.flatten(masks), strict=False)
     for output, mask in pairs:
         if mask is not None:
             set_keras_mask(output, mask)
+
+
+def _of_any(masks: Sequence[Any]) -> Any:
+    """The mask of tensors put side by side, which counts a step that counts in any of them: what
+    Keras computes on all channels, without these."""
+    if any(one is None for one in masks):
+        return None
+    return functools.reduce(keras.ops.logical_or, masks)
 
 
 def drop_masks(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> None:

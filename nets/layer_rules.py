@@ -31,19 +31,18 @@ KERNEL_LAYERS = (*CONVOLUTIONS, *TRANSPOSED, *DEPTHWISE, *SEPARABLE, L.Dense)
 LINEAR_POOLING = (
     *(L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D),
     *(L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D),
+    *(L.AdaptiveAveragePooling1D, L.AdaptiveAveragePooling2D, L.AdaptiveAveragePooling3D),
     *(L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D),
     *(L.Cropping1D, L.Cropping2D, L.Cropping3D),
 )
 PER_CHANNEL = (
+    *LINEAR_POOLING,
     *(L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.PReLU, L.Identity),
     *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D),
     *(L.GaussianNoise, L.GaussianDropout, L.AlphaDropout, StochasticDepth, LayerScale),
     *(L.MaxPooling1D, L.MaxPooling2D, L.MaxPooling3D),
-    *(L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D),
     *(L.GlobalMaxPooling1D, L.GlobalMaxPooling2D, L.GlobalMaxPooling3D),
-    *(L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D),
-    *(L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D),
-    *(L.Cropping1D, L.Cropping2D, L.Cropping3D),
+    *(L.AdaptiveMaxPooling1D, L.AdaptiveMaxPooling2D, L.AdaptiveMaxPooling3D),
     *(L.UpSampling1D, L.UpSampling2D, L.UpSampling3D, L.RepeatVector),
 )
 # InceptionResNetV2's layer adds the second input, scaled by one number, to the first.

@@ -15,6 +15,7 @@ POINTWISE = frozenset(
     "LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink "
     "Threshold Absolute Abs Negative Exp Expm1 Log Log1p Sqrt Rsqrt Square Reciprocal Sin Cos Tanh "
     "Sinh Cosh Arctan Clip Sign Floor Ceil Round Cast StopGradient Erf Copy "
+    "OnesLike ZerosLike FullLike "
     "ReLU".split()  # the last one is of keras.activations
 )
 MERGES = frozenset(

@@ -39,16 +39,14 @@ def open_attention(
     Widths of keys and values can be removed, the k-th of all heads together; the scores go on being
     divided by the square root of the original width.
     """
-    if call.arguments.kwargs.get("return_attention_scores"):
-        return None
     config = layer.get_config()
     ranks, axes = {len(one.shape) for one in call.inputs[:2]}, config.get("attention_axes")
     plain = ranks == {3} and axes in ((1,), [1], None)
     grid = ranks == {4} and axes in ((1, 2), [1, 2], None)
     if grid:
-        masks = (value for key, value in call.arguments.kwargs.items() if "mask" in key)
-        masked = any(one is not None and one is not False for one in masks)
-        grid = not masked and None not in call.inputs[0].shape[1:-1]
+        other = call.arguments.kwargs.items()
+        special = any(one is not None and one is not False for key, one in other)
+        grid = not special and None not in call.inputs[0].shape[1:-1]
     if not (plain or grid) or config.get("sliding_window") or config.get("use_gate"):
         return None
     return _Attention(layer, config, name)
@@ -76,26 +74,30 @@ class _Attention:
         self._dropout = L.Dropout(config["dropout"], name=f"{name}_dropout", **common)
         self._filled = False
 
-    def __call__(self, query, value, key=None, **masks):
+    def __call__(self, query, value, key=None, return_attention_scores=False, **masks):
         tensors = {"query": query, "value": value, "key": value if key is None else key}
         masked = masks.get("query_mask") is not None or masks.get("value_mask") is not None
         split = {name: self._split(name, tensor, masked) for name, tensor in tensors.items()}
         scores = keras.ops.einsum("bthd,bshd->bhts", split["query"] * self._scale, split["key"])
-        weights = self._dropout(self._weights(scores, **masks))
-        mixed = keras.ops.einsum("bhts,bshd->bthd", weights, split["value"])
+        weights = self._weights(scores, told=return_attention_scores, **masks)
+        mixed = keras.ops.einsum("bhts,bshd->bthd", self._dropout(weights), split["value"])
         output = self._output(self._joined(mixed))
         if not self._filled:
             self._fill()
-        if len(query.shape) == 3:
-            return output
-        return keras.ops.reshape(output, (-1, *query.shape[1:-1], output.shape[-1]))
+        if len(query.shape) > 3:
+            output = keras.ops.reshape(output, (-1, *query.shape[1:-1], output.shape[-1]))
+        return (output, weights) if return_attention_scores else output
 
-    def _weights(self, scores: Any, **masks: Any) -> Any:
-        """Softmax of the scores [n, heads, query, key] where no mask forbids it."""
+    def _weights(self, scores: Any, told: bool, **masks: Any) -> Any:
+        """Softmax of the scores [n, heads, query, key] where no mask forbids it.
+
+        Args:
+            told: whether it is an output of the layer.
+        """
         mask = _attention_mask(scores, **masks)
         if mask is None:
             return self._softmax(scores)
-        if self._config["dropout"]:  # as Keras: a query that sees nothing gets zeros
+        if self._config["dropout"] or told:  # as Keras: a query that sees nothing gets zeros
             return self._softmax(scores, mask=mask)
         return self._softmax(keras.ops.where(mask, scores, FORBIDDEN))  # or the mean of all
 
@@ -145,6 +147,71 @@ def _attention_mask(
     for one in found:
         mask = ops.logical_and(mask, one)
     return mask
+
+
+def open_scored_attention(
+    layer: L.Attention | L.AdditiveAttention, call: Call, name: str
+) -> Parts | None:
+    """Attention of one head without projections: scores by products or by a sum of tanh's, softmax
+    and weighted values.
+
+    Channels of query and key go together; the sum of tanh's is a Dense of one unit without a bias.
+    """
+    return _Scored(layer, name) if {len(one.shape) for one in call.inputs[:2]} == {3} else None
+
+
+class _Scored:
+    """Attention between all steps of a query and a value, each [n, steps, channels]."""
+
+    def __init__(self, layer: L.Attention, name: str):
+        common = {"dtype": layer.dtype_policy, "trainable": layer.trainable}
+        self._layer, self._sum, factor = layer, None, layer.scale
+        if isinstance(layer, L.AdditiveAttention) or layer.score_mode == "concat":
+            self._sum = L.Dense(1, use_bias=False, name=f"{name}_scores", **common)
+        if isinstance(layer, L.AdditiveAttention):
+            factor = None  # one for each channel, the kernel of the sum
+        self._scale = None
+        if factor is not None:
+            self._scale = L.Rescaling(float(factor), name=f"{name}_scale", **common)
+        self._softmax = L.Softmax(name=f"{name}_softmax", **common)
+        self._dropout = L.Dropout(layer.dropout, name=f"{name}_dropout", **common)
+
+    def __call__(
+        self, inputs, mask=None, return_attention_scores=False, use_causal_mask=False, **_
+    ):
+        ops, (query, value, *rest) = keras.ops, inputs
+        scores = self._scores(query, rest[0] if rest else value)
+        query_mask, value_mask = (mask[0], mask[1]) if mask else (None, None)
+        allowed = _attention_mask(
+            scores[:, None], value_mask=value_mask, use_causal_mask=use_causal_mask
+        )
+        if allowed is not None:
+            scores = ops.where(allowed[:, 0], scores, FORBIDDEN)
+        weights = self._dropout(self._softmax(scores))
+        mixed = ops.einsum("bts,bsd->btd", weights, value)
+        if query_mask is not None:
+            mixed = mixed * ops.cast(query_mask, mixed.dtype)[..., None]
+        return (mixed, weights) if return_attention_scores else mixed
+
+    def _scores(self, query: Any, key: Any) -> Any:
+        """[n, query, key]"""
+        ops = keras.ops
+        if self._sum is None:
+            scores = ops.einsum("btd,bsd->bts", query, key)
+            return scores if self._scale is None else self._scale(scores)
+        pairs = ops.expand_dims(query, 2) + ops.expand_dims(key, 1)
+        tanh = ops.tanh(pairs if self._scale is None else self._scale(pairs))
+        fresh = not self._sum.built
+        scores = self._sum(tanh)
+        if fresh:
+            self._sum.kernel.assign(ops.broadcast_to(self._weights(), self._sum.kernel.shape))
+        return ops.squeeze(scores, -1)
+
+    def _weights(self) -> Any:
+        """Of the channels in the sum, [channels, 1] or a number."""
+        if not isinstance(self._layer, L.AdditiveAttention):
+            return self._layer.concat_score_weight
+        return 1.0 if self._layer.scale is None else self._layer.scale[:, None]
 
 
 def open_einsum_dense(layer: L.EinsumDense, call: Call, name: str) -> Parts | None:
@@ -348,6 +415,8 @@ def _alike(layer: keras.Layer, other: keras.Layer, shape: tuple) -> bool:
 OPENERS: dict[type, Callable[[Any, Call, str], Parts | None]] = {
     L.MultiHeadAttention: open_attention,
     L.GroupQueryAttention: open_attention,
+    L.Attention: open_scored_attention,
+    L.AdditiveAttention: open_scored_attention,
     L.EinsumDense: open_einsum_dense,
     L.TimeDistributed: open_time_distributed,
     L.Bidirectional: open_bidirectional,

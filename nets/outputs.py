@@ -87,6 +87,12 @@ def is_own(loss: Any) -> bool:
     return not any(loss is one or type(loss) is one for one in vars(keras.losses).values())
 
 
+def ignored_class(loss: Any) -> int | None:
+    """The label that a loss of Keras's leaves out of everything; None where it has none."""
+    found = getattr(loss, "ignore_class", None)
+    return found if isinstance(found, int) else None
+
+
 def takes_any_targets(loss: Any) -> bool:
     """Whether a loss may take targets of another shape than the output's; not where it isn't
     known.

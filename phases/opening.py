@@ -19,7 +19,7 @@ from ..dataloader.checks import TargetError
 from ..dataloader.fit import Fit, Output
 from ..nets.given import Given, check_weights
 from ..nets.keras_graph import Compiled, built_on, compiled_with, has_graph
-from ..nets.outputs import kind_of_loss, takes_any_targets
+from ..nets.outputs import ignored_class, kind_of_loss, takes_any_targets
 from ..training.task import Knowledge, Task, task_of
 from ..utils.errors import UserError
 from ..utils.provenance import digest
@@ -114,13 +114,17 @@ def fit_of(given: Given) -> Fit:
     if not has_graph(given.model):
         shapes, ends = [None] * len(shapes), [None] * len(ends)
     found = zip(outputs, given.outputs, ends, given.losses, strict=True)
-    kinds = [Output(key, one.kind, end, takes_any_targets(loss)) for key, one, end, loss in found]
+    kinds = [
+        Output(key, one.kind, end, takes_any_targets(loss), ignored_class(loss))
+        for key, one, end, loss in found
+    ]
     return Fit(tuple(inputs), tuple(shapes), tuple(kinds))
 
 
 def _unknown_fit(loss: Any) -> Fit:
     """Of a subclassed network that was never built."""
-    output = Output("output", kind_of_loss(loss), free=takes_any_targets(loss))
+    kind, free = kind_of_loss(loss), takes_any_targets(loss)
+    output = Output("output", kind, free=free, ignored=ignored_class(loss))
     return Fit(("input",), (None,), (output,))
 
 

@@ -509,6 +509,20 @@ def test_a_class_too_small_for_the_defaults_gives_what_it_has(capsys):
     assert 5 in subset and 5 not in val and "class 3 has 1" in capsys.readouterr().out
 
 
+def test_labels_of_pixels_that_the_loss_leaves_out():
+    from dataclasses import replace
+
+    output = Output("label", "classes", (*SHAPE[:2], 4))
+    labels = np.random.default_rng(0).integers(0, 4, (COUNT, *SHAPE[:2]))
+    labels[:, 0] = 255
+    with pytest.raises(UserError, match=r"label 255 .* give a loss with ignore_class$"):
+        dataset((IMAGES, labels), Fit(("image",), (SHAPE,), (output,)))
+    fit = Fit(("image",), (SHAPE,), (replace(output, ignored=255),))
+    np.testing.assert_array_equal(dataset((IMAGES, labels), fit).train.targets, labels)
+    with pytest.raises(UserError, match="all labels are 255, which the loss leaves out"):
+        dataset((IMAGES, np.full_like(labels, 255)), fit)
+
+
 def test_classes_of_unequal_sizes(capsys):
     """D_val is as large as the middle class allows; the rare one gives what it has."""
     sizes = (100, 60, 10, 0, 50)

@@ -176,6 +176,16 @@ def test_black_and_white_masks_and_palettes(tmp_path):
         np.testing.assert_array_equal(Masks([path], (15, 20), classes).one(0), bits)
 
 
+def test_a_number_that_the_loss_leaves_out(tmp_path):
+    path, kind = tmp_path / "mask.png", ("mask", "classes", (15, 20, 3))
+    border = np.where(np.eye(15, 20) > 0, 255, mask_of(0)).astype(np.uint8)
+    Image.fromarray(border).save(path)
+    found = Masks([path], (15, 20), Output(*kind, ignored=255)).one(0)
+    np.testing.assert_array_equal(found, border)
+    with pytest.raises(UserError, match="holds the number 255: the network tells 3 classes"):
+        Masks([path], (15, 20), Output(*kind)).one(0)
+
+
 def test_masks_that_do_not_fit(pairs):
     def refused(fit=DENSE, options=Data()):  # noqa: B008
         with pytest.raises(UserError) as error, unreadable_named():

@@ -111,11 +111,39 @@ def two_texts():
     return ended([i, j], L.GlobalAveragePooling1D()(z))
 
 
+def scored():
+    """The attention of the usual translators: of a decoder on an encoder, each with padding."""
+    i, j = words(name="source"), words(7, name="target")
+    x = L.GRU(6, return_sequences=True)(embedded(i))
+    y = L.GRU(6, return_sequences=True)(embedded(j))
+    y = L.Add()([y, L.AdditiveAttention()([y, x])])
+    z = L.Attention(use_scale=True, dropout=0.1)([y, y], use_causal_mask=True)
+    return ended([i, j], L.GlobalAveragePooling1D()(L.Dense(6)(z)))
+
+
+def side_by_side():
+    """Words beside numbers that have no mask, and beside other words."""
+    i, j, k = words(name="one"), words(name="two"), keras.Input((LENGTH, 3), name="numbers")
+    x = L.LSTM(6, return_sequences=True)(L.Concatenate()([embedded(i), embedded(j)]))
+    y = L.GlobalAveragePooling1D()(L.Dense(6)(L.Concatenate()([embedded(i), L.Dense(5)(k)])))
+    return ended([i, j, k], L.Concatenate()([L.GlobalAveragePooling1D()(x), y]))
+
+
+def told_scores():
+    """Attention that gives its scores, too."""
+    i = words()
+    x = embedded(i)
+    y, scores = L.MultiHeadAttention(2, 4)(x, x, return_attention_scores=True)
+    z, others = L.Attention()([x, L.Dense(WIDTH)(y)], return_attention_scores=True)
+    weights = L.Concatenate()([keras.ops.mean(scores, axis=1), others])
+    return ended(i, keras.ops.mean(L.Concatenate()([L.Dense(5)(weights), z]), axis=1))
+
+
 NETWORKS = {
     build.__name__: build
     for build in (
         *(recurrent, cells, series, states, nested, each_step, attention, attention_with_dropout),
-        *(blocks, causal, two_texts),
+        *(blocks, causal, two_texts, scored, side_by_side, told_scores),
     )
 }
 
@@ -258,10 +286,10 @@ ONE = {"batch_size": COUNT, "verbose": 0, "return_dict": True}
 
 
 def test_a_mask_that_comes_of_more_than_the_inputs_is_refused():
-    i = words()
-    x = embedded(i)
-    x = L.Concatenate()([L.Bidirectional(L.GRU(4, return_sequences=True))(x), x])
-    model = keras.Model(i, L.Dense(3)(x))
+    i, j = words(), keras.Input((LENGTH, 4))
+    x = L.Bidirectional(L.GRU(4, return_sequences=True))(embedded(i))
+    x = L.Concatenate(axis=1)([x, L.Dense(8)(j)])
+    model = keras.Model([i, j], L.Dense(3)(x))
     given = Given.read(model, examples(model))
     with pytest.raises(UserError, match="comes of more than its inputs; let the Embedding make"):
         given.finished(given.core)

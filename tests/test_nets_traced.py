@@ -280,6 +280,22 @@ def grouped_queries():
     return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling1D()(x + y)))
 
 
+def scored(**options):
+    """Attention without projections, by products or by a sum of tanh's."""
+    i = keras.Input((4, 5))
+    query, value, key = (L.Dense(8, name=name)(i) for name in ("query", "value", "key"))
+    mode = options.pop("mode", L.Attention)
+    y = mode(name="attention", **options)([query, value, key])
+    return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling1D()(L.Dense(6, "relu")(y))))
+
+
+def pooled():
+    i = keras.Input((7, 7, 3))
+    x = L.AdaptiveAveragePooling2D(4)(L.Conv2D(6, 3, padding="same", name="first")(i))
+    x = L.AdaptiveMaxPooling2D((2, 3))(L.Conv2D(8, 3, padding="same", name="second")(x))
+    return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+
+
 def looked_up():
     """Two columns of numbers, each looked up by itself."""
     i = keras.Input((2,))
@@ -298,6 +314,11 @@ def looked_up():
         (patches, {"first": 5, "dense": 7}),
         (attention_on_a_grid, {"first": 8, "attention_value": 8}),
         (grouped_queries, {"first": 8, "attention_value": 8}),
+        (scored, {"query": 8, "key": 8, "value": 8}),
+        (lambda: scored(use_scale=True, score_mode="concat"), {"query": 8, "value": 8}),
+        (lambda: scored(mode=L.AdditiveAttention), {"query": 8, "key": 8, "value": 8}),
+        (lambda: scored(mode=L.AdditiveAttention, use_scale=False), {"query": 8, "value": 8}),
+        (pooled, {"first": 6, "second": 8}),
         (looked_up, {"embedding": 6, "embedding_1": 6, "dense_1": 8}),
     ],
     ids=[
@@ -309,6 +330,8 @@ def looked_up():
         "patches",
         "grid",
         "grouped",
+        *("products", "tanh", "additive", "plain_additive"),
+        "pooled",
         "looked_up",
     ],
 )

@@ -321,6 +321,34 @@ def test_weights_of_examples_of_pixels_and_of_classes():
     np.testing.assert_allclose(found, (each * weights[..., None]).mean((1, 2, 3)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("applied", [True, False], ids=["probabilities", "logits"])
+def test_a_label_that_the_loss_leaves_out(applied):
+    image = keras.Input((4, 5, 3))
+    end = L.Conv2D(3, 1, activation="softmax" if applied else None)(image)
+    model = keras.Model(image, end)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not applied, ignore_class=255)
+    overlap = keras.metrics.MeanIoU(3, "overlap", ignore_class=255, sparse_y_pred=False)
+    model.compile("sgd", loss, metrics=["accuracy", overlap])
+    inputs = RNG.normal(size=(6, 4, 5, 3)).astype("f")
+    labels = RNG.integers(0, 3, (6, 4, 5))
+    labels[RNG.random(labels.shape) < 0.3] = 255
+    labels[5] = 255
+    given = Given.read(model, inputs)
+    task, outputs = task_of(given), outputs_of(given, inputs)
+    targets = tf.constant(labels, tf.int32)
+    found = task.example_losses(outputs, targets).numpy()
+    keras_says = [float(loss(labels[k : k + 1], model(inputs[k : k + 1]))) for k in range(5)]
+    np.testing.assert_allclose(found, [*keras_says, 0.0], rtol=1e-5)
+    assert np.isfinite(task.least_losses(task.prepared(None, outputs), 6)).all()
+    metrics = UserMetrics(task)
+    metrics.update(outputs, targets)
+    hits = (np.asarray(model(inputs)).argmax(-1) == labels)[labels != 255]
+    values = metrics.result()
+    assert values["accuracy"] == pytest.approx(hits.mean())
+    said = model.evaluate(inputs, labels, verbose=0, return_dict=True)
+    assert values["overlap"] == pytest.approx(said["overlap"])
+
+
 def test_views_whose_targets_have_moved():
     model, inputs, targets, _ = examples_for("segmentation")
     given = Given.read(model, inputs)

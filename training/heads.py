@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..nets.given import Given
-from ..nets.outputs import UNEQUAL, Output, is_own, loss_name
+from ..nets.outputs import UNEQUAL, Output, ignored_class, is_own, loss_name
 from ..options.kinds import CLASSES, COLUMN, LABELS, ONE_HOT, PLAIN, SIGMOIDS
 from ..utils.errors import UserError
 
@@ -28,7 +28,7 @@ NOT_NEGATIVE = frozenset(
     """.split()
 )
 # Options of Keras's cross-entropies that make them another loss.
-OPTIONS = {"label_smoothing": 0.0, "ignore_class": None, "axis": -1}
+OPTIONS = {"label_smoothing": 0.0, "axis": -1}
 
 # (targets, outputs) -> the loss of every example, or of every pixel of every example
 Unreduced = Callable[[Any, Any], Any]
@@ -50,6 +50,7 @@ class Head:
         variance: of the given network's numbers, float32 [size of the last axis].
         masked: whether steps of weight 0 are those that a mask of Keras's excludes: its metrics
             leave them out as well.
+        ignored: label of pixels or steps that losses and metrics leave out; None: there is none.
     """
 
     output: Output
@@ -62,6 +63,7 @@ class Head:
     rank: int = 2
     variance: np.ndarray | None = None
     masked: bool = False
+    ignored: int | None = None
 
     def given_targets(self, targets: Any, classes: int | None) -> Any:
         """Targets [n, ...] as the user's loss and metrics take them.
@@ -76,14 +78,26 @@ class Head:
         return targets[..., None] if self.form == COLUMN else targets
 
     def losses(self, outputs: Any, targets: Any, weights: Any = None) -> Any:
-        """The loss of every example, float32 [n]; mean over its pixels."""
+        """The loss of every example, float32 [n]; mean over its pixels that count."""
+        counts = self.counting(targets)
+        if counts is not None:
+            targets = tf.where(counts, targets, tf.zeros_like(targets))
         values = self.loss(targets, outputs)
         if self.class_weights is not None:
             of_class = tf.gather(tf.constant(self.class_weights), tf.cast(targets, tf.int32))
             values *= _alike(of_class, values)
         if weights is not None:
             values *= _alike(tf.cast(weights, tf.float32), values)
-        return per_example(values)
+        if counts is None:
+            return per_example(values)
+        used = per_example(tf.cast(counts, tf.float32))
+        return tf.math.divide_no_nan(per_example(tf.where(counts, values, 0.0)), used)
+
+    def counting(self, targets: Any) -> Any:
+        """Which pixels or steps count, bool [n, ...]; None: all."""
+        if self.ignored is None or not targets.dtype.is_integer:
+            return None
+        return tf.not_equal(targets, tf.cast(self.ignored, targets.dtype))
 
 
 def default_loss(given: Given, output: Output) -> Any:
@@ -131,14 +145,16 @@ def head_of(
     usual = all(options.get(key, value) == value for key, value in OPTIONS.items())
     usual &= bool(options.get("from_logits", False)) != output.applied
     stock = not is_own(found)
+    ignored = ignored_class(found) if rank > 2 else None
     form = _form(output, name, form, stock=stock)
     least = 0.0 if stock and name in NOT_NEGATIVE else -np.inf
     if usual and stock and output.kind == CLASSES and name in _CROSS_ENTROPIES:
         plain = labels and rank == 2
-        return Head(output, _cross_entropy, least=0.0, form=form, plain=plain, rank=rank)
+        head = Head(output, _cross_entropy, least=0.0, form=form, plain=plain, rank=rank)
+        return replace(head, ignored=ignored)
     if usual and stock and output.kind == SIGMOIDS and name in _SIGMOID_ENTROPIES:
         return Head(output, _sigmoid_entropy, least=0.0, rank=rank)
-    head = Head(output, None, least=least, form=form, rank=rank)
+    head = Head(output, None, least=least, form=form, rank=rank, ignored=ignored)
     return replace(head, loss=_in_given_terms(found, head))
 
 

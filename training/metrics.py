@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from ..nets.given import fresh
 from ..nets.keras_graph import larger_is_better, set_mask
+from ..utils.trees import parts_of
 from .task import Task
 
 # Metrics whose variables are sums over examples, with the classes that are derived from them.
@@ -64,7 +65,7 @@ class UserMetrics:
             self._model = self._passing(keras.tree.flatten(given))
         sizes = [one.shape[-1] for one in keras.tree.flatten(given)]
         wanted = self._task.given_targets(targets, sizes)
-        masks = self._masks(weights)
+        masks = self._masks(targets, weights)
         if isinstance(weights, tuple):
             weights = keras.tree.pack_sequence_as(self._task.structure, list(weights))
         examples = int(keras.tree.flatten(given)[0].shape[0])
@@ -80,11 +81,14 @@ class UserMetrics:
             if self._errors:
                 self._note(len(rows))
 
-    def _masks(self, weights: Any) -> list[Any]:
+    def _masks(self, targets: Any, weights: Any) -> list[Any]:
         """Of every output: the steps that its metrics look at, bool [b, steps]; None: all."""
         heads = self._task.heads
         each = weights if isinstance(weights, tuple) else [weights] * len(heads)
-        return [one > 0 if head.masked else None for head, one in zip(heads, each, strict=True)]
+        return [
+            weight > 0 if head.masked else head.counting(target)
+            for head, target, weight in zip(heads, parts_of(targets), each, strict=True)
+        ]
 
     def result(self) -> dict[str, float]:
         """{name: value} over all batches since the last call, which is then forgotten."""
