@@ -11,7 +11,7 @@ one layer per call, since its calls may come to have different widths.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,13 +40,14 @@ from .keras_graph import (
     with_masks,
     without_masks,
 )
+from .kernels import kernel_of, layer_of, usage_of, with_biases
 from .layer_kinds import KINDS
 from .layer_rules import KERNEL_LAYERS
 from .opened import check_opened, check_trace
 from .openers import OPENERS, stock_norm_like
 from .products import over_turned
 from .rebuild import carry_over, config_of, like, replay
-from .reductions import over_channels
+from .reductions import over_channels, unit_length
 from .tf_calls import as_keras_ops
 from .traced import Closed, Held, Trace, size_of, tensors_in, traced
 
@@ -69,6 +70,8 @@ class Flat:
         places: {layer name: "outer/inner", where the layer was inside a model or layer}.
         opened: whether layers of it were opened.
         output_names: as they were.
+        constants: names of layers whose kernels are no weights of the network's: they stay as they
+            are.
     """
 
     model: keras.Model
@@ -78,6 +81,7 @@ class Flat:
     places: dict[str, str] = field(default_factory=dict)
     opened: bool = False
     output_names: tuple[str, ...] = ()
+    constants: set[str] = field(default_factory=set)
 
 
 def flatten(model: keras.Model) -> Flat:
@@ -110,6 +114,7 @@ class _Pass:
         self._given_up: dict[int, keras.Layer] = {}
         self._homes: dict[int, tuple[Held, Any]] = {}
         self._indices: dict[Any, Any] = {}
+        self._kernels: dict[Any, tuple[Any, keras.Layer]] = {}
         self._stock: dict[int, tuple[keras.Layer, keras.Layer | None]] = {}
         outer = functional(flat.model)
         inputs, outputs = ends(outer)
@@ -187,6 +192,8 @@ class _Pass:
     def _called(self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         operation = call.operation
         if is_op(operation):
+            if (made := self._by_kernel(call, owner, args, kwargs)) is not None:
+                return made
             return self._copy_of_op(call, owner)(*args, **kwargs)
         _refuse(operation)
         reason = None
@@ -249,10 +256,10 @@ class _Pass:
             name, number = f"{owner}_{wanted}_{number}", number + 1
         return name
 
-    def _copy_of_op(self, call: Call, owner: str) -> keras.Operation:
+    def _copy_of_op(self, call: Call, owner: str) -> Callable:
         operation = call.operation
         name = self._name(operation.name, owner)
-        if (reduction := over_channels(call, name)) is not None:
+        if (reduction := over_channels(call, name) or unit_length(call, name)) is not None:
             return reduction
         if type(operation).__name__ == "Reshape" and _keeps_the_batch(operation, call.inputs[0]):
             # As a layer its sizes follow the channels.
@@ -261,6 +268,29 @@ class _Pass:
             return type(operation).from_config(operation.get_config() | {"name": name})
         except (NotImplementedError, TypeError, ValueError):
             return operation  # it holds no state
+
+    def _by_kernel(self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """What a call gives as a layer of Keras's, where it is one with a kernel that is held, or
+        constant; None for another call."""
+        if (given := kernel_of(call)) is None:
+            return None
+        inputs, kernel, *vectors = (*args, *kwargs.values())
+        if isinstance(kernel, keras.KerasTensor):
+            return None
+        value, layer = (kernel.value, kernel.layer) if isinstance(kernel, Held) else (kernel, None)
+        bias = vectors[0].value if vectors else None
+        key = id(value), usage_of(call), id(bias)
+        if key not in self._kernels:
+            wanted = f"{layer.name}_{getattr(value, 'name', 'kernel')}" if layer else ""
+            name = self._name(wanted or call.operation.name, owner)
+            made = layer_of(call, value, bias, name)
+            made.trainable = made.trainable and (layer is None or layer.trainable)
+            if not isinstance(value, keras.Variable):
+                self.flat.constants.add(name)
+            self.flat.policies.setdefault(name, "float32" if layer is None else _policy(layer))
+            self.flat.trainable.setdefault(name, made.trainable)
+            self._kernels[key] = given, made
+        return self._kernels[key][1](inputs)
 
     def _copy(self, call: Call, owner: str) -> Any:
         """The layer's copy: one for all its calls, but one per call where it has no weights."""
@@ -356,10 +386,14 @@ class _Pass:
         network = {id(a): b for a, b in pairs}
         given = tensors_in(outer_args, outer_kwargs)
         values = {id(a): network[id(b)] for a, b in zip(trace.inputs, given, strict=True)}
-        values |= {key: self._home(held) for key, held in trace.held.items()}
+        calls, biases = with_biases(trace, layer)
+        values |= {
+            key: held if held.kernel or key in biases else self._home(held)
+            for key, held in trace.held.items()
+        }
         context = {} if training is None else {"training": training}
         with self._inside(layer.name):
-            self._follow(trace.calls, values, layer.name, context)
+            self._follow(calls, values, layer.name, context)
         return keras.tree.map_structure(
             lambda one: values[id(one)] if isinstance(one, keras.KerasTensor) else one,
             trace.outputs,

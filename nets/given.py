@@ -11,7 +11,7 @@ models inside models, half precision, frozen layers, inputs by name. The core is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -65,7 +65,7 @@ class Given:
         core: flat, of layers of its own, for inputs of the examples' size; float32 [n, ...] (a
             tuple where there are several inputs) -> float32 [n, ...] (likewise), logits where
             `outputs` say probabilities. All its layers are trainable but for batch norms that the
-            user has frozen or calls with training=False.
+            user has frozen or calls with training=False, and for kernels that are constants.
         outputs: what each output means, in the order of `core.outputs`.
         closed: {layer name: why it stays whole}.
     """
@@ -88,6 +88,7 @@ class Given:
         outputs: tuple[Output, ...] | None = None,
         plain: bool = False,
         shapes: Shapes | None = None,
+        constants: Iterable[str] = (),
     ) -> Given:
         """Reads a network.
 
@@ -102,12 +103,14 @@ class Given:
             plain: take them all as numbers that mean nothing to us.
             shapes: of the inputs without the batch, where the network leaves them open; None:
                 those of the examples.
+            constants: names of layers whose kernels no training changes.
 
         Raises:
             UserError: no graph, losses for other outputs than there are, sizes that it can't take,
                 or as `flatten`.
         """
         flat = flatten(called_on(model, examples))
+        flat.constants.update(constants)
         if plain:
             outputs = tuple(Output(name, NUMBERS) for name in flat.output_names)
         return _read(model, flat, examples, loss, outputs, shapes)
@@ -167,7 +170,13 @@ class Given:
             examples: as of `read`; needed where the given network is subclassed.
         """
         shapes = None if has_open_inputs(self.core) else [one.shape[1:] for one in self.core.inputs]
-        return Given.read(model, examples, outputs=self.outputs, shapes=shapes)
+        constants = self._flat.constants
+        return Given.read(model, examples, outputs=self.outputs, shapes=shapes, constants=constants)
+
+    def thaw(self, core: keras.Model) -> None:
+        """Makes all layers of what became of `self.core` trainable but for constant kernels."""
+        for layer in core.layers:
+            layer.trainable = layer.name not in self._flat.constants
 
     def finished(self, core: keras.Model) -> keras.Model:
         """A network as the given one: its ends, dtype policies and trainable flags.
@@ -315,6 +324,7 @@ def _read(
     for layer in core.layers:
         norm = isinstance(layer, L.BatchNormalization)
         layer.trainable = not norm or (layer.trainable and layer.name not in fixed)
+        layer.trainable &= layer.name not in flat.constants
     return Given(model, core, outputs, flat.closed, flat, fixed, loss)
 
 

@@ -9,7 +9,7 @@ import functools
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -22,6 +22,21 @@ from keras.src.ops.numpy import Einsum
 from ..utils.errors import UserError
 
 __all__ = ["CustomScaleLayer", "Einsum", "LayerScale", "StochasticDepth"]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of a call that is written anew."""
+
+    args: tuple
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def fill_in(self, values: dict[int, Any]) -> tuple[tuple, dict[str, Any]]:
+        """The arguments with `values` {id of a KerasTensor: value} in place."""
+        return keras.tree.map_structure(
+            lambda one: values[id(one)] if isinstance(one, keras.KerasTensor) else one,
+            (self.args, self.kwargs),
+        )
 
 
 @dataclass(frozen=True)

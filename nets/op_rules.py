@@ -15,11 +15,13 @@ POINTWISE = frozenset(
     "LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink "
     "Threshold Absolute Abs Negative Exp Expm1 Log Log1p Sqrt Rsqrt Square Reciprocal Sin Cos Tanh "
     "Sinh Cosh Arctan Clip Sign Floor Ceil Round Cast StopGradient Erf Copy "
-    "OnesLike ZerosLike FullLike "
+    "OnesLike ZerosLike FullLike Tan Arcsinh Arctanh Trunc Exp2 Log2 Log10 Cbrt Deg2rad Rad2deg "
+    "NanToNum Isnan Isfinite Isinf "
     "ReLU".split()  # the last one is of keras.activations
 )
 MERGES = frozenset(
-    "Add Subtract Multiply Divide TrueDivide DivideNoNan Maximum Minimum Power".split()
+    "Add Subtract Multiply Divide TrueDivide DivideNoNan FloorDivide Mod Fmod Maximum Minimum "
+    "Power Logaddexp Hypot Arctan2".split()
 )
 REDUCTIONS = frozenset("Mean Sum Max Min Amax Amin Var Std Prod".split())
 POOLING = frozenset("MaxPool AveragePool".split())
@@ -155,6 +157,34 @@ def _stack_rule(ids: Ids, site: Site) -> np.ndarray:
     return site.inputs[0]
 
 
+def _tile_rule(ids: Ids, site: Site) -> np.ndarray:
+    if np.atleast_1d(site.layer.repeats)[-1] != 1:
+        raise NoRule("repeats the channels")
+    return site.inputs[0]
+
+
+def _moments_rule(ids: Ids, site: Site) -> list[np.ndarray]:
+    if _along_channels(site.layer.axes, len(site.in_shapes[0])):
+        raise NoRule("runs over the channels")
+    return [site.inputs[0]] * 2
+
+
+def _moveaxis_rule(ids: Ids, site: Site) -> np.ndarray:
+    rank = len(site.in_shapes[0])
+    axes = np.empty(range(rank))  # an axis is known again by its size
+    if np.moveaxis(axes, site.layer.source, site.layer.destination).shape[-1] != rank - 1:
+        raise NoRule("moves the channels to another axis")
+    return site.inputs[0]
+
+
+def _take_rule(ids: Ids, site: Site) -> np.ndarray:
+    if len(site.inputs) > 1:
+        raise NoRule("takes places that aren't constant")
+    if _along_channels(site.layer.axis, len(site.in_shapes[0])):
+        raise NoRule("takes some of the channels")
+    return site.inputs[0]
+
+
 def _repeat_rule(ids: Ids, site: Site) -> np.ndarray:
     if _along_channels(site.layer.axis, len(site.in_shapes[0])):
         raise NoRule("repeats the channels")
@@ -169,14 +199,19 @@ def _turn_rule(ids: Ids, site: Site) -> np.ndarray:
 
 RULES = {
     **dict.fromkeys(POINTWISE, same_rule),
-    **dict.fromkeys(MERGES, merge_rule),
+    **dict.fromkeys(MERGES | CONDITIONS, merge_rule),
     **dict.fromkeys(REDUCTIONS, _reduction_rule),
     **dict.fromkeys(POOLING, _pooling_rule),
     "Concatenate": concatenate_rule,
     **dict.fromkeys(OPERATIONS, product_rule),
     "GetItem": _item_rule,
     "ExtractPatches": _patches_rule,
+    **dict.fromkeys(("Cumsum", "Cumprod", "Sort"), _reduction_rule),
     "Flip": _turn_rule,
+    "Moments": _moments_rule,
+    "Moveaxis": _moveaxis_rule,
+    "Take": _take_rule,
+    "Tile": _tile_rule,
     "Repeat": _repeat_rule,
     "Resize": same_rule,
     "Split": _split_rule,
@@ -194,7 +229,7 @@ RULES = {
 
 
 # Operations that multiply nothing with anything but a number per place.
-FREE = frozenset({*RULES, *CONDITIONS, "Cumsum", "OnesLike", "Tile", "ZerosLike"} - OPERATIONS)
+FREE = frozenset(RULES.keys() - OPERATIONS)
 
 
 def takes_plain_numbers(operation: keras.Operation) -> bool:
@@ -213,6 +248,6 @@ def follow(ids: Ids, site: Site) -> np.ndarray | list[np.ndarray]:
         raise NoRule("has no rule")
     for constant in site.constants:
         shape = tuple(np.shape(constant))
-        if shape and shape[-1] > 1 and name not in OPERATIONS:
+        if shape and shape[-1] > 1 and name not in OPERATIONS | {"Take"}:
             raise NoRule("has a constant per channel")
     return RULES[name](ids, site)

@@ -15,11 +15,10 @@ from typing import Any
 
 import keras
 
-from .keras_graph import Call, Einsum, is_op
-from .traced import Arguments
+from .keras_graph import Arguments, Call, Einsum, is_op
 
 LEADING = string.ascii_uppercase  # for axes that an equation leaves to "..."
-OPERATIONS = frozenset({"Einsum", "Matmul", "Tensordot"})
+OPERATIONS = frozenset({"Dot", "Einsum", "Matmul", "Tensordot"})
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,8 @@ def _equation(operation: keras.Operation, ranks: list[int]) -> tuple[list[str], 
     first, second = ranks
     if min(ranks) == 0:
         return None
+    if type(operation).__name__ == "Dot":
+        return _contracted(ranks, [[first - 1], [max(0, second - 2)]], batch=False)
     left = LEADING[26 - max(0, first - 2) :] + ("yx" if first > 1 else "x")
     right = LEADING[26 - max(0, second - 2) :] + ("xz" if second > 1 else "x")
     leading = max(left[:-2], right[:-2], key=len)

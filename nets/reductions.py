@@ -1,4 +1,4 @@
-"""Means, sums and extremes over the channels, as a layer: a mask-aware one can then stand in.
+"""Means, sums, extremes and lengths over the channels, as a layer: a mask-aware one can stand in.
 
 `keras.ops.mean(x, axis=-1)` of the user's is an `OverChannels` in the core and the same operation
 in what comes back.
@@ -6,6 +6,7 @@ in what comes back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -23,6 +24,7 @@ FUNCTIONS = {
     "Amin": keras.ops.min,
     "Var": keras.ops.var,
     "Std": keras.ops.std,
+    "Norm": keras.ops.norm,
 }
 
 
@@ -59,12 +61,30 @@ class OverChannels(keras.layers.Layer):
 
 def over_channels(call: Call, name: str) -> OverChannels | None:
     """The layer for a reduction of floats over their channels alone; None for another call."""
-    operation, (tensor, *others) = call.operation, call.inputs or (None,)
-    if type(operation).__name__ not in FUNCTIONS or others or tensor is None:
+    operation = call.operation
+    if type(operation).__name__ not in FUNCTIONS or not _of_channels(call, operation.axis):
         return None
-    rank, axis = len(tensor.shape), operation.axis
-    alone = axis is not None and [int(one) % rank for one in np.atleast_1d(axis)] == [rank - 1]
-    plain = getattr(operation, "initial", None) is None
-    if not (alone and plain and rank > 1 and keras.backend.is_float_dtype(tensor.dtype)):
+    usual = {"initial": (None,), "ord": (None, 2)}
+    if any(getattr(operation, key, None) not in values for key, values in usual.items()):
         return None
     return OverChannels(type(operation).__name__, bool(operation.keepdims), name=name)
+
+
+def unit_length(call: Call, name: str) -> Callable[[Any], Any] | None:
+    """`keras.ops.normalize` over the channels alone, in parts; None for another call."""
+    operation, ops = call.operation, keras.ops
+    known = type(operation).__name__ == "Normalize" and operation.order == 2
+    if not known or not _of_channels(call, operation.axis):
+        return None
+    total = OverChannels("Sum", keepdims=True, name=name)
+    least = keras.config.epsilon() if operation.epsilon is None else operation.epsilon
+    return lambda x: x * ops.rsqrt(ops.maximum(total(ops.square(x)), least**2))
+
+
+def _of_channels(call: Call, axis: Any) -> bool:
+    """Whether a call runs over the last axis, and no other, of floats alone."""
+    if len(call.inputs) != 1 or axis is None:
+        return False
+    tensor, rank = call.inputs[0], len(call.inputs[0].shape)
+    alone = [int(one) % rank for one in np.atleast_1d(axis)] == [rank - 1]
+    return alone and rank > 1 and keras.backend.is_float_dtype(tensor.dtype)

@@ -165,7 +165,7 @@ class UnitNorm(_AcrossChannels, keras.layers.UnitNormalization):
 
 
 class OverChannels(_AcrossChannels, reductions.OverChannels):
-    """A mean, sum or extreme over the channels that are kept."""
+    """A mean, sum, extreme or length over the channels that are kept."""
 
     @staticmethod
     def axes(layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray) -> Axes:
@@ -181,6 +181,8 @@ class OverChannels(_AcrossChannels, reductions.OverChannels):
         if self.kind in ("Max", "Amax", "Min", "Amin"):
             never = x.dtype.min if self.kind in ("Max", "Amax") else x.dtype.max
             return reductions.OverChannels.call(self, tf.where(keep > 0, x, never))
+        if self.kind == "Norm":
+            return reductions.OverChannels.call(self, x * keep)
         total = tf.reduce_sum(x * keep, -1, keepdims=True)
         if self.kind != "Sum":
             total /= tf.reduce_sum(keep)

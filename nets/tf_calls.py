@@ -139,6 +139,42 @@ def _window(size: Any) -> int | tuple[int, ...]:
     return sizes[1:-1]
 
 
+def _convolution(function: Callable) -> Callable:
+    def applied(input, filters, strides, padding, data_format=None, dilations=None, name=None):
+        if data_format not in (None, "NHWC") or not isinstance(padding, str):
+            raise _Unknown
+        options = {"strides": _window(strides), "padding": padding.lower()}
+        if dilations is not None:
+            options["dilation_rate"] = _window(dilations)
+        return function(input, filters, **options)
+
+    return applied
+
+
+def _depthwise_convolution(
+    input, filter, strides, padding, data_format=None, dilations=None, name=None
+):
+    return _convolution(ops.depthwise_conv)(input, filter, strides, padding, data_format, dilations)
+
+
+def _gather(params, indices, validate_indices=None, axis=None, batch_dims=0, name=None):
+    if batch_dims:
+        raise _Unknown
+    return ops.take(params, indices, axis=0 if axis is None else int(axis))
+
+
+def _crelu(features, axis=-1, name=None):
+    return ops.concatenate([ops.relu(features), ops.relu(ops.negative(features))], axis=axis)
+
+
+def _local_response_normalization(input, depth_radius=5, bias=1.0, alpha=1.0, beta=0.5, name=None):
+    channels, radius = input.shape[-1], int(depth_radius)
+    widths = [(0, 0)] * (len(input.shape) - 1) + [(radius, radius)]
+    squares = ops.pad(ops.square(input), widths)
+    near = _add_n([squares[..., k : k + channels] for k in range(2 * radius + 1)])
+    return input / ops.power(bias + alpha * near, beta)
+
+
 def _gelu(features, approximate: bool = False, name=None):
     return ops.gelu(features, approximate=approximate)
 
@@ -289,6 +325,11 @@ FUNCTIONS: dict[str, Callable] = {
     "max_pool2d": _pooling(ops.max_pool),
     "avg_pool2d": _pooling(ops.average_pool),
     "avg_pool_v2": _pooling(ops.average_pool),
+    "conv2d_v2": _convolution(ops.conv),
+    "depthwise_conv2d_v2": _depthwise_convolution,
+    "gather_v2": _gather,
+    "crelu_v2": _crelu,
+    "lrn": _local_response_normalization,
     "identity": lambda input, name=None: input,
     "convert_to_tensor_v2_with_dispatch": lambda value, *_, **__: value,
     "gelu": _gelu,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -25,6 +25,7 @@ import numpy as np
 
 from ..utils.errors import line_of
 from .keras_graph import (
+    Arguments,
     Call,
     calls_of,
     calls_to,
@@ -38,6 +39,7 @@ from .keras_graph import (
     shell_of,
     takes_training,
 )
+from .kernels import kernel_of, usage_of
 from .tf_calls import as_keras_ops
 
 BATCH = 211
@@ -55,12 +57,14 @@ class Held:
         value: a variable, or a constant array.
         layer: that has it.
         repeated: the layer repeats it for every example.
+        kernel: it is used as one, in one way, and for nothing else (`nets.kernels`).
         per_example: the leading axis, of size 1, stands for the batch and gets its size.
     """
 
     value: Any
     layer: keras.Layer
     repeated: bool = False
+    kernel: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,7 +73,8 @@ class Held:
 
     @property
     def per_example(self) -> bool:
-        return self.repeated or (len(self.shape) > 2 and self.shape[0] == 1)
+        leading = len(self.shape) > 2 and self.shape[0] == 1
+        return self.repeated or (leading and not self.kernel)
 
 
 @dataclass(frozen=True)
@@ -87,21 +92,6 @@ class Trace:
     inputs: list[keras.KerasTensor]
     outputs: Any
     held: dict[int, Held]
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """The arguments of a call that is written anew."""
-
-    args: tuple
-    kwargs: dict[str, Any] = field(default_factory=dict)
-
-    def fill_in(self, values: dict[int, Any]) -> tuple[tuple, dict[str, Any]]:
-        """The arguments with `values` {id of a KerasTensor: value} in place."""
-        return keras.tree.map_structure(
-            lambda one: values[id(one)] if isinstance(one, keras.KerasTensor) else one,
-            (self.args, self.kwargs),
-        )
 
 
 def traced(
@@ -371,7 +361,11 @@ def _own(layer: keras.Layer) -> set[int]:
 def _rewritten(trace: Trace, layer: keras.Layer) -> tuple[list[Call], list, Any, dict[int, Held]]:
     """A layer's trace without the number BATCH."""
     replaced: dict[int, Any] = {}
-    held, calls = dict(trace.held), []
+    kernels = _kernels(trace, layer)
+    held: dict[int, Held] = {
+        key: replace(one, kernel=key in kernels) for key, one in trace.held.items()
+    }
+    calls = []
     for call in trace.calls:
         kind = type(call.operation).__name__ if is_op(call.operation) else ""
         if kind in ("Tile", "BroadcastTo", "Repeat") and _only_repeats_examples(call):
@@ -392,6 +386,19 @@ def _rewritten(trace: Trace, layer: keras.Layer) -> tuple[list[Call], list, Any,
 
     calls = [_with_inputs(call, final) for call in calls]
     return calls, trace.inputs, keras.tree.map_structure(final, trace.outputs), held
+
+
+def _kernels(trace: Trace, layer: keras.Layer) -> set[int]:
+    """The ids of what a layer holds as kernels alone, each used in one way: as layers of Keras's
+    they would be several."""
+    used: dict[int, set[tuple]] = {}
+    for call in trace.calls:
+        kernel = kernel_of(call)
+        for one in call.inputs:
+            usage = usage_of(call) if one is kernel else ("other",)
+            used.setdefault(id(one), set()).add(usage)
+    alone = {key for key, usages in used.items() if len(usages) == 1 and ("other",) not in usages}
+    return {key for key in alone & trace.held.keys() if trace.held[key].layer is layer}
 
 
 def _with_inputs(call: Call, final: Callable[[Any], Any]) -> Call:

@@ -90,7 +90,7 @@ def run_finetuning(
         load_keras(search_path / pruned_file(search_path, rate), compile=False)
     ).core
     # Frozen batch norms as well: a smaller network has other statistics. `finished` freezes again.
-    student.trainable = True
+    given.thaw(student)
     if finetuning.from_scratch:
         keras.utils.set_random_seed(training.seed)
         student = rebuilt(student, carry=lambda old, new: None)
