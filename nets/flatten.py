@@ -43,6 +43,7 @@ from .keras_graph import (
 from .kernels import kernel_of, layer_of, usage_of, with_biases
 from .layer_kinds import KINDS
 from .layer_rules import KERNEL_LAYERS
+from .op_rules import equal_part
 from .opened import check_opened, check_trace
 from .openers import OPENERS, stock_norm_like
 from .products import over_turned
@@ -261,6 +262,8 @@ class _Pass:
         name = self._name(operation.name, owner)
         if (reduction := over_channels(call, name) or unit_length(call, name)) is not None:
             return reduction
+        if (part := equal_part(call)) is not None:
+            return lambda x, _: keras.ops.split(x, part[0], axis=-1)[part[1]]
         if type(operation).__name__ == "Reshape" and _keeps_the_batch(operation, call.inputs[0]):
             # As a layer its sizes follow the channels.
             return keras.layers.Reshape(tuple(operation.newshape[1:]), name=name)

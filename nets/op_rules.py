@@ -1,11 +1,13 @@
 """What `keras.ops` operations in a functional graph do to channels: rules by operation name."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from .channels import Ids, NoRule, Site
+from .keras_graph import Call
 from .layer_rules import concatenate_rule, merge_rule, product_rule, same_rule
 from .products import OPERATIONS
 
@@ -29,6 +31,9 @@ CONDITIONS = frozenset(
     "Where LogicalAnd LogicalOr LogicalNot Equal NotEqual Greater GreaterEqual Less "
     "LessEqual".split()
 )
+
+
+PARTS = 8  # that channels are taken apart into by hand, at most
 
 
 def _along_channels(axis: int | Sequence[int] | None, rank: int) -> bool:
@@ -111,17 +116,48 @@ def _check_format(site: Site) -> None:
         raise NoRule("works on channels_first")
 
 
-def _item_rule(ids: Ids, site: Site) -> np.ndarray:
-    """Slices on other axes than the channels'."""
-    key = site.arguments[1]
+def _keys_of(key: Any, rank: int) -> list:
+    """What x[key] takes of the axes, from the first on.
+
+    Raises:
+        NoRule: it adds an axis.
+    """
     keys = list(key) if isinstance(key, (tuple, list)) else [key]
-    rank = len(site.in_shapes[0])
     if any(one is None for one in keys):
         raise NoRule("adds an axis")
     if Ellipsis in keys:
         place = keys.index(Ellipsis)
         missing = rank - (len(keys) - 1)
         keys[place : place + 1] = [slice(None)] * missing
+    return keys
+
+
+def equal_part(call: Call) -> tuple[int, int] | None:
+    """(parts, number) where a call takes one of a few equal parts of the channels, x[..., :c]; None
+    for another call. As a part of a split it goes on to do so where there are fewer channels."""
+    if type(call.operation).__name__ != "GetItem" or len(call.inputs) != 1:
+        return None
+    width = call.inputs[0].shape[-1]
+    try:
+        *others, last = _keys_of(call.values[1], len(call.inputs[0].shape))
+    except NoRule:
+        return None
+    axes = len(call.inputs[0].shape)
+    if len(others) != axes - 1 or not isinstance(last, slice) or not width:
+        return None
+    if not all(isinstance(one, slice) and one == slice(None) for one in others):
+        return None
+    start, stop, step = last.indices(width)
+    size = stop - start
+    if step != 1 or size < 1 or width % size or start % size or not 1 < width // size <= PARTS:
+        return None
+    return width // size, start // size
+
+
+def _item_rule(ids: Ids, site: Site) -> np.ndarray:
+    """Slices on other axes than the channels'."""
+    rank = len(site.in_shapes[0])
+    keys = _keys_of(site.arguments[1], rank)
     if len(keys) == rank and not _takes_all(keys[-1], len(site.inputs[0])):
         raise NoRule("takes some of the channels")
     return site.inputs[0]

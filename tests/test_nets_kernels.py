@@ -176,6 +176,21 @@ def test_operations_hand_channels_on(name):
     assert widths["first"] == 6 and widths["last"] == 7
 
 
+def test_equal_parts_of_the_channels_stay_equal():
+    """As a gate by half of the channels has them, or queries, keys and values in one tensor."""
+    for operation, width in (
+        (lambda x: x[..., :3] * ops.sigmoid(x[..., 3:]), 3),
+        (lambda x: x[:, :, :2] + x[:, :, 2:4] * x[:, :, -2:], 2),
+        (lambda x: ops.concatenate([x[..., :3] * 2, x[..., 3:]], axis=-1), 3),
+    ):
+        _, graph = read(between(operation, steps=True))
+        widths = {layer: group.channels for group in graph.groups for layer in group.layers}
+        assert widths["first"] == width and widths["last"] == 7
+    for uneven in (lambda x: x[..., :4], lambda x: x[..., 1:4], lambda x: x[..., ::2]):
+        _, graph = read(between(uneven, steps=True))
+        assert not [one for one in graph.groups if "first" in one.layers]
+
+
 def test_operations_that_move_or_pick_channels_keep_them_whole():
     for operation in (
         lambda x: ops.moveaxis(x, -1, 1),
