@@ -275,7 +275,7 @@ class _Pass:
     def _by_kernel(self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         """What a call gives as a layer of Keras's, where it is one with a kernel that is held, or
         constant; None for another call."""
-        if (given := kernel_of(call)) is None:
+        if kernel_of(call) is None:
             return None
         inputs, kernel, *vectors = (*args, *kwargs.values())
         if isinstance(kernel, keras.KerasTensor):
@@ -292,7 +292,7 @@ class _Pass:
                 self.flat.constants.add(name)
             self.flat.policies.setdefault(name, "float32" if layer is None else _policy(layer))
             self.flat.trainable.setdefault(name, made.trainable)
-            self._kernels[key] = given, made
+            self._kernels[key] = value, made  # its id is taken as long as it is there
         return self._kernels[key][1](inputs)
 
     def _copy(self, call: Call, owner: str) -> Any:

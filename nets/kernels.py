@@ -39,6 +39,8 @@ def kernel_of(call: Call) -> Any:
     tensor, kernel, *_ = call.values
     if not isinstance(tensor, keras.KerasTensor) or not hasattr(kernel, "shape"):
         return None
+    if not keras.backend.is_float_dtype(tensor.dtype):
+        return None
     if kind in CONVOLUTIONS:
         return kernel if _has_layer(call, kernel) else None
     product = product_of(call.operation, call.values[:2]) if kind in OPERATIONS else None
