@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-import numpy as np
 
 from ..utils.errors import UserError, line_of
+from .held import HeldTensors
 from .keras_graph import (
     Call,
     as_stock,
@@ -40,7 +40,7 @@ from .keras_graph import (
     with_masks,
     without_masks,
 )
-from .kernels import kernel_of, layer_of, usage_of, with_biases
+from .kernels import with_biases
 from .layer_kinds import KINDS
 from .layer_rules import KERNEL_LAYERS
 from .op_rules import equal_part
@@ -50,7 +50,7 @@ from .products import over_turned
 from .rebuild import carry_over, config_of, like, replay
 from .reductions import over_channels, unit_length
 from .tf_calls import as_keras_ops
-from .traced import Closed, Held, Trace, size_of, tensors_in, traced
+from .traced import Closed, Trace, tensors_in, traced
 
 L = keras.layers
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -113,14 +113,11 @@ class _Pass:
         self._outer: list[str] = []  # models and layers that are being opened
         self._whole = set(flat.closed)
         self._given_up: dict[int, keras.Layer] = {}
-        self._homes: dict[int, tuple[Held, Any]] = {}
-        self._indices: dict[Any, Any] = {}
-        self._kernels: dict[Any, tuple[Any, keras.Layer]] = {}
         self._stock: dict[int, tuple[keras.Layer, keras.Layer | None]] = {}
         outer = functional(flat.model)
         inputs, outputs = ends(outer)
         fresh = keras.tree.map_structure(like, inputs)
-        self._first = keras.tree.flatten(fresh)[0]
+        self._held = HeldTensors(flat, keras.tree.flatten(fresh)[0], self._name)
         values: dict[int, Any] = {}
         results = self._replay(outer, keras.tree.flatten(fresh), {}, values)
         if flat.opened:  # the parts of a layer don't hand on masks as the layer did
@@ -193,7 +190,7 @@ class _Pass:
     def _called(self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         operation = call.operation
         if is_op(operation):
-            if (made := self._by_kernel(call, owner, args, kwargs)) is not None:
+            if (made := self._held.by_kernel(call, owner, args, kwargs)) is not None:
                 return made
             return self._copy_of_op(call, owner)(*args, **kwargs)
         _refuse(operation)
@@ -271,29 +268,6 @@ class _Pass:
             return type(operation).from_config(operation.get_config() | {"name": name})
         except (NotImplementedError, TypeError, ValueError):
             return operation  # it holds no state
-
-    def _by_kernel(self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """What a call gives as a layer of Keras's, where it is one with a kernel that is held, or
-        constant; None for another call."""
-        if kernel_of(call) is None:
-            return None
-        inputs, kernel, *vectors = (*args, *kwargs.values())
-        if isinstance(kernel, keras.KerasTensor):
-            return None
-        value, layer = (kernel.value, kernel.layer) if isinstance(kernel, Held) else (kernel, None)
-        bias = vectors[0].value if vectors else None
-        key = id(value), usage_of(call), id(bias)
-        if key not in self._kernels:
-            wanted = f"{layer.name}_{getattr(value, 'name', 'kernel')}" if layer else ""
-            name = self._name(wanted or call.operation.name, owner)
-            made = layer_of(call, value, bias, name)
-            made.trainable = made.trainable and (layer is None or layer.trainable)
-            if not isinstance(value, keras.Variable):
-                self.flat.constants.add(name)
-            self.flat.policies.setdefault(name, "float32" if layer is None else _policy(layer))
-            self.flat.trainable.setdefault(name, made.trainable)
-            self._kernels[key] = value, made  # its id is taken as long as it is there
-        return self._kernels[key][1](inputs)
 
     def _copy(self, call: Call, owner: str) -> Any:
         """The layer's copy: one for all its calls, but one per call where it has no weights."""
@@ -391,7 +365,7 @@ class _Pass:
         values = {id(a): network[id(b)] for a, b in zip(trace.inputs, given, strict=True)}
         calls, biases = with_biases(trace, layer)
         values |= {
-            key: held if held.kernel or key in biases else self._home(held)
+            key: held if held.kernel or key in biases else self._held.tensor(held)
             for key, held in trace.held.items()
         }
         context = {} if training is None else {"training": training}
@@ -417,63 +391,6 @@ class _Pass:
             with suppress(Closed):
                 return _checked(layer, args, kwargs, part)
         return _checked(layer, args, kwargs)
-
-    def _home(self, held: Held) -> Any:
-        """What a layer holds, as a tensor of the network: of the held shape, or one per example."""
-        if id(held.value) not in self._homes:
-            rows, shape = size_of(held.shape), held.shape
-            if isinstance(held.value, keras.Variable):
-                tensor = self._table(held)(self._index(rows, held.per_example))
-                if held.per_example:
-                    tensor = tensor if len(shape) == 3 else L.Reshape(shape[1:])(tensor)
-                else:
-                    tensor = tensor[0, 0] if len(shape) == 1 else tensor[0]
-                    if len(shape) > 2:
-                        tensor = keras.ops.reshape(tensor, (*shape[:-1], -1))
-            else:
-                tensor = self._constant(held)
-            self._homes[id(held.value)] = held, tensor
-        return self._homes[id(held.value)][1]
-
-    def _table(self, held: Held) -> keras.layers.Embedding:
-        """An Embedding whose rows are a variable's."""
-        variable, layer, shape = held.value, held.layer, held.shape
-        rows = size_of(shape)
-        name = self._name(f"{layer.name}_{variable.name}", layer.name)
-        table = L.Embedding(
-            rows, shape[-1], embeddings_regularizer=variable.regularizer, name=name, dtype="float32"
-        )
-        table.build((None, rows))
-        table.embeddings.assign(keras.ops.reshape(variable, (rows, shape[-1])))
-        table.trainable = variable.trainable and layer.trainable
-        self.flat.policies.setdefault(name, _policy(layer))
-        self.flat.trainable.setdefault(name, table.trainable)
-        return table
-
-    def _constant(self, held: Held) -> Any:
-        """Numbers that a layer is called on, of the held shape and its dtype."""
-        value = keras.ops.convert_to_numpy(held.value).reshape(held.shape)
-        zero = keras.ops.cast(self._zero(held.per_example), str(value.dtype))
-        if held.per_example:
-            return keras.ops.reshape(zero, (-1, *[1] * (value.ndim - 1))) + value
-        return (zero + value.reshape(1, -1))[0] if value.ndim == 1 else zero + value
-
-    def _index(self, rows: int, per_example: bool) -> Any:
-        """The numbers of an array's rows, int32 [n or 1, rows]."""
-        key = rows, per_example
-        if key not in self._indices:
-            zero = self._zero(per_example)
-            self._indices[key] = zero + np.arange(rows, dtype=np.int32)[None] if rows > 1 else zero
-        return self._indices[key]
-
-    def _zero(self, per_example: bool) -> Any:
-        """A zero for every example, or one alone, int32 [n or 1, 1], of the network's input."""
-        if per_example not in self._indices:
-            zeros = keras.ops.zeros_like(self._first, dtype="int32")
-            axes = list(range(per_example, len(zeros.shape)))
-            largest = keras.ops.max(zeros, axis=axes, keepdims=True) if axes else zeros
-            self._indices[per_example] = keras.ops.reshape(largest, (-1, 1))
-        return self._indices[per_example]
 
 
 def _missing(tensor: keras.KerasTensor, values: dict[int, Any]) -> list[Call]:
@@ -548,11 +465,6 @@ def _config_of(layer: keras.Layer) -> dict[str, Any]:
             f"layer {layer.name} ({type(layer).__name__}) has no configuration: {line_of(error)}; "
             "let get_config() return all arguments of __init__"
         ) from None
-
-
-def _policy(layer: keras.Layer) -> Any:
-    """The dtype as a configuration has it."""
-    return keras.dtype_policies.serialize(layer.dtype_policy)
 
 
 def _from_config(layer: keras.Layer, config: dict[str, Any]) -> keras.Layer:
