@@ -424,13 +424,13 @@ QUICK = {
 
 
 def test_a_run_keeps_to_its_limits_up_to_the_file(trained, digits, tmp_path, capsys):
-    settings = QUICK | {"exclude": "sec*", "min_width": 3, "max_drop": 0.1}
+    settings = QUICK | {"exclude": "sec*", "min_width": 3, "max_drop": 0.2}
     settings["method"] = ekg.EKG(step=0.4, score="l1")
     folder = tmp_path / "run"
     result = ekg.prune(trained, *digits, folder, **settings)
     printed = capsys.readouterr().out
     assert "excluded: second; the group of second keeps its 10 filters" in printed
-    assert "search: until 10 % of the metric on D_val are lost" in printed
+    assert "search: until 20 % of the metric on D_val are lost" in printed
     given = keras.models.load_model(folder / "pruned.keras", compile=False)
     assert {type(layer).__module__.split(".")[0] for layer in given.layers} == {"keras"}
     widths = [given.get_layer(name).filters for name in ("first", "second", "third")]
@@ -438,7 +438,7 @@ def test_a_run_keeps_to_its_limits_up_to_the_file(trained, digits, tmp_path, cap
     assert result.after["flops"] < result.before["flops"]
     drop = json.loads((folder / "search.json").read_text())["drop"]
     rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    assert all(row["val_accuracy"] >= 0.9 * drop["given"] for row in rows)
+    assert all(row["val_accuracy"] >= 0.8 * drop["given"] for row in rows)
     assert drop["after"] == rows[-1]["watched"] and drop["ended_by"] == "max_drop"
     assert f"top-1 % {drop['given']:.4f} as given -> {drop['after']:.4f} on D_val" in printed
     with pytest.raises(UserError, match=r"other arguments \(exclude: \['sec\*'\] -> \['first'\]\)"):
