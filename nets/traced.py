@@ -72,6 +72,13 @@ class Held:
         return tuple(self.value.shape) or (1,)
 
     @property
+    def dtype(self) -> str:
+        """As the layer's call sees it: variables of floats in the precision that it computes in."""
+        dtype = keras.backend.standardize_dtype(self.value.dtype)
+        seen = isinstance(self.value, keras.Variable) and self.layer.autocast
+        return self.layer.compute_dtype if seen and keras.backend.is_float_dtype(dtype) else dtype
+
+    @property
     def per_example(self) -> bool:
         leading = len(self.shape) > 2 and self.shape[0] == 1
         return self.repeated or (leading and not self.kernel)
@@ -196,8 +203,7 @@ class _Holder:
         """The input that stands for a variable or an array."""
         if id(value) not in self._tensors:
             held = Held(value, layer)
-            dtype = keras.backend.standardize_dtype(value.dtype)
-            tensor = keras.Input(batch_shape=held.shape, dtype=dtype)
+            tensor = keras.Input(batch_shape=held.shape, dtype=held.dtype)
             self._tensors[id(value)], self.found[id(tensor)] = tensor, held
         return self._tensors[id(value)]
 
@@ -476,7 +482,8 @@ def examples(trace: Trace, count: int, rng: np.random.Generator) -> Iterator[tup
         else:
             yield id(one), keras.ops.cast(rng.integers(0, 2, shape), one.dtype)
     for key, held in trace.held.items():
-        value = keras.ops.reshape(keras.ops.convert_to_tensor(held.value), held.shape)
+        value = keras.ops.cast(keras.ops.convert_to_tensor(held.value), held.dtype)
+        value = keras.ops.reshape(value, held.shape)
         yield key, keras.ops.repeat(value, count, axis=0) if held.per_example else value
 
 

@@ -142,6 +142,17 @@ def test_a_constant_kernel_stays_as_it_is_in_a_fine_tuning(tmp_path):
     assert len(held) == 1 and held[0].startswith("matmul")
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_kernels_of_layers_in_half_precision(policy):
+    own = Weighted(lambda x, k, b: ops.conv(x, k) + b, (3, 3, 6, 8), 8, dtype=policy)
+    model = between(own)
+    model.compile("sgd", "mse")
+    given = Given.read(model)
+    assert not given.closed
+    (made,) = (one for one in given.finished(given.core).layers if one.name == f"{own.name}_kernel")
+    assert made.dtype_policy.name == policy
+
+
 def test_one_kernel_for_several_calls_stays_one():
     once = Weighted(lambda x, k, b: ops.relu(ops.conv(x, k, padding="same")), (3, 3, 6, 6))
     core, _ = read(between(once, once))
