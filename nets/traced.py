@@ -75,8 +75,7 @@ class Held:
     def dtype(self) -> str:
         """As the layer's call sees it: variables of floats in the precision that it computes in."""
         dtype = keras.backend.standardize_dtype(self.value.dtype)
-        seen = isinstance(self.value, keras.Variable) and self.layer.autocast
-        return self.layer.compute_dtype if seen and keras.backend.is_float_dtype(dtype) else dtype
+        return _in_call(dtype, self.layer) if isinstance(self.value, keras.Variable) else dtype
 
     @property
     def per_example(self) -> bool:
@@ -152,7 +151,10 @@ def _run(
             that their own calls become part of it where they give more than tensors.
     """
     tensors = tensors_in(args, kwargs)
-    inputs = {id(one): keras.Input(batch_shape=_shape(one), dtype=one.dtype) for one in tensors}
+    inputs = {
+        id(one): keras.Input(batch_shape=_shape(one), dtype=_in_call(one.dtype, layer))
+        for one in tensors
+    }
     args, kwargs = keras.tree.map_structure(lambda one: inputs.get(id(one), one), (args, kwargs))
     held = _Holder(direct)
     if takes_training(layer):
@@ -173,6 +175,12 @@ def _deferring(layer: keras.Layer, part: keras.Layer) -> type[keras.Layer]:
     base = types.new_class(type(part).__name__, (type(part),))
     base.call = lambda _, *args, **kwargs: part(*args, **kwargs)
     return types.new_class(type(layer).__name__, (type(layer), base))
+
+
+def _in_call(dtype: str, layer: keras.Layer) -> str:
+    """The dtype that numbers have inside a layer's call."""
+    cast = layer.autocast and keras.backend.is_float_dtype(dtype)
+    return layer.compute_dtype if cast else dtype
 
 
 def tensors_in(args: tuple, kwargs: dict[str, Any]) -> list[keras.KerasTensor]:
