@@ -1,6 +1,6 @@
 """What `keras.ops` operations in a functional graph do to channels: rules by operation name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -41,21 +41,20 @@ def _along_channels(axis: int | Sequence[int] | None, rank: int) -> bool:
     return axis is None or rank - 1 in {one % rank for one in np.atleast_1d(axis)}
 
 
-def _reduction_rule(ids: Ids, site: Site) -> np.ndarray:
-    if _along_channels(site.layer.axis, len(site.in_shapes[0])):
-        raise NoRule("runs over the channels")
-    return site.inputs[0]
+def _beside_channels(why: str) -> Callable[[Ids, Site], np.ndarray]:
+    """A rule for what hands channels on as long as it works along other axes than theirs."""
+
+    def rule(ids: Ids, site: Site) -> np.ndarray:
+        if _along_channels(site.layer.axis, len(site.in_shapes[0])):
+            raise NoRule(why)
+        return site.inputs[0]
+
+    return rule
 
 
 def _expand_dims_rule(ids: Ids, site: Site) -> np.ndarray:
     if _along_channels(site.layer.axis, len(site.out_shape)):
         raise NoRule("moves the channels to another axis")
-    return site.inputs[0]
-
-
-def _squeeze_rule(ids: Ids, site: Site) -> np.ndarray:
-    if _along_channels(site.layer.axis, len(site.in_shapes[0])):
-        raise NoRule("may drop the channel axis")
     return site.inputs[0]
 
 
@@ -84,12 +83,6 @@ def _unstack_rule(ids: Ids, site: Site) -> list[np.ndarray]:
     if axis == rank - 1:
         raise NoRule("runs over the channels")
     return [site.inputs[0]] * (site.layer.num or site.in_shapes[0][axis])
-
-
-def _softmax_rule(ids: Ids, site: Site) -> np.ndarray:
-    if _along_channels(site.layer.axis, len(site.in_shapes[0])):
-        raise NoRule("runs over the channels")
-    return site.inputs[0]
 
 
 def _pad_rule(ids: Ids, site: Site) -> np.ndarray:
@@ -221,42 +214,30 @@ def _take_rule(ids: Ids, site: Site) -> np.ndarray:
     return site.inputs[0]
 
 
-def _repeat_rule(ids: Ids, site: Site) -> np.ndarray:
-    if _along_channels(site.layer.axis, len(site.in_shapes[0])):
-        raise NoRule("repeats the channels")
-    return site.inputs[0]
-
-
-def _turn_rule(ids: Ids, site: Site) -> np.ndarray:
-    if _along_channels(site.layer.axis, len(site.in_shapes[0])):
-        raise NoRule("turns the channels round")
-    return site.inputs[0]
-
-
 RULES = {
     **dict.fromkeys(POINTWISE, same_rule),
     **dict.fromkeys(MERGES | CONDITIONS, merge_rule),
-    **dict.fromkeys(REDUCTIONS, _reduction_rule),
+    **dict.fromkeys(
+        REDUCTIONS | {"Cumprod", "Cumsum", "Softmax", "Sort"},
+        _beside_channels("runs over the channels"),
+    ),
+    **dict.fromkeys(("Flip", "Roll"), _beside_channels("turns the channels round")),
     **dict.fromkeys(POOLING, _pooling_rule),
     "Concatenate": concatenate_rule,
     **dict.fromkeys(OPERATIONS, product_rule),
     "GetItem": _item_rule,
     "ExtractPatches": _patches_rule,
-    **dict.fromkeys(("Cumsum", "Cumprod", "Sort"), _reduction_rule),
-    "Flip": _turn_rule,
     "Moments": _moments_rule,
     "Moveaxis": _moveaxis_rule,
     "Take": _take_rule,
     "Tile": _tile_rule,
-    "Repeat": _repeat_rule,
+    "Repeat": _beside_channels("repeats the channels"),
     "Resize": same_rule,
     "Split": _split_rule,
     "Stack": _stack_rule,
     "ExpandDims": _expand_dims_rule,
-    "Squeeze": _squeeze_rule,
-    "Softmax": _softmax_rule,
+    "Squeeze": _beside_channels("may drop the channel axis"),
     "Swapaxes": _swapaxes_rule,
-    "Roll": _turn_rule,
     "Transpose": _transpose_rule,
     "Unstack": _unstack_rule,
     "Pad": _pad_rule,
