@@ -31,8 +31,6 @@ CONDITIONS = frozenset(
     "Where LogicalAnd LogicalOr LogicalNot Equal NotEqual Greater GreaterEqual Less "
     "LessEqual".split()
 )
-
-
 PARTS = 8  # that channels are taken apart into by hand, at most
 
 
@@ -130,13 +128,12 @@ def equal_part(call: Call) -> tuple[int, int] | None:
     for another call. As a part of a split it goes on to do so where there are fewer channels."""
     if type(call.operation).__name__ != "GetItem" or len(call.inputs) != 1:
         return None
-    width = call.inputs[0].shape[-1]
+    *axes, width = call.inputs[0].shape
     try:
-        *others, last = _keys_of(call.values[1], len(call.inputs[0].shape))
+        *others, last = _keys_of(call.values[1], len(axes) + 1)
     except NoRule:
         return None
-    axes = len(call.inputs[0].shape)
-    if len(others) != axes - 1 or not isinstance(last, slice) or not width:
+    if len(others) != len(axes) or not isinstance(last, slice) or not width:
         return None
     if not all(isinstance(one, slice) and one == slice(None) for one in others):
         return None

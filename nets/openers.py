@@ -44,8 +44,9 @@ def open_attention(
     plain = ranks == {3} and axes in ((1,), [1], None)
     grid = ranks == {4} and axes in ((1, 2), [1, 2], None)
     if grid:
-        other = call.arguments.kwargs.items()
-        special = any(one is not None and one is not False for key, one in other)
+        given = call.arguments.kwargs.items()
+        told = (value for key, value in given if "mask" in key or key == "return_attention_scores")
+        special = any(one is not None and one is not False for one in told)
         grid = not special and None not in call.inputs[0].shape[1:-1]
     if not (plain or grid) or config.get("sliding_window") or config.get("use_gate"):
         return None

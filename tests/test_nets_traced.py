@@ -269,7 +269,8 @@ def attention_on_a_grid():
     i = keras.Input((4, 3, 5))
     x = L.Dense(8, activation="relu", name="first")(i)
     y = L.MultiHeadAttention(2, 4, name="attention")(x, x)
-    return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling2D()(x + y)))
+    z = L.MultiHeadAttention(2, 4, name="by_name")(query=x, value=y, key=x)
+    return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling2D()(x + y + z)))
 
 
 def grouped_queries():
