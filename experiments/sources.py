@@ -36,7 +36,6 @@ from ..pruning.space.candidates import Candidates
 from ..pruning.supernet.training import order_in
 from ..pruning.worth.scores import weight_scores
 from ..training.task import classification
-from ..utils import devices
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.jsonl import read_json, read_rows
@@ -122,7 +121,6 @@ def made(
         classification(),
         order=order_in(folder) if options.method.supernet else None,
         compile=device.compile,
-        devices=devices.replicas(device.strategy),
     ).run()
     return Source(name, graph, history)
 

@@ -37,7 +37,7 @@ from ..pruning.space.widths import smallest
 from ..reports.networks import peak_memory_mb
 from ..training.schedules import steps_in
 from ..training.task import Task
-from ..utils import devices, progress
+from ..utils import progress
 from ..utils.devices import Device
 from ..utils.runfolder import RunFolder
 from .memory import USUAL, planned
@@ -150,7 +150,6 @@ def _search(
         RunFolder.open(Path(folder, "run"), {}) as kept,
     ):
         history = History(kept, output_shapes(graph, len(val)))
-        replicas = devices.replicas(device.strategy)
         method = SEARCHES[options.method.name]
         running = method(
             graph,
@@ -159,7 +158,6 @@ def _search(
             options,
             task,
             compile=device.compile,
-            devices=replicas,
             plan=plan,
         )
         running.run(most=MEASURED_STEPS)

@@ -20,7 +20,7 @@ from ..dataloader import Dataset, normalised_inputs, parts
 from ..nets.given import Given
 from ..nets.graph import ChannelGraph
 from ..options.search import SearchOptions
-from ..pruning.engine.current import PLENTY, MemoryPlan, side_by_side
+from ..pruning.engine.current import PLENTY, MemoryPlan
 from ..pruning.engine.memory import (
     EXAMPLES,
     SLACK,
@@ -38,10 +38,11 @@ from ..pruning.methods.greedy import cache_bytes
 from ..pruning.supernet.training import micro_batches
 from ..training.evaluation import make_forward
 from ..training.task import Task
-from ..utils import cluster, devices, progress, scratch
+from ..utils import progress, scratch
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.limits import machine_bytes
+from ..utils.threads import side_by_side
 from ..utils.trees import mapped, parts_of
 from .adapting import ADAPT_BATCH
 from .outlook import gib
@@ -133,7 +134,7 @@ def _unplannable(options: SearchOptions, device: Device) -> str | None:
     """Why memory can't be planned for; None: it can."""
     if options.method.supernet:
         return "by a method that trains a supernet"
-    several = devices.replicas(device.strategy) or cluster.size() > 1
+    several = device.strategy.num_replicas_in_sync > 1
     if several or device.compile or tf.config.get_visible_devices("GPU"):
         return "on a GPU, with XLA or on several machines: use search_batch_size and cache_mb"
     if not is_counted():
@@ -157,7 +158,7 @@ def _may_be_tight(graph: ChannelGraph, data: Dataset, options: SearchOptions) ->
         math.prod(graph.shape_of(one)[1:]) for call in graph.calls for one in call.outputs
     )
     batch = min(options.sampling.batch_size, len(data.train))
-    together = side_by_side(1, compile=False) * batch * 4 * numbers
+    together = side_by_side(compile=False) * batch * 4 * numbers
     return together + cache_bytes(options.method) > free_bytes() / 2
 
 
@@ -216,7 +217,7 @@ class _Parts:
         return cls(
             base=before + WEIGHTS * weights + CALL_BYTES * len(graph.calls) + needs.inputs,
             needs=needs,
-            workers=side_by_side(1, compile=False),
+            workers=side_by_side(compile=False),
             adapting=training(ADAPTING * needs.whole / needs.batch),
             in_sections=training(ADAPTING_IN_SECTIONS * needs.recomputed / needs.batch),
             testing=int((SLACK * testing + read) * tested),

@@ -56,7 +56,7 @@ from ..training.evaluation import make_forward
 from ..training.latency import latencies, latency_batches
 from ..training.task import Task
 from ..training.trainer import METRICS, both_modes, recalibrate
-from ..utils import cluster, devices, progress
+from ..utils import cluster, progress
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.keras_files import load_keras, save_keras
@@ -196,7 +196,6 @@ def _searched(
         progress.say(str(memory))
     graph, val = prepare(folder, given.core, task, data, options, device, memory.sections)
     history = History(folder, output_shapes(graph, len(val)))
-    replicas = devices.replicas(device.strategy)
     method = SEARCHES[options.method.name]
     order = order_in(folder) if options.method.supernet else None
     drop = _drop(given, task, val, history, options, device)
@@ -214,7 +213,6 @@ def _searched(
         drop=drop,
         order=order,
         compile=device.compile,
-        devices=replicas,
         **({} if options.method.supernet else {"plan": memory.plan}),
     )
 

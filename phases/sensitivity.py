@@ -13,7 +13,6 @@ from ..options.data import Sampling
 from ..pruning.engine.validation import Validation
 from ..pruning.sensitivity import SHARES, sensitivities
 from ..pruning.space.limits import check_something_is_left
-from ..utils import devices
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from .opening import Work
@@ -52,7 +51,6 @@ def run_sensitivity(
         score=score,
         seed=sampling.seed,
         compile=device.compile,
-        devices=devices.replicas(device.strategy),
     )
     if not np.isfinite(result["whole"]["loss"]):
         raise UserError(

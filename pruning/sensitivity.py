@@ -37,7 +37,6 @@ def sensitivities(
     seed: int = 0,
     evaluator: str = "exact",
     compile: bool = False,
-    devices: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What every group of a network costs.
 
@@ -46,7 +45,7 @@ def sensitivities(
         shares: of a group's filters that are removed, 0 .. 1 (not reached), rising.
         score: how filters are ranked, of `options.methods.SCORES`; seed: of the random one.
         evaluator: of `EVALUATORS`; all give the same.
-        compile: XLA. devices: that share the work; default: TensorFlow's default device.
+        compile: XLA.
 
     Returns:
         {"examples": of D_val, "score", "shares", "whole": the network's figures, "groups":
@@ -54,9 +53,7 @@ def sensitivities(
         remain [shares], "rise": of the loss [shares], "figures": [shares]}]}. Figures are {"loss"}
         and "top1" in percent, or the user's metrics.
     """
-    running = EVALUATORS[evaluator](
-        graph, val, compile=compile, devices=devices, cache_bytes=CACHE_MB << 20
-    )
+    running = EVALUATORS[evaluator](graph, val, compile=compile, cache_bytes=CACHE_MB << 20)
     gates, measure = Gates(graph.groups), _Measure(task, val)
     scores, outputs = _scores(running, graph, val, task, score, seed)
     for gate in gates:

@@ -7,7 +7,6 @@ import tensorflow as tf
 from ekg_tf.nets.rebuild import to_policy
 from ekg_tf.training import evaluation
 from ekg_tf.training.task import classification
-from ekg_tf.utils import devices
 from ekg_tf.utils.errors import UserError
 
 from ekg_tf import op_utils
@@ -16,12 +15,6 @@ from tests.helpers.replicas import one_replica, two_replicas
 TASK = classification()
 
 CLASSES = 7
-
-
-def test_the_names_of_the_replicas():
-    names = devices.replicas(two_replicas())
-    assert [name[-5:] for name in names] == ["CPU:0", "CPU:1"]
-    assert devices.replicas(one_replica()) == ()
 
 
 def small_net(bn=True, dropout=0.0, seed=1):

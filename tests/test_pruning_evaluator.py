@@ -1,7 +1,5 @@
 """The exact evaluator against the naive one, step by step and over real searches."""
 
-import threading
-from collections import Counter
 from dataclasses import replace
 
 import keras
@@ -98,17 +96,15 @@ def test_the_same_choice_by_loss_per_size():
     assert len(chosen) > 1
 
 
-@pytest.mark.parametrize(
-    "options", [{"cache_bytes": 0}, {"cache_bytes": 60_000}, {"devices": ("CPU:0", "CPU:1")}]
-)
-def test_neither_memory_nor_devices_change_the_outcome(options):
+@pytest.mark.parametrize("options", [{"cache_bytes": 0}, {"cache_bytes": 60_000}, {"workers": 1}])
+def test_neither_memory_nor_threads_change_the_outcome(options):
     graph = ChannelGraph(shaken(cifar_resnet(8, 5, (8, 8, 3))))
     val = validation(graph.model, count=25)
     reward = reward_for(graph.model, val)
     usual, other = ExactEvaluator(graph, val), ExactEvaluator(graph, val, **options)
     full = list(range(len(usual.current.segments.cuts)))
     assert usual.current.cuts.kept == full
-    assert (other.current.cuts.kept == full) == ("devices" in options)
+    assert (other.current.cuts.kept == full) == ("workers" in options)
     for mask in (graph.open_mask(), random_mask(graph, keep=0.7)):
         proposals = proposals_at(graph, mask)
         outcomes = []
@@ -123,46 +119,6 @@ def test_neither_memory_nor_devices_change_the_outcome(options):
         assert other_best.best == best.best
         assert other_best.reward == best.reward
         np.testing.assert_array_equal(other_best.outputs, best.outputs)
-
-
-def test_every_device_works_on_its_own_copies():
-    graph = ChannelGraph(shaken(residual()))
-    val = validation(graph.model, count=24)
-    evaluator = ExactEvaluator(graph, val, devices=("CPU:0", "CPU:1"))
-    evaluator.set_current(graph.open_mask())
-    for number, place in enumerate(evaluator.current.places):
-        tensors = [x for cache in place.cache for x in cache.values()]
-        tensors += [x for layer in place.weights.values() for x in layer.values()]
-        assert len(tensors) > 10
-        assert {x.device[-1] for x in tensors} == {str(number)}
-
-
-def test_several_devices_have_two_proposals_each_at_a_time(monkeypatch):
-    graph = ChannelGraph(shaken(residual()))
-    val = validation(graph.model, count=8)
-    evaluator = ExactEvaluator(graph, val, devices=("CPU:0", "CPU:1"))
-    evaluator.set_current(graph.open_mask())
-    current, changed = evaluator.current, threading.Condition()
-    running, most = Counter(), Counter()
-    whole = current.segments.outputs_from
-
-    def traced(*args):
-        device = current.place.device
-        with changed:
-            running[device] += 1
-            most[device] = max(most[device], running[device])
-            changed.notify_all()
-            changed.wait_for(lambda: most[device] > 1, timeout=20)
-        outputs = whole(*args)
-        with changed:
-            running[device] -= 1
-        return outputs
-
-    monkeypatch.setattr(current.segments, "outputs_from", traced)
-    proposals = proposals_at(graph, graph.open_mask(), step=0.2)
-    proposals = [*proposals, *proposals, *proposals]
-    evaluator.best(proposals, reward_for(graph.model, val))
-    assert most == {"CPU:0": 2, "CPU:1": 2}
 
 
 def test_rounded_widths_over_a_whole_search(tmp_path):

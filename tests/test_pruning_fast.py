@@ -1,6 +1,7 @@
 """The fast evaluator: local effects, forecasts, several removals at once, and what falls back."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import tensorflow as tf
 from ekg_tf.nets.gates import Gates
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.zoo.resnet import cifar_resnet
-from ekg_tf.pruning.engine.evaluator import NaiveEvaluator, Trials
+from ekg_tf.pruning.engine.evaluator import ExactEvaluator, NaiveEvaluator, Trials
 from ekg_tf.pruning.engine.fast import FastEvaluator
 from ekg_tf.pruning.engine.local import Effect, Forecast
+from ekg_tf.pruning.engine.segments import Segments
 from ekg_tf.pruning.space.candidates import OVERSHOOT, Candidates
 from ekg_tf.pruning.worth.rewards import Knowledge
 from ekg_tf.utils.runfolder import RunFolder
@@ -41,7 +43,7 @@ def test_a_local_effect_foretells_a_small_change(build):
     """A change of the weights that is small enough: <g, delta> is the rise of the loss."""
     case = Case(build)
     current, rows = case.evaluator.current, case.evaluator.current.rows[:2]
-    weights, parts = current.places[0].weights, current.segments
+    weights, parts = current.weights, current.segments
     found = 0
     for number, proposal in enumerate(case.proposals):
         span = case.evaluator._effects._spans[proposal.gate]
@@ -56,9 +58,7 @@ def test_a_local_effect_foretells_a_small_change(build):
             else one
             for name, one in changed.items()
         }
-        for cache, slopes, one in zip(
-            current.places[0].cache, current.places[0].slopes, rows, strict=False
-        ):
+        for cache, slopes, one in zip(current.cache, current.slopes, rows, strict=False):
             delta = parts.run(cache[first], near, first, end) - cache[end]
             loss = lambda w, x=cache[first], one=one, first=first: float(  # noqa: E731
                 tf.reduce_sum(case.reward.losses(parts.outputs_from(x, w, first), one))
@@ -73,7 +73,7 @@ def test_effects_are_of_the_first_half_and_none_where_nothing_is_local():
     case = Case(resnet)
     effects = case.evaluator._effects.of(case.proposals)
     local = [effect for effect in effects if effect]
-    assert len(case.evaluator.current.places[0].slopes) == 2  # of three batches
+    assert len(case.evaluator.current.slopes) == 2  # of three batches
     assert len(local) >= 3
     for effect in local:
         assert 0 < effect.harm <= effect.spread
@@ -84,6 +84,31 @@ def test_effects_are_of_the_first_half_and_none_where_nothing_is_local():
     assert nothing._effects.of(case.proposals) == [None] * len(case.proposals)
     case.evaluator.set_current(case.mask)  # without slopes
     assert case.evaluator._effects.of(case.proposals) == [None] * len(case.proposals)
+
+
+@pytest.mark.parametrize("kind", [ExactEvaluator, FastEvaluator])
+def test_on_a_gpu_a_step_is_the_calling_threads_alone(kind, monkeypatch):
+    """Where threads share a GPU, TensorFlow can damage what they compute."""
+    graph, threads = ChannelGraph(shaken(resnet())), set()
+    val, real = validation(graph.model, count=24), Segments.run
+    reward, mask = reward_for(graph.model, val), random_mask(graph, keep=0.8)
+
+    def run(*args):
+        threads.add(threading.get_ident())
+        return real(*args)
+
+    monkeypatch.setattr(Segments, "run", run)
+    outcomes = []
+    for gpus in ([], ["a GPU"]):
+        monkeypatch.setattr(tf.config, "get_visible_devices", lambda _, gpus=gpus: gpus)
+        threads.clear()
+        evaluator = kind(graph, val)
+        evaluator.set_current_with_importance(mask, reward)
+        outcomes.append(evaluator.best(proposals_at(graph, mask), reward))
+        assert (threads == {threading.get_ident()}) == bool(gpus)
+    usual, alone = outcomes
+    assert (alone.best, alone.reward) == (usual.best, usual.reward)
+    np.testing.assert_array_equal(alone.outputs, usual.outputs)
 
 
 def test_a_forecast_learns_and_goes_on_elsewhere():

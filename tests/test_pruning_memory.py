@@ -124,7 +124,7 @@ def test_no_way_of_living_with_little_memory_changes_a_number(build, kind):
         found.append([outputs, scores, again, outcome.outputs, outcome.reward, outcome.best])
         if plan is LEAN:
             assert current._outside == set(current.cuts.kept[1:])
-            assert not any(kept._values.keys() - {0} for kept in current.places[0].cache)
+            assert not any(kept._values.keys() - {0} for kept in current.cache)
     for one in found[1:]:
         assert_equal(one, found[0])
 

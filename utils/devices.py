@@ -184,14 +184,6 @@ def _over_machines() -> tf.distribute.Strategy:
     return strategy
 
 
-def replicas(strategy: tf.distribute.Strategy) -> tuple[str, ...]:
-    """Names of this machine's devices where it has several that share the work; else ()."""
-    if strategy.num_replicas_in_sync == 1:
-        return ()
-    own = strategy.extended.worker_devices
-    return tuple(own) if len(own) > 1 else ()
-
-
 def _warn_of_missing_kernels(gpus: list[tf.config.PhysicalDevice]) -> None:
     import tensorflow as tf
 

@@ -267,8 +267,7 @@ class ExactEvaluator:
         def run(proposal: Proposal) -> Found:
             outputs = self.current.without(proposal)
             batches = joined([outputs(number) for number in range(len(self.current.rows))])
-            with tf.device(self.current.place.device):
-                return use(batches)
+            return use(batches)
 
         return list(self.current.pool.map(run, proposals))
 
@@ -283,12 +282,11 @@ class ExactEvaluator:
 
         def run(index: int) -> None:
             outputs = self.current.without(trials.proposals[index])
-            with tf.device(self.current.place.device):
-                for number, rows in enumerate(self.current.rows):
-                    trials.add(index, rows, outputs(number))
-                    if trials.hopeless(index):
-                        trials.forget(index)
-                        return
+            for number, rows in enumerate(self.current.rows):
+                trials.add(index, rows, outputs(number))
+                if trials.hopeless(index):
+                    trials.forget(index)
+                    return
 
         list(self.current.pool.map(run, trials.own(order)))
         trials.exchange()

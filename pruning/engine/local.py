@@ -65,17 +65,16 @@ class LocalEffects:
         return list(self._current.pool.map(self._effect, proposals))
 
     def _effect(self, proposal: Proposal) -> Effect | None:
-        place, parts = self._current.place, self._current.segments
+        current, parts = self._current, self._current.segments
         span = self._spans[proposal.gate]
-        if span is None or not place.slopes:
+        if span is None or not current.slopes:
             return None
         first, end = span
         found = []
-        with tf.device(place.device):
-            weights = parts.changed_weights(place.weights, proposal.mask, proposal.gate)
-            for cache, slopes in zip(place.cache, place.slopes, strict=False):
-                y = parts.run(cache[first], weights, first, end)
-                found.append(_along(y, cache[end], slopes[end]))
+        weights = parts.changed_weights(current.weights, proposal.mask, proposal.gate)
+        for cache, slopes in zip(current.cache, current.slopes, strict=False):
+            y = parts.run(cache[first], weights, first, end)
+            found.append(_along(y, cache[end], slopes[end]))
         effects = np.concatenate(found).astype(np.float64)
         if not np.isfinite(effects).all():
             return None  # the whole evaluation will tell

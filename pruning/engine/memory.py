@@ -134,7 +134,7 @@ def needs_of(
     # The same cuts as for all of D_val.
     options = {"cache_bytes": math.ceil(cache_bytes * share), "slopes": slopes, "workers": 1}
     current = CurrentNetwork(graph, few, **options)
-    parts, (inputs,) = current.segments, current.places[0].inputs
+    parts, (inputs,) = current.segments, current.inputs
     mask = graph.open_mask()
     weights = parts.weights(mask)
     with counted() as beyond:

@@ -229,5 +229,4 @@ class Segments:
             return x
 
         specs = self.specs(self.cuts[first]), self.weight_specs(names)
-        with tf.device(None):  # it may run on another device than the calling thread's
-            return Segment(names, run.get_concrete_function(*specs))
+        return Segment(names, run.get_concrete_function(*specs))

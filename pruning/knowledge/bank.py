@@ -20,7 +20,6 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,8 @@ from ...options.bank import FULL, MANY_CLASSES, ONLINE, TOPK, Bank
 from ...utils import cluster, progress
 from ...utils.errors import UserError
 from ...utils.jsonl import read_json, write_json
-from ...utils.provenance import cpu_count
 from ...utils.runfolder import RunFolder
+from ...utils.threads import pool, side_by_side
 from ...utils.trees import parts_of
 from ..engine.features import FeaturePass
 from ..engine.segments import Segments
@@ -246,7 +245,7 @@ def build_bank(
         return outputs, found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
 
     # On the CPU, teachers side by side keep all cores busy.
-    workers = 1 if compile else cpu_count()
+    workers = side_by_side(compile=compile)
     own = _ahead(outputs_of, batches(manifest["batches_done"]), len(masks), workers)
     store, left = _Store(folder, layout, manifest) if cluster.is_chief() else None, True
     done = manifest["examples_done"]
@@ -269,12 +268,12 @@ def _ahead(
 ) -> Iterator[tuple[dict, list]]:
     """(batch, [function(batch, i) for i in 0 .. count - 1]) for all batches in order.
 
-    The calls of a batch and of the next one run in `workers` threads.
+    The calls of a batch and of the next one run side by side, as many as `workers`.
     """
     pending: deque = deque()
-    with ThreadPoolExecutor(workers) as pool:
+    with pool(workers) as running:
         for batch in batches:
-            pending.append((batch, [pool.submit(function, batch, i) for i in range(count)]))
+            pending.append((batch, [running.submit(function, batch, i) for i in range(count)]))
             if len(pending) > 1:
                 first, calls = pending.popleft()
                 yield first, [call.result() for call in calls]

@@ -1,7 +1,6 @@
 """What all searches on D_val share: the task, D_val, and the outputs in the history."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -33,7 +32,6 @@ class Search(Loop):
         drop: how much worse than the given network a network may be; None: as the budget asks for.
         order: rank of every unit in its gate at the beginning, int32 [U]; 0 = most important.
         compile: XLA.
-        devices: names of the devices that share the work; default: TensorFlow's default device.
     """
 
     def __init__(
@@ -47,7 +45,6 @@ class Search(Loop):
         drop: Drop | None = None,
         order: np.ndarray | None = None,
         compile: bool = False,
-        devices: Sequence[str] = (),
     ):
         super().__init__(
             graph, history, options.budget, options.control, order=order, compile=compile

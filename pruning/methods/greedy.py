@@ -1,7 +1,6 @@
 """EKG's greedy search: the loop of Algorithm 1 (docs/method.md 1)."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,19 +43,15 @@ class GreedySearch(Search):
         task: Task,
         *,
         compile: bool = False,
-        devices: Sequence[str] = (),
         plan: MemoryPlan = PLENTY,
         **more: Any,
     ):
-        super().__init__(
-            graph, val, history, options, task, compile=compile, devices=devices, **more
-        )
+        super().__init__(graph, val, history, options, task, compile=compile, **more)
         self.candidates = self._make_candidates(self.gates)
         self.evaluator = EVALUATORS[self._setting("evaluator")](
             graph,
             val,
             compile=compile,
-            devices=devices,
             cache_bytes=cache_bytes(options.method),
             plan=plan,
         )

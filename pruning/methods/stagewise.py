@@ -45,12 +45,9 @@ class StageWiseSearch(Search):
         task: Task,
         *,
         compile: bool = False,
-        devices: Sequence[str] = (),
         **more: Any,
     ):
-        super().__init__(
-            graph, val, history, options, task, compile=compile, devices=devices, **more
-        )
+        super().__init__(graph, val, history, options, task, compile=compile, **more)
         wanted = options.method
         self.rater = StageRater(
             graph,
@@ -58,7 +55,6 @@ class StageWiseSearch(Search):
             task,
             wanted.stages,
             compile=compile,
-            devices=devices,
             cache_bytes=options.method.cache_mb << 20,
         )
         self.stages = self.rater.stages

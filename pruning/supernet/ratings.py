@@ -2,7 +2,6 @@
 network's feature before it and is measured against the whole network's feature behind it."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ import tensorflow as tf
 from ...nets.graph import ChannelGraph
 from ...training.task import Task
 from ...utils import cluster
+from ...utils.threads import pool, side_by_side
 from ...utils.trees import mapped, rows_of
-from ..engine.current import joined, side_by_side
+from ..engine.current import joined
 from ..engine.cuts import size_of
 from ..engine.segments import Segments
 from ..engine.validation import Validation
@@ -29,7 +29,6 @@ class StageRater:
         task: what the network is trained for.
         count: number of stages, or "auto", as `find_stages` takes it.
         compile: XLA on masked full-width kernels (GPU).
-        devices: names of the devices that share the work; default: TensorFlow's default device.
         cache_bytes: memory for features of the whole network; batches whose features don't fit
             are run through the whole network again whenever they are needed.
 
@@ -48,7 +47,6 @@ class StageRater:
         count: int | str,
         *,
         compile: bool = False,
-        devices: Sequence[str] = (),
         cache_bytes: int = 2 << 30,
     ):
         self.segments = Segments(graph, compile=compile)
@@ -58,8 +56,7 @@ class StageRater:
         self._task = task
         self._whole = self.segments.weights(graph.open_mask())
         self._cache_bytes = cache_bytes
-        self._devices = tuple(devices) or (None,)
-        self._pool = ThreadPoolExecutor(side_by_side(len(self._devices), compile=compile))
+        self._pool = pool(side_by_side(compile=compile))
         self._number, self._kept = -1, []
         self.evaluations, self.images = 0, 0.0
 
@@ -134,10 +131,9 @@ class StageRater:
         totals = np.zeros(len(masks))
 
         def run(index: int, before: Any, behind: Any) -> float:
-            with tf.device(self._devices[index % len(self._devices)]):
-                weights = self.segments.weights_of(names, masks[index])
-                after = self.segments.run(before, weights, stage.first, stage.last)
-                return float(loss(after, behind))
+            weights = self.segments.weights_of(names, masks[index])
+            after = self.segments.run(before, weights, stage.first, stage.last)
+            return float(loss(after, behind))
 
         for batch, rows in enumerate(self._rows):
             kept = batch < len(self._kept)

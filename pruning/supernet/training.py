@@ -14,7 +14,6 @@ from ...options.search import SearchOptions
 from ...options.training import LAMB, SGD, Training
 from ...training.task import Task
 from ...training.trainer import METRICS, Objective, train
-from ...utils import devices
 from ...utils.arrays import load_state, save_state
 from ...utils.devices import Device
 from ...utils.keras_files import load_keras, save_keras
@@ -124,13 +123,7 @@ def _scores(graph: ChannelGraph, val: Validation, options, task: Task, device: D
     if options.method.score != "taylor":
         kernels = {} if options.method.score == "random" else graph.kernels()
         return weight_scores(options.method.score, kernels, mask, [options.sampling.seed, 0])
-    network = CurrentNetwork(
-        graph,
-        val,
-        compile=device.compile,
-        devices=devices.replicas(device.strategy),
-        cache_bytes=0,
-    )
+    network = CurrentNetwork(graph, val, compile=device.compile, cache_bytes=0)
     return network.set_with_importance(mask, Reward(task, val))[1]
 
 
