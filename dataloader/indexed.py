@@ -22,6 +22,8 @@ from .dataset import Split, Tree, as_example
 from .imagenet import UNREADABLE
 
 WHOLE, SAMPLE = 4096, 256  # examples that a fingerprint reads, of small and of large sources
+# Where TensorFlow in the code of a user runs: several threads on a GPU aren't safe (utils.threads).
+DEVICE = "CPU:0"
 
 
 def threads(workers: int | None) -> int:
@@ -52,7 +54,8 @@ class Reader:
           UserError: the source fails, or gives something else than before.
         """
         try:
-            return self.parse(self.source[int(index)])
+            with tf.device(DEVICE):
+                return self.parse(self.source[int(index)])
         except UserError:
             raise
         except USERS as error:

@@ -17,7 +17,7 @@ from ..utils.errors import USERS, UserError, without_place, words_of
 from .dataset import Split
 from .elements import Parser, check_repeats, hashes, leaves_of
 from .fit import Fit
-from .indexed import in_threads
+from .indexed import DEVICE, in_threads
 from .store import Memory, Store
 
 BATCH = 64  # examples of a stream that are taken at a time
@@ -152,7 +152,8 @@ def of_batches(
 
     def batch(number: int) -> Any:
         try:
-            return given[number]
+            with tf.device(DEVICE):
+                return given[number]
         except USERS as error:
             raise UserError(
                 f"{origin}: batch {number} can't be read ({words_of(error)})"

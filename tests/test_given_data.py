@@ -15,9 +15,11 @@ import tensorflow as tf
 from ekg_tf.dataloader import (
     eval_batches,
     examples_of,
+    indexed,
     normalised_inputs,
     own,
     parts,
+    streams,
     train_batches,
     unreadable_named,
 )
@@ -286,6 +288,30 @@ def test_examples_by_index_are_read_by_threads_when_they_are_needed():
     assert source.reads >= COUNT and len(source.threads) > 1
     liar = Torch(targets=list(LABELS[::-1]))
     np.testing.assert_array_equal(dataset(liar, options=NO_MEMORY).labels, LABELS)
+
+
+def test_tensorflow_in_a_users_source_runs_on_the_cpu(monkeypatch):
+    """Seen here by its second device: on a GPU, what threads compute may be damaged."""
+    devices = set()
+
+    def seen(item):
+        devices.add((tf.constant(1.0) + 1.0).device[-5:])
+        return item
+
+    class Computing(Torch):
+        def __getitem__(self, index):
+            return seen(super().__getitem__(index))
+
+    class ComputingBatches(Batches):
+        def __getitem__(self, number):
+            return seen(super().__getitem__(number))
+
+    for module in (indexed, streams):
+        monkeypatch.setattr(module, "DEVICE", "CPU:1")
+    for source in (Computing(), ComputingBatches()):
+        devices.clear()
+        assert len(dataset(source).train) == COUNT
+        assert devices == {"CPU:1"}
 
 
 def test_slow_examples_are_waited_for_together():
