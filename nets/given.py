@@ -107,9 +107,15 @@ class Given:
 
         Raises:
             UserError: no graph, losses for other outputs than there are, sizes that it can't take,
-                or as `flatten`.
+                a trainer around networks, or as `flatten`.
         """
-        flat = flatten(called_on(model, examples))
+        inner = _networks_in(model)
+        if isinstance(model, keras.distillation.Distiller):
+            raise UserError(f"{model.name} only trains its student{inner}")
+        try:
+            flat = flatten(called_on(model, examples))
+        except UserError as error:
+            raise UserError(f"{error}{inner}") from None
         flat.constants.update(constants)
         if plain:
             outputs = tuple(Output(name, NUMBERS) for name in flat.output_names)
@@ -419,6 +425,20 @@ def _needed(calls: list[Call], tensors: list) -> list[Call]:
             wanted |= {id(one) for one in call.inputs}
             found.append(call)
     return found[::-1]
+
+
+def _networks_in(model: keras.Model) -> str:
+    """What to do about a model that only holds others, such as one with a train_step of its own, in
+    words; "" for all others."""
+    names = [
+        name
+        for name, value in vars(model).items()
+        if isinstance(value, keras.Model) and value.weights and not name.startswith("_")
+    ]
+    if has_graph(model) or not names:
+        return ""
+    inner = " or ".join(names)
+    return f"; to prune a network that it holds, give that alone (its {inner}) and put it back then"
 
 
 def called_on(model: keras.Model, examples: Any) -> keras.Model:

@@ -284,6 +284,28 @@ def test_a_subclassed_network_is_inspected_by_what_it_was_built_on():
         ekg.inspect(KINDS["subclassed"](), input_shape=(SIZE,))
 
 
+class Around(keras.Model):
+    """Trains a network by another, as the guides write it: nothing of it can be saved."""
+
+    def __init__(self, student, teacher):
+        super().__init__()
+        self.student, self.teacher = student, teacher
+
+    def call(self, x):
+        return self.student(x)
+
+
+def test_what_only_trains_networks_is_told_to_give_the_one_inside():
+    student, teacher = KINDS["subclassed"](), KINDS["subclassed"]()
+    remedy = r"give that alone \(its student or teacher\)"
+    with pytest.raises(UserError, match=remedy):
+        Given.read(Around(student, teacher), np.zeros((1, SIZE, SIZE, 3), np.float32))
+    losses = keras.distillation.LogitsDistillation()
+    distiller = keras.distillation.Distiller(teacher, student, distillation_losses=losses)
+    with pytest.raises(UserError, match="only trains its student; to prune"):
+        Given.read(distiller, np.zeros((1, SIZE, SIZE, 3), np.float32))
+
+
 class ByName(keras.Model):
     """Takes a dict, gives a dict."""
 
