@@ -302,9 +302,14 @@ class Given:
         whole = all(kind is not L.Lambda and is_registered(kind) for kind in kinds)
         return self.model if whole else self.finished(self.core)
 
-    def as_core(self) -> AsCore:
-        """The network as given, run as it is, its outputs as its core's."""
-        return AsCore(self)
+    def as_core(self, model: keras.Model | None = None) -> AsCore:
+        """The network as given, run as it is, its outputs as its core's.
+
+        Args:
+            model: another one with the same ends, such as that of its file; it isn't read, which
+                takes long, but only run.
+        """
+        return AsCore(self, self.model if model is None else model)
 
 
 def _read(
@@ -366,21 +371,21 @@ def _unfit(model: keras.Model, variable: keras.Variable, problem: str) -> UserEr
 
 
 class AsCore:
-    """A given network whose outputs are as its core's; runs by moving statistics alone."""
+    """A network whose outputs are as a given one's core's; runs by moving statistics alone."""
 
-    def __init__(self, given: Given):
-        self._given = given
-        self.name, self.variables = given.model.name, given.model.variables
+    def __init__(self, given: Given, model: keras.Model):
+        self._model, self._outputs = model, given.outputs
+        self.name, self.variables = model.name, model.variables
         self.output_shape = given.core.output_shape
 
     def count_params(self) -> int:
-        """Parameters of the given network."""
-        return self._given.model.count_params()
+        """Parameters of the network."""
+        return self._model.count_params()
 
     def __call__(self, inputs: Any, training: bool = False) -> Any:
-        model = self._given.model
+        model = self._model
         results = keras.tree.flatten(model(packed(model, inputs), training=training))
-        pairs = zip(self._given.outputs, results, strict=True)
+        pairs = zip(self._outputs, results, strict=True)
         return tree_of([one.logits(tf.cast(value, tf.float32)) for one, value in pairs])
 
 

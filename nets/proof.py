@@ -135,7 +135,7 @@ def _forward(model: keras.Model, batch_statistics: bool):
         with stateless.batch_statistics(model), keras.StatelessScope():
             return model(inputs, training=True)
 
-    return tf.function(forward, autograph=False)
+    return stateless.for_any_size(tf.function(forward, autograph=False))
 
 
 def agrees(result: dict) -> bool:

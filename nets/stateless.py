@@ -8,7 +8,7 @@ replicas, and a stock keras.layers.BatchNormalization needs no special variables
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -45,6 +45,21 @@ def call(
         found = keras.tree.flatten(model(arranged(model, inputs), training=training))
     outputs = mapped(lambda one: tf.cast(one, tf.float32), tree_of(found))
     return outputs, [scope.get_current_value(v) for v in updated]
+
+
+def for_any_size(function: Any) -> Callable[[Any], Any]:
+    """A tf.function of a tree of tensors [b, ...], traced once for all b: tracing takes longer than
+    many a batch, and the last batch is mostly a smaller one."""
+
+    def run(batch: Any) -> Any:
+        if not function.experimental_get_tracing_count():
+            shapes = keras.tree.map_structure(
+                lambda one: tf.TensorSpec([None, *one.shape[1:]], one.dtype), batch
+            )
+            function.get_concrete_function(shapes)
+        return function(batch)
+
+    return run
 
 
 def arranged(model: Any, inputs: Any) -> Any:

@@ -92,16 +92,15 @@ def rehearse_network(given: Given, inputs: Any) -> tuple[ChannelGraph, keras.Mod
     graph = ChannelGraph(given.core, closed=given.closed)
     _check_outputs(given, inputs)
     with _step(given, "copying it"):
-        whole = given.read_again(given.finished(given.core))
-        _compare(given, given, whole, inputs, "its copy")
+        _compare(given, given.model, given.finished(given.core), inputs, "its copy")
         _compare_core(given, inputs)
     mask = _random_mask(graph)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "given.keras")
         with _step(given, "saving it and reading it back"):
             save_keras(path, given.to_write())
-            again = given.read_again(load_keras(path, compile=False), inputs)
-            _compare(given, given, again, inputs, "the network in its own file")
+            again = given.read_again(load_keras(path, compile=False), inputs).model
+            _compare(given, given.model, again, inputs, "the network in its own file")
         with _step(given, "masking and pruning it"):
             pruned = graph.pruned(mask)
             proof = agreement(graph, mask, pruned, inputs)
@@ -111,9 +110,8 @@ def rehearse_network(given: Given, inputs: Any) -> tuple[ChannelGraph, keras.Mod
         with _step(given, "saving the pruned network and reading it back"):
             finished = given.finished(pruned)
             save_keras(path, finished)
-            memory = given.read_again(finished)
-            again = given.read_again(load_keras(path, compile=False))
-            _compare(given, memory, again, inputs, "the pruned network in its file")
+            again = given.read_again(load_keras(path, compile=False)).model
+            _compare(given, finished, again, inputs, "the pruned network in its file")
     return graph, pruned, mask
 
 
@@ -137,8 +135,10 @@ def _random_mask(graph: ChannelGraph) -> np.ndarray:
     return mask
 
 
-def _compare(given: Given, expected: Given, found: Given, inputs: np.ndarray, what: str) -> None:
-    apart, noise = difference(expected.as_core(), found.as_core(), inputs)
+def _compare(
+    given: Given, expected: keras.Model, found: keras.Model, inputs: np.ndarray, what: str
+) -> None:
+    apart, noise = difference(given.as_core(expected), given.as_core(found), inputs)
     if not apart <= max(_tolerance(given), TIMES * noise):
         raise UserError(
             f"{given.model.name} can't be pruned: {what} gives other outputs, by {apart:.2g} of "

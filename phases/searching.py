@@ -124,14 +124,15 @@ def run_search(
             save_finished(folder, PRUNED, given, pruned, val.inputs)
             folder.seal("search.json", PRUNED)
     results = folder.read_json("search.json")
+    found = load_keras(folder.file(PRUNED), compile=False)
     if "test" not in results:
-        pruned = given.read_again(load_keras(folder.file(PRUNED), compile=False))
+        core = given.read_again(found).core
         examples = progress.count(len(data.test), "test example")
         with progress.doing(f"testing both networks on {examples}"):
-            recalibrate(pruned.core, data, device)
+            recalibrate(core, data, device)
             test = {
                 "before": both_modes(given, task, data, "test", device),
-                "after": both_modes(pruned.core, task, data, "test", device),
+                "after": both_modes(core, task, data, "test", device),
             }
         if results["front"]:
             kept = progress.count(len(results["front"]), "network")
@@ -140,7 +141,7 @@ def run_search(
         written.close(folder, "search.json", results | {"test": test})
     folder.seal_open("search.json", PRUNED)
     written.write_if_missing(folder)
-    return load_keras(folder.file(PRUNED), compile=False)
+    return found
 
 
 def recalibrate_frozen(model: keras.Model, data: Dataset, device: Device) -> None:
@@ -171,9 +172,7 @@ def save_finished(
 def _save_checked(path: Path, given: Given, core: keras.Model, inputs: Any) -> None:
     finished = given.finished(core)
     save_keras(path, finished)
-    memory, file = (
-        given.read_again(one).as_core() for one in (finished, load_keras(path, compile=False))
-    )
+    memory, file = map(given.as_core, (finished, load_keras(path, compile=False)))
     apart, noise = difference(memory, file, mapped(lambda x: x[:SAVED_IMAGES], inputs))
     if not apart <= max(TOLERANCE, TIMES * noise):
         raise UserError(

@@ -271,6 +271,24 @@ def test_evaluate_against_numpy(compile):
     assert result["examples"] == 50
 
 
+def test_a_last_batch_of_another_size_is_not_traced_for(monkeypatch):
+    """Tracing a network takes as long as many a test does."""
+    model, traced = small_net(), []
+    call = model.call
+
+    def counted(*args, **kwargs):
+        traced.append(args[0].shape[0])
+        return call(*args, **kwargs)
+
+    monkeypatch.setattr(model, "call", counted)
+    sizes = (8, 8, 3)
+    images = [np.ones((size, 6, 6, 3), np.float32) for size in sizes]
+    batches = [{"inputs": one, "targets": np.zeros(len(one), np.int32)} for one in images]
+    assert evaluation.evaluate(model, TASK, batches)["examples"] == sum(sizes)
+    evaluation.reestimate_bn(model, batches)
+    assert traced == [None, None]
+
+
 def test_evaluate_few_classes_ties_nan_and_nothing():
     batch = {"inputs": np.ones((4, 1, 1, 2), np.float32), "targets": np.array([0, 1, 2, 3])}
     tied = evaluation.evaluate(linear_net(4, np.zeros((2, 4))), TASK, [batch])

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..nets.keras_graph import calls_of, is_functional
-from ..nets.stateless import batch_norms, batch_statistics, call, read
+from ..nets.stateless import batch_norms, batch_statistics, call, for_any_size, read
 from ..utils import cluster
 from ..utils.trees import parts_of
 from .metrics import UserMetrics
@@ -77,6 +77,7 @@ def make_evaluate(
     forward = make_forward(model, bn=bn, compile=compile)
     metrics = UserMetrics(task, errors=errors)
 
+    @for_any_size
     @tf.function(autograph=False, reduce_retracing=True)
     def run(batch):
         outputs = forward(batch["inputs"])
@@ -180,13 +181,13 @@ def reestimate_bn(
             new = call(model, values, inputs, training=True, updated=moving)[1]
         return tf.concat([tf.reshape(x, [-1]) for x in new], 0)
 
-    statistics = tf.function(
-        statistics, jit_compile=compile, autograph=False, reduce_retracing=True
-    )
+    statistics = tf.function(statistics, jit_compile=compile, autograph=False)
+    run = tf.function(lambda inputs: statistics(read(model), inputs), autograph=False)
+    run = for_any_size(run)
     total, examples = np.zeros(sum(v.shape.num_elements() for v in moving)), 0
     for batch in batches:
         size = int(parts_of(batch["inputs"])[0].shape[0])
-        total = total + size * statistics(read(model), batch["inputs"]).numpy().astype(np.float64)
+        total = total + size * run(batch["inputs"]).numpy().astype(np.float64)
         examples += size
     if shared:
         *total, examples = cluster.summed(np.array([*total, examples]))
