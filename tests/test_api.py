@@ -1,6 +1,9 @@
 """The package from Python: a network and arrays in memory, settings as objects."""
 
+import contextlib
+import io
 import json
+import shutil
 from types import SimpleNamespace
 
 import keras
@@ -74,6 +77,17 @@ def pruned(model, digits, tmp_path_factory):
     return ekg.prune(model, *digits, tmp_path_factory.mktemp("prune") / "run", **SETTINGS)
 
 
+@pytest.fixture(scope="module")
+def quick(model, digits, tmp_path_factory):
+    """A QUICK run without a folder: its result, where it worked, what it said and the network's
+    weights before it."""
+    place, weights, said = tmp_path_factory.mktemp("anywhere"), model.get_weights(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr("tempfile.tempdir", str(place))
+        result = ekg.prune(model, *digits, None, **QUICK)
+    return SimpleNamespace(result=result, place=place, said=said.getvalue(), weights=weights)
+
+
 def same_weights(one, other):
     assert len(one.get_weights()) == len(other.get_weights())
     for mine, others in zip(one.get_weights(), other.get_weights(), strict=True):
@@ -136,12 +150,10 @@ def test_a_result_holds_the_figures_of_both_networks(model, digits, pruned):
         assert (pruned.folder / f"search_pruned_{one['wanted']}.keras").exists()
 
 
-def test_the_given_network_is_not_changed(model, digits, tmp_path):
-    before = model.get_weights()
-    result = ekg.prune(model, *digits, tmp_path / "run", **QUICK)
-    for one, other in zip(before, model.get_weights(), strict=True):
+def test_the_given_network_is_not_changed(model, quick):
+    for one, other in zip(quick.weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert result.model.count_params() < model.count_params()
+    assert quick.result.model.count_params() < model.count_params()
 
 
 def test_a_finished_run_is_given_again(model, digits, pruned):
@@ -152,7 +164,7 @@ def test_a_finished_run_is_given_again(model, digits, pruned):
     assert (pruned.folder / "result.json").stat().st_mtime_ns == changed
 
 
-def test_an_interrupted_call_goes_on_where_it_was(model, digits, tmp_path, monkeypatch):
+def test_an_interrupted_call_goes_on_where_it_was(model, digits, quick, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -163,8 +175,7 @@ def test_an_interrupted_call_goes_on_where_it_was(model, digits, tmp_path, monke
     assert not (tmp_path / "run" / "pruned.keras").exists()
     result = ekg.prune(model, *digits, tmp_path / "run", **QUICK)
     assert (tmp_path / "run" / "search_pruned.keras").stat().st_mtime_ns == searched
-    whole = ekg.prune(model, *digits, tmp_path / "whole", **QUICK)
-    same_weights(result.model, whole.model)
+    same_weights(result.model, quick.result.model)
 
 
 def test_networks_of_another_keras_are_refused_with_the_way_out():
@@ -179,14 +190,10 @@ def test_an_optimizer_is_known_again_whatever_number_keras_gives_it():
     assert kept_of(first, ()) == kept_of(second, ()) != kept_of(other, ())
 
 
-def test_a_call_without_a_folder_works_in_a_temporary_one(
-    model, digits, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    result = ekg.prune(model, *digits, None, **QUICK)
-    assert result.folder.parent == tmp_path and (result.folder / "result.json").exists()
-    said = f"no folder given: working in {result.folder}; this run can't be resumed"
-    assert said in capsys.readouterr().out
+def test_a_call_without_a_folder_works_in_a_temporary_one(quick):
+    folder = quick.result.folder
+    assert folder.parent == quick.place and (folder / "result.json").exists()
+    assert f"no folder given: working in {folder}; this run can't be resumed" in quick.said
 
 
 def test_the_folder_belongs_to_one_network_its_data_and_its_settings(model, digits, pruned):
@@ -211,10 +218,10 @@ def test_the_folder_belongs_to_one_network_its_data_and_its_settings(model, digi
     assert (run / "result.json").exists()
 
 
-def test_overwrite_deletes_the_former_run(model, digits, tmp_path):
-    first = ekg.prune(model, *digits, tmp_path / "run", **QUICK)
-    settings = QUICK | {"budget": 0.8}
-    second = ekg.prune(model, *digits, tmp_path / "run", overwrite=True, **settings)
+def test_overwrite_deletes_the_former_run(model, digits, quick, tmp_path):
+    first, folder = quick.result, tmp_path / "run"
+    shutil.copytree(first.folder, folder)
+    second = ekg.prune(model, *digits, folder, overwrite=True, **(QUICK | {"budget": 0.8}))
     assert first.after["flops"] <= 0.5 * first.before["flops"] < second.after["flops"]
 
 

@@ -3,7 +3,6 @@
 What is tested is that everything fits together, not accuracy.
 """
 
-import filecmp
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -30,13 +29,10 @@ from tests.helpers.runs import (
     MACHINE,
     SEARCH,
     TARGET,
-    TRAIN,
     check_report,
     read,
     rows,
-    same_network,
     state,
-    untimed,
 )
 
 # ---------------------------------------------------------------- the same folder again
@@ -90,20 +86,6 @@ def test_overwrite_starts_anew_and_resume_off_refuses_a_rest(finished, tmp_path,
 
 
 # ---------------------------------------------------------------- phase by phase
-
-
-def test_search_and_finetune_as_commands_of_their_own(finished, tmp_path, capsys):
-    """One folder, two commands: the same network as the whole pipeline's."""
-    folder = tmp_path / "run"
-    argv = ["--train_path", folder, *MACHINE]
-    weights = "--trained_param", finished / "baseline.keras"
-    search.main([str(argument) for argument in (*argv, *SEARCH, *weights)])
-    assert "FLOPs (multiply-accumulates)" in capsys.readouterr().out
-    assert untimed(folder / "history.jsonl") == untimed(finished / "history.jsonl")
-    assert filecmp.cmp(folder / "bank.npy", finished / "bank.npy", shallow=False)
-    finetune.main([str(argument) for argument in (*argv, *TRAIN)])
-    same_network(folder / "trained_param.pkl", finished / "trained_param.pkl")
-    assert read(folder / "result.json")["after"]["flops"] < TARGET * 2_532_992
 
 
 def test_coarse_search_and_contrastive_transfer(finished, tmp_path):
