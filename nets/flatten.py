@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 
 from ..utils.errors import UserError, line_of
 from .held import HeldTensors
@@ -46,11 +47,12 @@ from .layer_rules import KERNEL_LAYERS
 from .op_rules import equal_part
 from .opened import check_opened, check_trace
 from .openers import OPENERS, stock_norm_like
+from .parts import fixed_parts
 from .products import over_turned
 from .rebuild import carry_over, config_of, like, replay
 from .reductions import over_channels, unit_length
 from .tf_calls import as_keras_ops
-from .traced import Closed, Trace, tensors_in, traced
+from .traced import Closed, Trace, stands_for_open, tensors_in, traced
 
 L = keras.layers
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -261,6 +263,8 @@ class _Pass:
             return reduction
         if (part := equal_part(call)) is not None:
             return lambda x, _: keras.ops.split(x, part[0], axis=-1)[part[1]]
+        if (parts := fixed_parts(call, name)) is not None:
+            return parts
         if type(operation).__name__ == "Reshape" and _keeps_the_batch(operation, call.inputs[0]):
             # As a layer its sizes follow the channels.
             return keras.layers.Reshape(tuple(operation.newshape[1:]), name=name)
@@ -351,7 +355,8 @@ class _Pass:
             self._names.add(name)
             return parts(*args, **kwargs)
         # The tensors of the outer trace say how large a batch is, those of the network don't.
-        outer_args, outer_kwargs = call.arguments.fill_in({id(one): one for one in call.inputs})
+        sized = _sized(call, args, kwargs)
+        outer_args, outer_kwargs = call.arguments.fill_in(sized)
         training = kwargs.get("training")
         outer_kwargs = with_masks(layer, outer_args, outer_kwargs)
         outer_kwargs = {key: one for key, one in outer_kwargs.items() if one is not None}
@@ -393,6 +398,25 @@ class _Pass:
         return _checked(layer, args, kwargs)
 
 
+def _sized(call: Call, args: tuple, kwargs: dict[str, Any]) -> dict[int, keras.KerasTensor]:
+    """{id of an input of a call: the input}, with the sizes of its copy in `args` or `kwargs` where
+    that knows more: of what a layer that was opened gives, or which sizes are open in truth."""
+    own = call.arguments.fill_in({id(one): one for one in call.inputs})
+    copies = dict(zip(map(id, _flat(*own)), _flat(args, kwargs), strict=False))
+    found = {}
+    for one in call.inputs:
+        found[id(one)], copy = one, copies.get(id(one))
+        if not isinstance(copy, keras.KerasTensor):
+            continue
+        pairs = zip(one.shape[1:], copy.shape[1:], strict=True)
+        sizes = (b if a is None or (b is None and stands_for_open(a)) else a for a, b in pairs)
+        shape = (*one.shape[:1], *sizes)
+        if shape != tuple(one.shape):
+            found[id(one)] = keras.KerasTensor(shape, one.dtype)
+            set_mask(found[id(one)], mask_of(one))
+    return found
+
+
 def _missing(tensor: keras.KerasTensor, values: dict[int, Any]) -> list[Call]:
     """The calls that a tensor comes of and whose outputs aren't known."""
     calls = calls_to([tensor])
@@ -432,7 +456,7 @@ def _comes_apart(activation: Any, output: keras.KerasTensor) -> bool:
     name, module = (getattr(activation, key, "") or "" for key in ("__name__", "__module__"))
     package = module.partition(".")[0]
     if activation is None or package == "keras":
-        return False
+        return _read_back_as_another(activation, name)
     if name == "<lambda>" or package == "tensorflow":
         return True  # no file brings it back
     try:
@@ -441,6 +465,19 @@ def _comes_apart(activation: Any, output: keras.KerasTensor) -> bool:
     except Exception:  # the user's own code may raise anything
         return False
     return isinstance(made, keras.KerasTensor) and made.shape == output.shape
+
+
+def _read_back_as_another(activation: Any, name: str) -> bool:
+    """Whether a file brings an activation back as another function of its name: keras.ops.gelu is
+    an approximation, keras.activations.gelu isn't."""
+    if activation is None or not activation.__module__.startswith("keras.src.ops"):
+        return False
+    numbers = np.linspace(-3, 3, 13, dtype=np.float32)
+    try:
+        other = keras.activations.get(name)
+    except ValueError:
+        return True
+    return not np.array_equal(*(np.asarray(one(numbers)) for one in (activation, other)))
 
 
 def may_open(layer: keras.Layer) -> bool:

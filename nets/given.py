@@ -40,6 +40,7 @@ from .keras_graph import (
     packed,
 )
 from .outputs import Output, before_logarithms, read_outputs, restored, with_logits
+from .parts import Parts
 from .rebuild import (
     Shapes,
     at_shapes,
@@ -199,7 +200,7 @@ class Given:
         ranks = {call.operation.name: len(call.inputs[0].shape) for call in calls_of(core)}
 
         def make(layer: keras.Operation) -> keras.Operation:
-            if isinstance(layer, OverChannels):
+            if isinstance(layer, OverChannels | Parts):
                 return layer.operation(ranks[layer.name])
             changes = {}
             if policies.get(layer.name) is not None:

@@ -17,11 +17,20 @@ import numpy as np
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
-from keras.src.ops.numpy import Einsum
+from keras.src.ops.nn import DepthToSpace, SpaceToDepth
+from keras.src.ops.numpy import Einsum, Split
 
 from ..utils.errors import UserError
 
-__all__ = ["CustomScaleLayer", "Einsum", "LayerScale", "StochasticDepth"]
+__all__ = [
+    "CustomScaleLayer",
+    "DepthToSpace",
+    "Einsum",
+    "LayerScale",
+    "SpaceToDepth",
+    "Split",
+    "StochasticDepth",
+]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ same arguments, or None where it doesn't know this form of the layer. The parts 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -216,22 +217,39 @@ class _Scored:
 
 
 def open_einsum_dense(layer: L.EinsumDense, call: Call, name: str) -> Parts | None:
-    """An EinsumDense over the last axis alone as the Dense that it is."""
+    """An EinsumDense over the last axes alone as a Dense, such as "abc,cde->abde", which makes the
+    heads of an attention; several axes are one for the Dense."""
     sides, _, output = layer.equation.replace(" ", "").partition("->")
     given, _, kernel = sides.partition(",")
-    alike = len(kernel) == 2 and given[-1:] == kernel[:1] and output == given[:-1] + kernel[1]
+    over = len(given) - len(given.rstrip(kernel))  # how many axes it sums over
+    leading, new = given[: len(given) - over], kernel[over:]
+    alike = over and new and leading and given[-over:] == kernel[:over] and output == leading + new
+    sizes = tuple(layer.kernel.shape[over:])
     biased = layer.bias is not None
-    if not alike or (biased and len(layer.bias.shape) != 1):
+    if not alike or (biased and tuple(layer.bias.shape) != sizes):
         return None
-    dense = L.Dense(
-        layer.kernel.shape[-1],
-        activation=layer.activation,
-        use_bias=biased,
-        name=name,
-        dtype=layer.dtype_policy,
-        trainable=layer.trainable,
-    )
-    return _filled_from(dense, layer)
+    if max(over, len(new)) > 1 and len(leading) > 2 and None in call.inputs[0].shape[1:]:
+        return None
+    common = {"dtype": layer.dtype_policy, "trainable": layer.trainable}
+    units, summed = math.prod(sizes), math.prod(layer.kernel.shape[:over])
+    dense = L.Dense(units, activation=layer.activation, use_bias=biased, name=name, **common)
+    parts = _filled_from(dense, layer)
+
+    def shaped(x: Any, last: tuple[int, ...], suffix: str) -> Any:
+        if len(leading) > 2:
+            return keras.ops.reshape(x, (-1, *x.shape[1 : len(leading)], *last))
+        steps = (-1,) * (len(leading) - 1)
+        made = shapes.setdefault(suffix, L.Reshape((*steps, *last), name=name + suffix, **common))
+        return made(x)
+
+    shapes: dict[str, L.Reshape] = {}
+
+    def between(x: Any, **_: Any) -> Any:
+        x = shaped(x, (summed,), "_joined") if over > 1 else x
+        x = parts(x)
+        return shaped(x, sizes, "_apart") if len(new) > 1 else x
+
+    return between
 
 
 def open_time_distributed(layer: L.TimeDistributed, call: Call, name: str) -> Parts | None:

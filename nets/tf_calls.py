@@ -268,24 +268,23 @@ def _resize(
     return ops.image.resize(images, _sizes(size), interpolation=method, antialias=bool(antialias))
 
 
-def _depth_to_space(input, block_size, data_format="NHWC", name=None):
-    n, height, width, channels = input.shape
-    r = block_size
-    if data_format != "NHWC" or None in input.shape:
-        raise _Unknown
-    x = ops.reshape(input, (n, height, width, r, r, channels // r**2))
-    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
-    return ops.reshape(x, (n, height * r, width * r, channels // r**2))
+def _blocks(function: Callable) -> Callable:
+    def applied(input, block_size, data_format="NHWC", name=None):
+        if data_format != "NHWC":
+            raise _Unknown
+        return function(input, int(block_size), "channels_last")
+
+    return applied
 
 
-def _space_to_depth(input, block_size, data_format="NHWC", name=None):
-    n, height, width, channels = input.shape
-    r = block_size
-    if data_format != "NHWC" or None in input.shape:
+def _patches(images, sizes, strides, rates, padding, name=None):
+    size, strides, rates = map(_window, (sizes, strides, rates))
+    if len(set(np.atleast_1d(rates))) != 1:
         raise _Unknown
-    x = ops.reshape(input, (n, height // r, r, width // r, r, channels))
-    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
-    return ops.reshape(x, (n, height // r, width // r, channels * r**2))
+    rate = int(np.atleast_1d(rates)[0])
+    return ops.image.extract_patches(
+        images, size, strides, rate, padding.lower(), data_format="channels_last"
+    )
 
 
 def _slice(input_, begin, size, name=None):
@@ -367,7 +366,8 @@ FUNCTIONS: dict[str, Callable] = {
     "einsum": _einsum,
     "tensordot": lambda a, b, axes, name=None: ops.tensordot(a, b, axes),
     "resize_images_v2": _resize,
-    "depth_to_space_v2": _depth_to_space,
-    "space_to_depth_v2": _space_to_depth,
+    "depth_to_space_v2": _blocks(ops.depth_to_space),
+    "space_to_depth_v2": _blocks(ops.space_to_depth),
+    "extract_image_patches_v2": _patches,
     "slice": _slice,
 }

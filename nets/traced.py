@@ -24,6 +24,7 @@ import keras
 import numpy as np
 
 from ..utils.errors import line_of
+from .blocks import with_blocks
 from .keras_graph import (
     Arguments,
     Call,
@@ -43,6 +44,7 @@ from .kernels import kernel_of, usage_of
 from .tf_calls import as_keras_ops
 
 BATCH = 211
+OPEN = (223, 227, 229)  # likewise, for the first axes whose size is open, where they are needed
 
 
 class Closed(Exception):
@@ -92,12 +94,14 @@ class Trace:
         inputs: in the order of the tensors among the layer's arguments.
         outputs: in the layer's own structure; tensors of the trace, or constants.
         held: {id of a tensor: what it stands for}.
+        sized: whether sizes of OPEN stand for open ones.
     """
 
     calls: list[Call]
     inputs: list[keras.KerasTensor]
     outputs: Any
     held: dict[int, Held]
+    sized: bool = False
 
 
 def traced(
@@ -114,21 +118,39 @@ def traced(
             don't show among its calls.
     """
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    some_open = any(None in one.shape[1:] for one in tensors_in(args, kwargs))
+    reason = ""
+    for sized in (False, True) if some_open else (False,):
+        try:
+            return _traced(layer, args, kwargs, part, sized)
+        except Closed as problem:
+            reason = reason or str(problem)
+    raise Closed(reason)
+
+
+def _traced(
+    layer: keras.Layer, args: tuple, kwargs: dict, part: keras.Layer | None, sized: bool
+) -> Trace:
+    """As `traced`, where open sizes are left open or have stand-ins.
+
+    Raises:
+        Closed: likewise.
+    """
     try:
-        trace = _run(layer, args, kwargs, part, direct=False)
+        trace = _run(layer, args, kwargs, part, direct=False, sized=sized)
         problem = _unseen(layer, trace)
     except _Failed as failure:
         problem = str(failure)
     if problem:
         try:
-            trace = _run(layer, args, kwargs, part, direct=True)
+            trace = _run(layer, args, kwargs, part, direct=True, sized=sized)
         except _Failed as failure:
             raise Closed(f"can't be run on symbolic tensors: {failure}") from None
         if problem := _unseen(layer, trace):
             raise Closed(problem)
     if takes_training(layer) and kwargs.get("training") is None:
         trace = _with_training(layer, args, kwargs, part, trace)
-    return Trace(*_rewritten(trace, layer))
+    return Trace(*_rewritten(trace, layer), sized)
 
 
 class _Failed(Exception):
@@ -142,6 +164,7 @@ def _run(
     part: keras.Layer | None,
     *,
     direct: bool,
+    sized: bool,
 ) -> Trace:
     """One run of `call`.
 
@@ -149,10 +172,11 @@ def _run(
         part: as of `traced`.
         direct: calls the layers inside it so that constants become inputs of the trace, and so
             that their own calls become part of it where they give more than tensors.
+        sized: sizes of OPEN stand in for open ones.
     """
     tensors = tensors_in(args, kwargs)
     inputs = {
-        id(one): keras.Input(batch_shape=_shape(one), dtype=_in_call(one.dtype, layer))
+        id(one): keras.Input(batch_shape=_shape(one, sized), dtype=_in_call(one.dtype, layer))
         for one in tensors
     }
     args, kwargs = keras.tree.map_structure(lambda one: inputs.get(id(one), one), (args, kwargs))
@@ -167,7 +191,8 @@ def _run(
         raise _Failed(line_of(error)) from None
     calls = calls_to(keras.tree.flatten(outputs))
     forget(calls)
-    return Trace(calls, list(inputs.values()), outputs, held.found)
+    calls = with_blocks(calls, keras.tree.flatten(outputs))
+    return Trace(calls, list(inputs.values()), outputs, held.found, sized)
 
 
 def _deferring(layer: keras.Layer, part: keras.Layer) -> type[keras.Layer]:
@@ -189,9 +214,18 @@ def tensors_in(args: tuple, kwargs: dict[str, Any]) -> list[keras.KerasTensor]:
     return list({id(one): one for one in flat if isinstance(one, keras.KerasTensor)}.values())
 
 
-def _shape(tensor: keras.KerasTensor) -> tuple:
+def _shape(tensor: keras.KerasTensor, sized: bool) -> tuple:
     shape = tuple(tensor.shape)
-    return (BATCH, *shape[1:]) if shape[:1] == (None,) else shape
+    shape = (BATCH, *shape[1:]) if shape[:1] == (None,) else shape
+    if not sized:
+        return shape
+    sizes = zip(shape[1:], (*OPEN, *shape)[: len(shape) - 1], strict=True)
+    return (*shape[:1], *(b if a is None else a for a, b in sizes))
+
+
+def stands_for_open(size: int | None) -> bool:
+    """Whether a size may come of one that stands in for an open one."""
+    return bool(size) and any(size % one == 0 for one in OPEN)
 
 
 def _of_batch(size: int | None) -> int:
@@ -316,7 +350,9 @@ def _with_training(
     direct = any(id(held.value) not in _own(layer) for held in trace.held.values())
     for how in (direct, not direct):
         try:
-            training = _run(layer, args, kwargs | {"training": True}, part, direct=how)
+            sized = trace.sized
+            options = kwargs | {"training": True}
+            training = _run(layer, args, options, part, direct=how, sized=sized)
         except _Failed:
             continue
         if (joined := _joined(trace, training)) is not None:
@@ -345,7 +381,9 @@ def _joined(trace: Trace, training: Trace) -> Trace | None:
             kwargs["training"] = known.arguments.kwargs["training"]
         arguments = Arguments(call.arguments.args, kwargs)
         calls.append(Call(call.operation, arguments, call.inputs, call.outputs))
-    return None if left else Trace(calls, training.inputs, training.outputs, training.held)
+    if left:
+        return None
+    return Trace(calls, training.inputs, training.outputs, training.held, training.sized)
 
 
 def _only_in_training(call: Call) -> bool:
@@ -480,9 +518,13 @@ def run(trace: Trace, values: dict[int, Any]) -> Any:
 
 
 def examples(trace: Trace, count: int, rng: np.random.Generator) -> Iterator[tuple[int, Any]]:
-    """Random values of a trace's inputs for so many examples, and those of the held ones."""
+    """Random values of a trace's inputs for so many examples, and those of the held ones.
+
+    Sizes that stand in for open ones are others, and not the same for every count.
+    """
+    sizes = dict(zip(OPEN, (8 * count, 12 * count, 8), strict=True)) if trace.sized else {}
     for one in trace.inputs:
-        shape = [size or 8 for size in one.shape]
+        shape = [sizes.get(size, size or 8) for size in one.shape]
         if shape and _of_batch(shape[0]):
             shape[0] = count * _of_batch(shape[0])
         if keras.backend.is_float_dtype(one.dtype):
