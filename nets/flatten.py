@@ -20,13 +20,13 @@ import keras
 import numpy as np
 
 from ..utils.errors import UserError, line_of
-from .held import HeldTensors
+from .held import HeldTensors, policy_of
 from .keras_graph import (
     Call,
     as_stock,
+    as_written,
     calls_of,
     calls_to,
-    default_training,
     drop_masks,
     ends,
     functional,
@@ -46,7 +46,7 @@ from .layer_kinds import KINDS
 from .layer_rules import KERNEL_LAYERS
 from .op_rules import equal_part
 from .opened import check_opened, check_trace
-from .openers import OPENERS, stock_norm_like
+from .openers import OPENERS, dropout_like, stock_norm_like
 from .parts import fixed_parts
 from .products import over_turned
 from .rebuild import carry_over, config_of, like, replay
@@ -73,6 +73,7 @@ class Flat:
         places: {layer name: "outer/inner", where the layer was inside a model or layer}.
         opened: whether layers of it were opened.
         output_names: as they were.
+        unused: {layer name: names of what it holds and its call doesn't need}.
         constants: names of layers whose kernels are no weights of the network's: they stay as they
             are.
     """
@@ -84,6 +85,7 @@ class Flat:
     places: dict[str, str] = field(default_factory=dict)
     opened: bool = False
     output_names: tuple[str, ...] = ()
+    unused: dict[str, tuple[str, ...]] = field(default_factory=dict)
     constants: set[str] = field(default_factory=set)
 
 
@@ -159,7 +161,7 @@ class _Pass:
         for call in calls:
             makers |= dict.fromkeys(map(id, call.outputs), call)
             call = over_turned(call, makers)
-            args, kwargs = call.arguments.fill_in(values)
+            args, kwargs = as_written(call, values)
             operation = call.operation
             if isinstance(operation, keras.Model) and has_graph(operation):
                 training = kwargs.pop("training", None)
@@ -177,8 +179,6 @@ class _Pass:
                     results = self._replay(operation, given, context | inner)
             else:
                 if takes_training(operation):
-                    if kwargs.get("training") == default_training(operation):
-                        kwargs.pop("training", None)
                     kwargs |= context
                 if not is_op(operation):
                     kwargs = with_masks(operation, args, kwargs)
@@ -219,15 +219,21 @@ class _Pass:
             ) from None
         if reason is not None:
             self.flat.closed[getattr(copy, "name", operation.name)] = reason
+        again = f"layer {operation.name} ({type(operation).__name__}), made again from its own "
         try:
-            return copy(*args, **kwargs)
+            made = copy(*args, **kwargs)
         except Exception as error:  # the user's own code may raise anything
             if is_stock(operation):
                 raise
             raise UserError(
-                f"layer {operation.name} ({type(operation).__name__}), made again from its own "
-                f"get_config(), can't be called as before: {line_of(error)}"
+                f"{again}get_config(), can't be called as before: {line_of(error)}"
             ) from None
+        if len(keras.tree.flatten(made)) != len(call.outputs):
+            raise UserError(
+                f"{again}get_config(), has another number of outputs: let get_config() return all "
+                f"arguments of __init__{f' ({reason})' if reason else ''}"
+            )
+        return made
 
     # ---------------------------------------------------------------- copies
 
@@ -361,9 +367,20 @@ class _Pass:
         outer_kwargs = with_masks(layer, outer_args, outer_kwargs)
         outer_kwargs = {key: one for key, one in outer_kwargs.items() if one is not None}
         outer_kwargs.pop("training", None)
-        if training is not None:
-            outer_kwargs["training"] = training
-        trace = self._traced(layer, outer_args, outer_kwargs)
+        context = {} if training is None else {"training": training}
+        outer_kwargs |= context
+        try:
+            trace = self._traced(layer, outer_args, outer_kwargs)
+        except Closed:
+            if (dropout := dropout_like(layer, call, name)) is None:
+                raise
+            self.opened = True
+            self._names.add(name)
+            self.flat.policies.setdefault(name, policy_of(layer))
+            self._copies[id(layer)] = dropout
+            return dropout(args[0], **context)
+        if trace.unused:
+            self.flat.unused[layer.name] = trace.unused
         pairs = zip(_flat(outer_args, outer_kwargs), _flat(args, kwargs), strict=True)
         network = {id(a): b for a, b in pairs}
         given = tensors_in(outer_args, outer_kwargs)
@@ -373,7 +390,6 @@ class _Pass:
             key: held if held.kernel or key in biases else self._held.tensor(held)
             for key, held in trace.held.items()
         }
-        context = {} if training is None else {"training": training}
         with self._inside(layer.name):
             self._follow(calls, values, layer.name, context)
         return keras.tree.map_structure(

@@ -30,6 +30,7 @@ from .keras_graph import (
     calls_of,
     calls_to,
     compiled_with,
+    default_training,
     ends,
     has_graph,
     inference_only,
@@ -120,6 +121,11 @@ class Given:
     def places(self) -> dict[str, str]:
         """{layer of the core: "outer/inner"} of those inside a model or layer of the network."""
         return self._flat.places
+
+    @property
+    def unused(self) -> dict[str, tuple[str, ...]]:
+        """{layer name: names of what it holds and its call doesn't need}: `finished` is without."""
+        return self._flat.unused
 
     def with_examples(self, examples: Any) -> Given:
         """The same network, once there are examples that say what an output means, and which size
@@ -245,11 +251,12 @@ class Given:
         Args:
             taken: names that layers have.
         """
-        found = []
+        found, taken = [], set(taken)
         for tensor, name in zip(tensors, self._flat.output_names, strict=True):
             last = origin_of(tensor)
             known = last is None or last.operation.name == name or name in taken
             found.append(tensor if known else L.Identity(name=name)(tensor))
+            taken.add(name)  # a layer may give several
         return found
 
     @property
@@ -285,9 +292,15 @@ class Given:
         steps = L.TimeDistributed(L.Identity(), name=f"{name}_masked" if name in taken else name)
         return steps(tensor, mask=made(inputs))
 
-    def with_graph(self) -> keras.Model:
-        """The given network; of a subclassed one a functional network that is the same."""
-        return self.model if has_graph(self.model) else self.finished(self.core)
+    def at_shapes(self, shapes: Shapes) -> keras.Model:
+        """The given network as a functional one that takes inputs of one size.
+
+        Args:
+            shapes: of the inputs without the batch.
+        """
+        if not has_graph(self.model):
+            return at_shapes(self.finished(self.core), shapes)
+        return at_shapes(self.to_write() if has_open_inputs(self.model) else self.model, shapes)
 
     def to_write(self) -> keras.Model:
         """What goes into a file for the given network: itself, or the same in its parts where Keras
@@ -452,11 +465,18 @@ def called_on(model: keras.Model, examples: Any) -> keras.Model:
     ]
     inputs = keras.tree.pack_sequence_as(structure, fresh)
     try:
-        return keras.Model(inputs, model(inputs), name=model.name)
+        outputs = model(inputs)
+        used = model(inputs, training=False) if default_training(model) else outputs
     except Exception as error:  # the user's own code may raise anything
         line = line_of(error)
         shapes = keras.tree.map_structure(lambda one: one.shape, inputs)
         raise UserError(f"{model.name} can't be called on {shapes}: {line}") from None
+    if len(keras.tree.flatten(used)) != len(keras.tree.flatten(outputs)):
+        raise UserError(
+            f"{model.name} gives other outputs in training, the default of its call, than it is "
+            "used for: give keras.Model(x, model(x, training=False))"
+        )
+    return keras.Model(inputs, outputs, name=model.name)
 
 
 def zeros(shapes: Sequence[Sequence[int]]) -> Any:

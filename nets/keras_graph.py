@@ -424,6 +424,16 @@ def default_training(operation: keras.Operation) -> bool | None:
     return None if option is None or option.default is option.empty else option.default
 
 
+def as_written(call: Call, values: dict[int, Any]) -> tuple[tuple, dict[str, Any]]:
+    """A call's arguments with `values` in place, without the `training` that Keras has noted where
+    none was written."""
+    args, kwargs = call.arguments.fill_in(values)
+    option = inspect.signature(call.operation.call).parameters.get("training")
+    if option is not None and kwargs.get("training", option.empty) is option.default:
+        kwargs.pop("training", None)
+    return args, kwargs
+
+
 def draws_random(operation: keras.Operation) -> bool:
     """Whether the layer draws random numbers in training."""
     return bool(getattr(operation, "_seed_generators", ()))

@@ -43,6 +43,8 @@ class LayerKind:
 
 
 KINDS: dict[type, LayerKind] = {}
+# Of what a layer gives, that take any number of channels.
+REGULARIZERS = (type(None), *(getattr(keras.regularizers, name) for name in ("L1", "L2", "L1L2")))
 
 
 def register(kind: LayerKind) -> None:
@@ -121,7 +123,17 @@ def config_of(
     """What changes in a layer's configuration under a unit mask, float32 [U + 1]."""
     kind = KINDS[type(layer)]
     change = kind.twin.config if kind.twin else kind.resize
-    return change(layer, in_units, out_units, mask)
+    return _without_arrays(layer) | change(layer, in_units, out_units, mask)
+
+
+def _without_arrays(layer: keras.Layer) -> dict:
+    """Other initialisers in place of those that hold an array of one shape: a smaller layer gets
+    its weights, but is made with these first."""
+    return {
+        key: "zeros"
+        for key, value in vars(layer).items()
+        if isinstance(value, keras.initializers.Constant) and np.size(value.value) > 1
+    }
 
 
 def call_costs(
@@ -164,6 +176,10 @@ def follow(ids: Ids, site: Site) -> np.ndarray:
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         raise NoRule("works on channels_first: build it with data_format='channels_last'")
     output = kind.rule(ids, site)
+    if type(getattr(layer, "activity_regularizer", None)) not in REGULARIZERS:
+        why = f"{layer.name} has an activity regularizer that may need all channels"
+        for one in output if isinstance(output, list) else [output]:
+            ids.freeze(one, why)
     if mixing := layer_rules.mixing_activation(layer):
         ids.freeze(output, f"{layer.name} mixes channels by {mixing}")
     return output

@@ -243,6 +243,7 @@ RULES = {
     "Concatenate": concatenate_rule,
     **dict.fromkeys(OPERATIONS, product_rule),
     "GetItem": _item_rule,
+    **dict.fromkeys(("CropImages", "PadImages"), _pooling_rule),
     "ExtractPatches": _patches_rule,
     "SpaceToDepth": _patches_rule,
     "DepthToSpace": _depth_to_space_rule,

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..utils.devices import full_float32
 from ..utils.errors import line_of
-from .keras_graph import tell_query_mask, values_of
+from .keras_graph import takes_training, tell_query_mask, values_of
 from .traced import Closed, Trace, examples, run, tensors_in
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1}  # of an opened layer, relative; else 1e-4
@@ -77,6 +77,8 @@ def _expected(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> list:
     Raises:
         Closed: it fails.
     """
+    if takes_training(layer):  # a call may ask for it
+        kwargs = {"training": False} | kwargs
     try:
         return keras.tree.flatten(_at_inference(lambda: layer(*args, **kwargs)))
     except Exception as error:  # the layer's own code may raise anything

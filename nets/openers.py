@@ -28,6 +28,7 @@ from .keras_graph import (
 from .rebuild import carry_over, rebuilt
 
 L = keras.layers
+TRIED = 512  # examples that a layer is tried on
 FORBIDDEN = -3e4  # a score that a softmax turns into zero, also in half precision
 Parts = Callable[..., Any]
 
@@ -420,6 +421,33 @@ def stock_norm_like(layer: keras.Layer, call: Call, name: str) -> Parts | None:
         if _alike(layer, norm, tensors[0].shape):
             return lambda x, norm=norm, **_: norm(x)
     return None
+
+
+@full_float32()
+def dropout_like(layer: keras.Layer, call: Call, name: str) -> L.Dropout | None:
+    """A custom layer that leaves out whole examples in training, as stochastic depth does, as the
+    stock Dropout that it is; None for any other."""
+    if layer.weights or len(call.inputs) != 1 or not takes_training(layer):
+        return None
+    shape = (TRIED, *(size or 2 for size in call.inputs[0].shape[1:]))
+    x = np.random.default_rng(0).uniform(1, 2, shape).astype(np.float32)
+    try:
+        same, dropped = (np.asarray(layer(x, training=training)) for training in (False, True))
+    except Exception:  # the layer's own code may raise anything
+        return None
+    if same.shape != shape or dropped.shape != shape or not np.array_equal(same, x):
+        return None
+    factors = (dropped / x).reshape(TRIED, -1)
+    kept = factors[factors[:, 0] > 0]
+    scale = float(np.median(kept)) if len(kept) else 0.0
+    whole = np.abs(factors - np.where(factors[:, :1] > 0, scale, 0)).max() <= 1e-4
+    # As often as it has to be for the mean to stay, but for chance.
+    share = len(kept) / TRIED * scale
+    if not whole or scale < 1 or abs(share - 1) > 6 * np.sqrt((scale - 1) / TRIED):
+        return None
+    rate = round(1 - 1 / scale, 5)
+    ones = (1,) * (len(shape) - 1)
+    return L.Dropout(rate, noise_shape=(None, *ones), name=name, dtype=layer.dtype_policy)
 
 
 @full_float32()

@@ -72,7 +72,11 @@ def _plain(value: Any) -> Any:
 
 def _sizes(values: Any) -> tuple[int, ...]:
     """Sizes as whole numbers; an array, or a list of numbers."""
-    flat = list(np.atleast_1d(values)) if isinstance(values, np.ndarray | int) else list(values)
+    flat = (
+        list(np.atleast_1d(values))
+        if isinstance(values, np.ndarray | np.integer | int)
+        else list(values)
+    )
     if any(map(_is_symbolic, flat)):
         raise _Unknown
     return tuple(int(one) for one in flat)
@@ -287,6 +291,27 @@ def _patches(images, sizes, strides, rates, padding, name=None):
     )
 
 
+def _repeat(input, repeats, axis=None, name=None):
+    repeats = _sizes(repeats)
+    return ops.repeat(input, repeats[0] if len(repeats) == 1 else list(repeats), axis)
+
+
+def _crop(image, offset_height, offset_width, target_height, target_width):
+    if len(image.shape) != 4:
+        raise _Unknown
+    top, left, height, width = _sizes([offset_height, offset_width, target_height, target_width])
+    return image[:, top : top + height, left : left + width]
+
+
+def _pad_image(image, offset_height, offset_width, target_height, target_width):
+    if len(image.shape) != 4 or None in image.shape[1:3]:
+        raise _Unknown
+    top, left, height, width = _sizes([offset_height, offset_width, target_height, target_width])
+    rows, columns = image.shape[1:3]
+    widths = (0, 0), (top, height - top - rows), (left, width - left - columns), (0, 0)
+    return ops.pad(image, widths)
+
+
 def _slice(input_, begin, size, name=None):
     starts, sizes = _sizes(begin), _sizes(size)
     places = zip(starts, sizes, strict=True)
@@ -352,7 +377,7 @@ FUNCTIONS: dict[str, Callable] = {
     "expand_dims_v2": _expand_dims,
     "squeeze": lambda input, axis=None, name=None: ops.squeeze(input, _axes(axis)),
     "tile": lambda input, multiples, name=None: ops.tile(input, _sizes(multiples)),
-    "repeat": lambda input, repeats, axis=None, name=None: ops.repeat(input, repeats, axis),
+    "repeat": _repeat,
     "pad": _pad,
     "roll": lambda input, shift, axis, name=None: ops.roll(input, shift, axis),
     "reverse_v2": lambda tensor, axis, name=None: ops.flip(tensor, _axes(axis)),
@@ -369,5 +394,7 @@ FUNCTIONS: dict[str, Callable] = {
     "depth_to_space_v2": _blocks(ops.depth_to_space),
     "space_to_depth_v2": _blocks(ops.space_to_depth),
     "extract_image_patches_v2": _patches,
+    "crop_to_bounding_box": _crop,
+    "pad_to_bounding_box": _pad_image,
     "slice": _slice,
 }

@@ -28,6 +28,7 @@ from .blocks import with_blocks
 from .keras_graph import (
     Arguments,
     Call,
+    as_written,
     calls_of,
     calls_to,
     ends,
@@ -95,6 +96,7 @@ class Trace:
         outputs: in the layer's own structure; tensors of the trace, or constants.
         held: {id of a tensor: what it stands for}.
         sized: whether sizes of OPEN stand for open ones.
+        unused: names of layers and variables that the layer has and its call doesn't need.
     """
 
     calls: list[Call]
@@ -102,6 +104,7 @@ class Trace:
     outputs: Any
     held: dict[int, Held]
     sized: bool = False
+    unused: tuple[str, ...] = ()
 
 
 def traced(
@@ -114,8 +117,8 @@ def traced(
             variables (`as_stock`): it is called where the layer calls its base class.
 
     Raises:
-        Closed: it can't be run so, it does something else in training, or it has weights that
-            don't show among its calls.
+        Closed: it can't be run so, it does something else in training, or it uses weights in a
+            way that isn't known.
     """
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     some_open = any(None in one.shape[1:] for one in tensors_in(args, kwargs))
@@ -138,19 +141,20 @@ def _traced(
     """
     try:
         trace = _run(layer, args, kwargs, part, direct=False, sized=sized)
-        problem = _unseen(layer, trace)
-    except _Failed as failure:
-        problem = str(failure)
-    if problem:
+        complete = not _unseen(layer, trace)
+    except _Failed:
+        complete = False
+    if not complete:
         try:
             trace = _run(layer, args, kwargs, part, direct=True, sized=sized)
         except _Failed as failure:
             raise Closed(f"can't be run on symbolic tensors: {failure}") from None
-        if problem := _unseen(layer, trace):
-            raise Closed(problem)
+    unused = _unseen(layer, trace)
+    if unused and _reads_variables(trace):
+        raise Closed(f"uses the weights of {unused[0]} in a way that isn't known")
     if takes_training(layer) and kwargs.get("training") is None:
         trace = _with_training(layer, args, kwargs, part, trace)
-    return Trace(*_rewritten(trace, layer), sized)
+    return Trace(*_rewritten(trace, layer), sized, unused)
 
 
 class _Failed(Exception):
@@ -312,7 +316,7 @@ class _Inner:
         given = keras.tree.flatten(given)
         values = {id(a): b for a, b in zip(given, keras.tree.flatten(inputs), strict=True)}
         for call in calls_of(self._layer):
-            args, kwargs = call.arguments.fill_in(values)
+            args, kwargs = as_written(call, values)
             if training is not None and takes_training(call.operation):
                 kwargs |= {"training": training}
             results = keras.tree.flatten(call.operation(*args, **kwargs))
@@ -320,19 +324,22 @@ class _Inner:
         return keras.tree.map_structure(lambda one: values[id(one)], outputs)
 
 
-def _unseen(layer: keras.Layer, trace: Trace) -> str:
-    """What the layer has that doesn't show among the calls, in words; "" where all does."""
+def _unseen(layer: keras.Layer, trace: Trace) -> tuple[str, ...]:
+    """What the layer has that doesn't show among the calls: names of layers with weights, and of
+    variables. A number that was made of one shows when the two are compared (`nets.opened`)."""
     seen = {id(one) for call in trace.calls for one in _layers_of(call.operation)}
     reached = {id(one) for call in trace.calls for one in call.inputs}
-    for inner in layers_in(layer)[1:]:
-        if list(own_variables(inner)) and id(inner) not in seen:
-            mine = {id(variable) for variable in own_variables(inner)}
-            if not any(id(held.value) in mine for held in trace.held.values()):
-                return f"uses the weights of {inner.name} in a way that isn't known"
-    for key, held in trace.held.items():
-        if key not in reached:
-            return f"holds a variable that it doesn't use in its call ({held.value.name})"
-    return ""
+    held = {id(one.value) for key, one in trace.held.items() if key in reached}
+    inner = (one for one in layers_in(layer)[1:] if id(one) not in seen)
+    layers = [one.name for one in inner if (mine := _own(one)) and not mine & held]
+    own = [one.value.name for key, one in trace.held.items() if key not in reached]
+    return (*layers, *own)
+
+
+def _reads_variables(trace: Trace) -> bool:
+    """Whether a call takes a variable as it is, such as the kernel of another layer."""
+    flat = [one for call in trace.calls for one in keras.tree.flatten(call.values)]
+    return any(isinstance(one, keras.Variable) for one in flat)
 
 
 def _layers_of(operation: keras.Operation) -> list[keras.Layer]:
@@ -404,6 +411,7 @@ def _only_in_training(call: Call) -> bool:
 
 
 def _own(layer: keras.Layer) -> set[int]:
+    """The ids of the variables that it holds itself."""
     return {id(variable) for variable in own_variables(layer)}
 
 
@@ -508,7 +516,7 @@ def run(trace: Trace, values: dict[int, Any]) -> Any:
     """
     values = dict(values)
     for call in trace.calls:
-        args, kwargs = call.arguments.fill_in(values)
+        args, kwargs = as_written(call, values)
         results = keras.tree.flatten(call.operation(*args, **kwargs))
         values |= {id(t): value for t, value in zip(call.outputs, results, strict=True)}
     return [
