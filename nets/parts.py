@@ -44,6 +44,8 @@ def fixed_parts(call: Call, name: str) -> Callable | None:
     """What a call does where it takes channels apart at fixed places, in place of its operation;
     None for another call."""
     operation, kind = call.operation, type(call.operation).__name__
+    if kind not in ("Split", "GetItem") or not call.inputs[0].shape:
+        return None
     rank, width = len(call.inputs[0].shape), call.inputs[0].shape[-1]
     if kind == "Split":
         places = operation.indices_or_sections

@@ -14,6 +14,7 @@ of that layer.
 
 from __future__ import annotations
 
+import itertools
 import math
 import types
 from collections.abc import Callable, Iterator
@@ -46,6 +47,7 @@ from .tf_calls import as_keras_ops
 
 BATCH = 211
 OPEN = (223, 227, 229)  # likewise, for the first axes whose size is open, where they are needed
+BLOCKS = 12  # times these, since some sizes are divided
 
 
 class Closed(Exception):
@@ -223,8 +225,8 @@ def _shape(tensor: keras.KerasTensor, sized: bool) -> tuple:
     shape = (BATCH, *shape[1:]) if shape[:1] == (None,) else shape
     if not sized:
         return shape
-    sizes = zip(shape[1:], (*OPEN, *shape)[: len(shape) - 1], strict=True)
-    return (*shape[:1], *(b if a is None else a for a, b in sizes))
+    pairs = itertools.zip_longest(shape[1:], OPEN[: len(shape) - 1])
+    return (*shape[:1], *(b * BLOCKS if a is None and b else a for a, b in pairs))
 
 
 def stands_for_open(size: int | None) -> bool:
@@ -530,7 +532,8 @@ def examples(trace: Trace, count: int, rng: np.random.Generator) -> Iterator[tup
 
     Sizes that stand in for open ones are others, and not the same for every count.
     """
-    sizes = dict(zip(OPEN, (8 * count, 12 * count, 8), strict=True)) if trace.sized else {}
+    times = dict(zip(OPEN, (count, 2 * count, 1), strict=True)) if trace.sized else {}
+    sizes = {one * BLOCKS: number * BLOCKS for one, number in times.items()}
     for one in trace.inputs:
         shape = [sizes.get(size, size or 8) for size in one.shape]
         if shape and _of_batch(shape[0]):
