@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from ..utils.errors import UserError, line_of
+from .constants import with_constant
 from .held import HeldTensors, policy_of
 from .keras_graph import (
     Call,
@@ -269,8 +270,8 @@ class _Pass:
             return reduction
         if (part := equal_part(call)) is not None:
             return lambda x, _: keras.ops.split(x, part[0], axis=-1)[part[1]]
-        if (parts := fixed_parts(call, name)) is not None:
-            return parts
+        if (made := fixed_parts(call, name) or with_constant(call, name)) is not None:
+            return made
         if type(operation).__name__ == "Reshape" and _keeps_the_batch(operation, call.inputs[0]):
             # As a layer its sizes follow the channels.
             return keras.layers.Reshape(tuple(operation.newshape[1:]), name=name)

@@ -23,6 +23,7 @@ import tensorflow as tf
 from ..options.kinds import NUMBERS
 from ..utils.errors import UserError, line_of
 from ..utils.trees import parts_of, tree_of
+from .constants import WithConstant
 from .flatten import Flat, flatten
 from .keras_graph import (
     Call,
@@ -206,7 +207,7 @@ class Given:
         ranks = {call.operation.name: len(call.inputs[0].shape) for call in calls_of(core)}
 
         def make(layer: keras.Operation) -> keras.Operation:
-            if isinstance(layer, OverChannels | Parts):
+            if isinstance(layer, OverChannels | Parts | WithConstant):
                 return layer.operation(ranks[layer.name])
             changes = {}
             if policies.get(layer.name) is not None:

@@ -52,14 +52,14 @@ def fixed_parts(call: Call, name: str) -> Callable | None:
         if isinstance(places, int) or operation.axis % rank != rank - 1 or not width:
             return None
         rising = [0, *map(int, places), width]
-        return Parts(rising[1:-1], name=name) if _is_rising(rising) else None
+        return Parts(rising[1:-1], name=name, dtype="float32") if _is_rising(rising) else None
     if (taken := channels_taken(call)) is None:
         return None
     (start, stop), others = taken
     places = [place for place in (start, stop) if 0 < place < width]
     if not places:
         return None
-    parts, number = Parts(places, name=name), int(start > 0)
+    parts, number = Parts(places, name=name, dtype="float32"), int(start > 0)
     whole = all(one == slice(None) for one in others)
 
     def part(x: Any, _: Any) -> Any:

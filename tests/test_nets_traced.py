@@ -416,6 +416,25 @@ def split_apart():
     return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling2D()(Gates(name="held")(x))))
 
 
+class Sinusoids(L.Layer):
+    """Positions that never change, as tensors."""
+
+    def build(self, shape):
+        places, channels = np.arange(10)[:, None], np.arange(shape[-1])
+        self.table = ops.convert_to_tensor(np.sin(places / 10 ** (channels / 4)), "float32")
+
+    def call(self, x):
+        return 3 * self.table[None, : x.shape[1]] - x
+
+
+def constant_positions():
+    i = keras.Input((4, 5))
+    x = Sinusoids()(L.Dense(8, activation="relu", name="first")(i))
+    x = L.Dense(6, name="second")(x)
+    x = ops.expand_dims(x, 1) / np.linspace(1, 2, 18, dtype="float32").reshape(1, 3, 1, 6)
+    return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+
+
 def looked_up():
     """Two columns of numbers, each looked up by itself."""
     i = keras.Input((2,))
@@ -443,6 +462,7 @@ def looked_up():
         (own_attention, {"first": 8, "value": 4}),
         (heads_on_a_grid, {"joined": 7}),
         (split_apart, {"turned": 4}),
+        (constant_positions, {"first": 8, "second": 6}),
     ],
     ids=[
         "tiled",
@@ -456,7 +476,7 @@ def looked_up():
         *("products", "tanh", "additive", "plain_additive"),
         "pooled",
         "looked_up",
-        *("own_attention", "heads", "split_apart"),
+        *("own_attention", "heads", "split_apart", "constant_positions"),
     ],
 )
 def test_channels_are_followed_through(build, widths):
