@@ -165,9 +165,13 @@ def equal_part(call: Call) -> tuple[int, int] | None:
 
 
 def _item_rule(ids: Ids, site: Site) -> np.ndarray:
-    """Slices on other axes than the channels'."""
-    rank = len(site.in_shapes[0])
-    keys = _keys_of(site.arguments[1], rank)
+    """Slices on other axes than the channels', and new axes before these."""
+    rank, key = len(site.in_shapes[0]), site.arguments[1]
+    given = list(key) if isinstance(key, (tuple, list)) else [key]
+    kept = [one for one in given if one is not None]  # None adds an axis
+    if given[-1] is None and (Ellipsis in kept or len(kept) == rank):
+        raise NoRule("moves the channels to another axis")
+    keys = _keys_of(kept or [Ellipsis], rank)
     if len(keys) == rank and not _takes_all(keys[-1], len(site.inputs[0])):
         raise NoRule("takes some of the channels")
     return site.inputs[0]

@@ -183,7 +183,10 @@ class _Scored:
         self, inputs, mask=None, return_attention_scores=False, use_causal_mask=False, **_
     ):
         ops, (query, value, *rest) = keras.ops, inputs
-        scores = self._scores(query, rest[0] if rest else value)
+        key = rest[0] if rest else value
+        if query.shape[0] == 1 != key.shape[0]:  # learned queries, the same for all examples
+            query = query + ops.zeros_like(key[:, :1])
+        scores = self._scores(query, key)
         query_mask, value_mask = (mask[0], mask[1]) if mask else (None, None)
         allowed = _attention_mask(
             scores[:, None], value_mask=value_mask, use_causal_mask=use_causal_mask

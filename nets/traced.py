@@ -239,6 +239,13 @@ def _of_batch(size: int | None) -> int:
     return size // BATCH if size and size % BATCH == 0 else 0
 
 
+class _Array(keras.KerasTensor):
+    """Stands for an array: Keras takes no `x[:2]` and no `x[None]` of what stands for a batch."""
+
+    def __getitem__(self, key: Any) -> keras.KerasTensor:
+        return super().__getitem__(key if isinstance(key, tuple) else (key,))
+
+
 class _Holder:
     """Stands inputs of the trace in for variables and constants."""
 
@@ -252,6 +259,7 @@ class _Holder:
         if id(value) not in self._tensors:
             held = Held(value, layer)
             tensor = keras.Input(batch_shape=held.shape, dtype=held.dtype)
+            tensor.__class__ = _Array
             self._tensors[id(value)], self.found[id(tensor)] = tensor, held
         return self._tensors[id(value)]
 

@@ -435,6 +435,23 @@ def constant_positions():
     return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
 
 
+class Latent(L.Layer):
+    """Perceiver's: a few learned queries, the same for all examples, ask attention."""
+
+    def build(self, shape):
+        self.array = self.add_weight(shape=(3, shape[-1]), name="array")
+        self.attention = L.Attention(use_scale=True)
+
+    def call(self, x):
+        return self.attention([self.array[None], x])
+
+
+def learned_queries():
+    i = keras.Input((4, 5))
+    x = Latent(name="held")(L.Dense(8, activation="relu", name="first")(i))
+    return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling1D()(x)))
+
+
 def looked_up():
     """Two columns of numbers, each looked up by itself."""
     i = keras.Input((2,))
@@ -463,6 +480,7 @@ def looked_up():
         (heads_on_a_grid, {"joined": 7}),
         (split_apart, {"turned": 4}),
         (constant_positions, {"first": 8, "second": 6}),
+        (learned_queries, {"first": 8, "held_array": 8}),
     ],
     ids=[
         "tiled",
@@ -476,7 +494,7 @@ def looked_up():
         *("products", "tanh", "additive", "plain_additive"),
         "pooled",
         "looked_up",
-        *("own_attention", "heads", "split_apart", "constant_positions"),
+        *("own_attention", "heads", "split_apart", "constant_positions", "learned_queries"),
     ],
 )
 def test_channels_are_followed_through(build, widths):
