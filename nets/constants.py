@@ -49,6 +49,14 @@ class WithConstant(keras.layers.Layer):
             "first": self.first,
         }
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> WithConstant:
+        """A file has its own form of arrays."""
+        value = config["value"]
+        if isinstance(value, dict):
+            value = keras.saving.deserialize_keras_object(value)
+        return super().from_config(config | {"value": value})
+
     def call(self, x: Any) -> Any:
         """x float [n, ..., c] -> the same, or what broadcasting makes of it."""
         return self.applied(x, ops.cast(self.value, x.dtype))

@@ -438,7 +438,7 @@ def dropout_like(layer: keras.Layer, call: Call, name: str) -> L.Dropout | None:
         same, dropped = (np.asarray(layer(x, training=training)) for training in (False, True))
     except Exception:  # the layer's own code may raise anything
         return None
-    if same.shape != shape or dropped.shape != shape or not np.array_equal(same, x):
+    if layer.losses or not same.shape == dropped.shape == shape or not np.array_equal(same, x):
         return None
     factors = (dropped / x).reshape(TRIED, -1)
     kept = factors[factors[:, 0] > 0]

@@ -613,6 +613,49 @@ def test_a_function_of_keras_ops_that_a_file_brings_back_as_another_one():
     np.testing.assert_allclose(again(x), model(x), atol=1e-6)
 
 
+def test_a_constant_comes_back_from_a_file(tmp_path):
+    flat = flatten(constant_positions()).model
+    flat.save(tmp_path / "flat.keras")
+    again = keras.models.load_model(tmp_path / "flat.keras")
+    x = np.random.default_rng(0).normal(size=(2, 4, 5)).astype(np.float32)
+    np.testing.assert_allclose(again(x), flat(x), rtol=1e-6)
+
+
+class Counted(L.Layer):
+    """Gives what it is given, and a loss."""
+
+    def call(self, x, training=False):
+        if training:
+            self.add_loss(ops.sum(x))
+        return x
+
+
+class Rarely(own_kinds.DropPath):
+    """Drops nothing at this rate."""
+
+    def call(self, x, training=False):
+        if training:
+            return x * ops.floor(1 + keras.random.uniform((ops.shape(x)[0], 1)))
+        return x
+
+
+class Often(own_kinds.DropPath):
+    """Doesn't keep the mean."""
+
+    def call(self, x, training=False):
+        if training:
+            return x * ops.floor(0.5 + keras.random.uniform((ops.shape(x)[0], 1)))
+        return x
+
+
+@pytest.mark.parametrize(("layer", "kind"), [(Counted, None), (Often, None), (Rarely, 0.0)])
+def test_which_layers_are_a_dropout_of_whole_examples(layer, kind):
+    i = keras.Input((6,))
+    flat = flatten(keras.Model(i, L.Dense(2)(layer(name="it")(i))))
+    (one,) = (one for one in flat.model.layers if one.name == "it")
+    assert one.rate == kind if isinstance(one, L.Dropout) else kind is None
+
+
 def test_an_array_as_an_initializer_does_not_hinder_a_smaller_layer():
     i = keras.Input((6,))
     bias = keras.initializers.Constant(np.eye(3).ravel())
