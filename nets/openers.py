@@ -433,7 +433,8 @@ def dropout_like(layer: keras.Layer, call: Call, name: str) -> L.Dropout | None:
     if layer.weights or len(call.inputs) != 1 or not takes_training(layer):
         return None
     shape = (TRIED, *(size or 2 for size in call.inputs[0].shape[1:]))
-    x = np.random.default_rng(0).uniform(1, 2, shape).astype(np.float32)
+    rng = np.random.default_rng(0)  # numbers of both signs and every size
+    x = (rng.choice([-1, 1], shape) * np.exp(rng.uniform(-7, 7, shape))).astype(np.float32)
     try:
         same, dropped = (np.asarray(layer(x, training=training)) for training in (False, True))
     except Exception:  # the layer's own code may raise anything

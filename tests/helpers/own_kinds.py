@@ -778,7 +778,7 @@ def focal():
     """Unregistered parts, a block of pixels out of channels, an array with a number per channel."""
     i, x = image()
     x = L.Lambda(lambda y: tf.nn.depth_to_space(y, 2))(conv(x, 16, 4))
-    x = Focal(4)(x * np.linspace(0.5, 1.5, 4, dtype="float32"))
+    x = Focal(4)(x + np.linspace(0.5, 1.5, 4, dtype="float32"))
     return classifier(i, conv(x, 8))
 
 
