@@ -447,6 +447,12 @@ def called_on(model: keras.Model, examples: Any) -> keras.Model:
     """
     if has_graph(model):
         return model
+    if type(model).call is keras.Model.call:
+        inner = [f"model.{k}" for k, one in vars(model).items() if isinstance(one, keras.Model)]
+        raise UserError(
+            f"{model.name} has no call(), only a way to be trained: give the network that is used"
+            + (f", such as {inner[0]}" if inner else "")
+        )
     built = built_on(model)
     if examples is None and built is None:
         raise UserError(

@@ -182,6 +182,22 @@ def test_a_network_with_other_outputs_in_training_is_asked_for_what_it_is_used_f
     np.testing.assert_allclose(used.core(images), model(images, training=False), rtol=1e-5)
 
 
+class Contrast(keras.Model):
+    """As examples of training without labels have it: two networks and a train_step."""
+
+    def __init__(self):
+        super().__init__(name="contrast")
+        self.encoder = keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(6, 3)])
+
+    def train_step(self, data):
+        raise NotImplementedError
+
+
+def test_a_network_without_a_call_is_asked_for_what_is_used():
+    with pytest.raises(UserError, match=r"has no call\(\), .* such as model.encoder"):
+        Given.read(Contrast(), np.ones((2, 8, 8, 3), np.float32))
+
+
 class Asking(L.Layer):
     """Its call has no default for `training`."""
 
