@@ -58,7 +58,7 @@ class Ids:
         self._size = 0
 
     def fresh(self, count: int, name: str) -> np.ndarray:
-        """`count` new ids, int64, made by the layer `name`."""
+        """`count` new ids, int64, made by the layer `name`; "" where they are others' channels."""
         self.block_names.append(name)
         self._counts.append(count)
         self._size += count

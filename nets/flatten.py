@@ -17,15 +17,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 
 from ..utils.errors import UserError, line_of
-from .held import HeldTensors
+from .constants import with_constant
+from .held import HeldTensors, policy_of
 from .keras_graph import (
     Call,
     as_stock,
+    as_written,
     calls_of,
     calls_to,
-    default_training,
     drop_masks,
     ends,
     functional,
@@ -45,12 +47,13 @@ from .layer_kinds import KINDS
 from .layer_rules import KERNEL_LAYERS
 from .op_rules import equal_part
 from .opened import check_opened, check_trace
-from .openers import OPENERS, stock_norm_like
+from .openers import OPENERS, dropout_like, stock_norm_like
+from .parts import fixed_parts
 from .products import over_turned
 from .rebuild import carry_over, config_of, like, replay
 from .reductions import over_channels, unit_length
 from .tf_calls import as_keras_ops
-from .traced import Closed, Trace, tensors_in, traced
+from .traced import Closed, Trace, stands_for_open, tensors_in, traced
 
 L = keras.layers
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -71,6 +74,7 @@ class Flat:
         places: {layer name: "outer/inner", where the layer was inside a model or layer}.
         opened: whether layers of it were opened.
         output_names: as they were.
+        unused: {layer name: names of what it holds and its call doesn't need}.
         constants: names of layers whose kernels are no weights of the network's: they stay as they
             are.
     """
@@ -82,6 +86,7 @@ class Flat:
     places: dict[str, str] = field(default_factory=dict)
     opened: bool = False
     output_names: tuple[str, ...] = ()
+    unused: dict[str, tuple[str, ...]] = field(default_factory=dict)
     constants: set[str] = field(default_factory=set)
 
 
@@ -157,7 +162,7 @@ class _Pass:
         for call in calls:
             makers |= dict.fromkeys(map(id, call.outputs), call)
             call = over_turned(call, makers)
-            args, kwargs = call.arguments.fill_in(values)
+            args, kwargs = as_written(call, values)
             operation = call.operation
             if isinstance(operation, keras.Model) and has_graph(operation):
                 training = kwargs.pop("training", None)
@@ -175,8 +180,6 @@ class _Pass:
                     results = self._replay(operation, given, context | inner)
             else:
                 if takes_training(operation):
-                    if kwargs.get("training") == default_training(operation):
-                        kwargs.pop("training", None)
                     kwargs |= context
                 if not is_op(operation):
                     kwargs = with_masks(operation, args, kwargs)
@@ -217,15 +220,21 @@ class _Pass:
             ) from None
         if reason is not None:
             self.flat.closed[getattr(copy, "name", operation.name)] = reason
+        again = f"layer {operation.name} ({type(operation).__name__}), made again from its own "
         try:
-            return copy(*args, **kwargs)
+            made = copy(*args, **kwargs)
         except Exception as error:  # the user's own code may raise anything
             if is_stock(operation):
                 raise
             raise UserError(
-                f"layer {operation.name} ({type(operation).__name__}), made again from its own "
-                f"get_config(), can't be called as before: {line_of(error)}"
+                f"{again}get_config(), can't be called as before: {line_of(error)}"
             ) from None
+        if len(keras.tree.flatten(made)) != len(call.outputs):
+            raise UserError(
+                f"{again}get_config(), has another number of outputs: let get_config() return all "
+                f"arguments of __init__{f' ({reason})' if reason else ''}"
+            )
+        return made
 
     # ---------------------------------------------------------------- copies
 
@@ -261,6 +270,8 @@ class _Pass:
             return reduction
         if (part := equal_part(call)) is not None:
             return lambda x, _: keras.ops.split(x, part[0], axis=-1)[part[1]]
+        if (made := fixed_parts(call, name) or with_constant(call, name)) is not None:
+            return made
         if type(operation).__name__ == "Reshape" and _keeps_the_batch(operation, call.inputs[0]):
             # As a layer its sizes follow the channels.
             return keras.layers.Reshape(tuple(operation.newshape[1:]), name=name)
@@ -351,14 +362,26 @@ class _Pass:
             self._names.add(name)
             return parts(*args, **kwargs)
         # The tensors of the outer trace say how large a batch is, those of the network don't.
-        outer_args, outer_kwargs = call.arguments.fill_in({id(one): one for one in call.inputs})
+        sized = _sized(call, args, kwargs)
+        outer_args, outer_kwargs = call.arguments.fill_in(sized)
         training = kwargs.get("training")
         outer_kwargs = with_masks(layer, outer_args, outer_kwargs)
         outer_kwargs = {key: one for key, one in outer_kwargs.items() if one is not None}
         outer_kwargs.pop("training", None)
-        if training is not None:
-            outer_kwargs["training"] = training
-        trace = self._traced(layer, outer_args, outer_kwargs)
+        context = {} if training is None else {"training": training}
+        outer_kwargs |= context
+        try:
+            trace = self._traced(layer, outer_args, outer_kwargs)
+        except Closed:
+            if (dropout := dropout_like(layer, call, name)) is None:
+                raise
+            self.opened = True
+            self._names.add(name)
+            self.flat.policies.setdefault(name, policy_of(layer))
+            self._copies[id(layer)] = dropout
+            return dropout(args[0], **context)
+        if trace.unused:
+            self.flat.unused[layer.name] = trace.unused
         pairs = zip(_flat(outer_args, outer_kwargs), _flat(args, kwargs), strict=True)
         network = {id(a): b for a, b in pairs}
         given = tensors_in(outer_args, outer_kwargs)
@@ -368,7 +391,6 @@ class _Pass:
             key: held if held.kernel or key in biases else self._held.tensor(held)
             for key, held in trace.held.items()
         }
-        context = {} if training is None else {"training": training}
         with self._inside(layer.name):
             self._follow(calls, values, layer.name, context)
         return keras.tree.map_structure(
@@ -391,6 +413,25 @@ class _Pass:
             with suppress(Closed):
                 return _checked(layer, args, kwargs, part)
         return _checked(layer, args, kwargs)
+
+
+def _sized(call: Call, args: tuple, kwargs: dict[str, Any]) -> dict[int, keras.KerasTensor]:
+    """{id of an input of a call: the input}, with the sizes of its copy in `args` or `kwargs` where
+    that knows more: of what a layer that was opened gives, or which sizes are open in truth."""
+    own = call.arguments.fill_in({id(one): one for one in call.inputs})
+    copies = dict(zip(map(id, _flat(*own)), _flat(args, kwargs), strict=False))
+    found = {}
+    for one in call.inputs:
+        found[id(one)], copy = one, copies.get(id(one))
+        if not isinstance(copy, keras.KerasTensor):
+            continue
+        pairs = zip(one.shape[1:], copy.shape[1:], strict=True)
+        sizes = (b if a is None or (b is None and stands_for_open(a)) else a for a, b in pairs)
+        shape = (*one.shape[:1], *sizes)
+        if shape != tuple(one.shape):
+            found[id(one)] = keras.KerasTensor(shape, one.dtype)
+            set_mask(found[id(one)], mask_of(one))
+    return found
 
 
 def _missing(tensor: keras.KerasTensor, values: dict[int, Any]) -> list[Call]:
@@ -432,7 +473,7 @@ def _comes_apart(activation: Any, output: keras.KerasTensor) -> bool:
     name, module = (getattr(activation, key, "") or "" for key in ("__name__", "__module__"))
     package = module.partition(".")[0]
     if activation is None or package == "keras":
-        return False
+        return _read_back_as_another(activation, name)
     if name == "<lambda>" or package == "tensorflow":
         return True  # no file brings it back
     try:
@@ -441,6 +482,19 @@ def _comes_apart(activation: Any, output: keras.KerasTensor) -> bool:
     except Exception:  # the user's own code may raise anything
         return False
     return isinstance(made, keras.KerasTensor) and made.shape == output.shape
+
+
+def _read_back_as_another(activation: Any, name: str) -> bool:
+    """Whether a file brings an activation back as another function of its name: keras.ops.gelu is
+    an approximation, keras.activations.gelu isn't."""
+    if activation is None or not activation.__module__.startswith("keras.src.ops"):
+        return False
+    numbers = np.linspace(-3, 3, 13, dtype=np.float32)
+    try:
+        other = keras.activations.get(name)
+    except ValueError:
+        return True
+    return not np.array_equal(*(np.asarray(one(numbers)) for one in (activation, other)))
 
 
 def may_open(layer: keras.Layer) -> bool:

@@ -23,6 +23,7 @@ import tensorflow as tf
 from ..options.kinds import NUMBERS
 from ..utils.errors import UserError, line_of
 from ..utils.trees import parts_of, tree_of
+from .constants import WithConstant
 from .flatten import Flat, flatten
 from .keras_graph import (
     Call,
@@ -30,6 +31,7 @@ from .keras_graph import (
     calls_of,
     calls_to,
     compiled_with,
+    default_training,
     ends,
     has_graph,
     inference_only,
@@ -40,6 +42,7 @@ from .keras_graph import (
     packed,
 )
 from .outputs import Output, before_logarithms, read_outputs, restored, with_logits
+from .parts import Parts
 from .rebuild import (
     Shapes,
     at_shapes,
@@ -126,6 +129,11 @@ class Given:
         """{layer of the core: "outer/inner"} of those inside a model or layer of the network."""
         return self._flat.places
 
+    @property
+    def unused(self) -> dict[str, tuple[str, ...]]:
+        """{layer name: names of what it holds and its call doesn't need}: `finished` is without."""
+        return self._flat.unused
+
     def with_examples(self, examples: Any) -> Given:
         """The same network, once there are examples that say what an output means, and which size
         inputs have that the network leaves open.
@@ -205,7 +213,7 @@ class Given:
         ranks = {call.operation.name: len(call.inputs[0].shape) for call in calls_of(core)}
 
         def make(layer: keras.Operation) -> keras.Operation:
-            if isinstance(layer, OverChannels):
+            if isinstance(layer, OverChannels | Parts | WithConstant):
                 return layer.operation(ranks[layer.name])
             changes = {}
             if policies.get(layer.name) is not None:
@@ -250,11 +258,12 @@ class Given:
         Args:
             taken: names that layers have.
         """
-        found = []
+        found, taken = [], set(taken)
         for tensor, name in zip(tensors, self._flat.output_names, strict=True):
             last = origin_of(tensor)
             known = last is None or last.operation.name == name or name in taken
             found.append(tensor if known else L.Identity(name=name)(tensor))
+            taken.add(name)  # a layer may give several
         return found
 
     @property
@@ -290,9 +299,15 @@ class Given:
         steps = L.TimeDistributed(L.Identity(), name=f"{name}_masked" if name in taken else name)
         return steps(tensor, mask=made(inputs))
 
-    def with_graph(self) -> keras.Model:
-        """The given network; of a subclassed one a functional network that is the same."""
-        return self.model if has_graph(self.model) else self.finished(self.core)
+    def at_shapes(self, shapes: Shapes) -> keras.Model:
+        """The given network as a functional one that takes inputs of one size.
+
+        Args:
+            shapes: of the inputs without the batch.
+        """
+        if not has_graph(self.model):
+            return at_shapes(self.finished(self.core), shapes)
+        return at_shapes(self.to_write() if has_open_inputs(self.model) else self.model, shapes)
 
     def to_write(self) -> keras.Model:
         """What goes into a file for the given network: itself, or the same in its parts where Keras
@@ -457,6 +472,12 @@ def called_on(model: keras.Model, examples: Any) -> keras.Model:
     """
     if has_graph(model):
         return model
+    if type(model).call is keras.Model.call:
+        inner = [f"model.{k}" for k, one in vars(model).items() if isinstance(one, keras.Model)]
+        raise UserError(
+            f"{model.name} has no call(), only a way to be trained: give the network that is used"
+            + (f", such as {inner[0]}" if inner else "")
+        )
     built = built_on(model)
     if examples is None and built is None:
         raise UserError(
@@ -476,11 +497,18 @@ def called_on(model: keras.Model, examples: Any) -> keras.Model:
     ]
     inputs = keras.tree.pack_sequence_as(structure, fresh)
     try:
-        return keras.Model(inputs, model(inputs), name=model.name)
+        outputs = model(inputs)
+        used = model(inputs, training=False) if default_training(model) else outputs
     except Exception as error:  # the user's own code may raise anything
         line = line_of(error)
         shapes = keras.tree.map_structure(lambda one: one.shape, inputs)
         raise UserError(f"{model.name} can't be called on {shapes}: {line}") from None
+    if len(keras.tree.flatten(used)) != len(keras.tree.flatten(outputs)):
+        raise UserError(
+            f"{model.name} gives other outputs in training, the default of its call, than it is "
+            "used for: give keras.Model(x, model(x, training=False))"
+        )
+    return keras.Model(inputs, outputs, name=model.name)
 
 
 def zeros(shapes: Sequence[Sequence[int]]) -> Any:

@@ -152,7 +152,7 @@ class ChannelGraph:
         found, unit_of, start = [], np.full(len(roots), -1), 0
         for signature, members in groups.items():
             # A shared layer makes a block per call.
-            names = tuple(dict.fromkeys(ids.block_names[block] for block in signature))
+            names = tuple(dict.fromkeys(filter(None, (ids.block_names[one] for one in signature))))
             found.append(Group(start, len(members), names))
             unit_of[members] = np.arange(start, start + len(members))
             start += len(members)

@@ -17,11 +17,20 @@ import numpy as np
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
-from keras.src.ops.numpy import Einsum
+from keras.src.ops.nn import DepthToSpace, SpaceToDepth
+from keras.src.ops.numpy import Einsum, Split
 
 from ..utils.errors import UserError
 
-__all__ = ["CustomScaleLayer", "Einsum", "LayerScale", "StochasticDepth"]
+__all__ = [
+    "CustomScaleLayer",
+    "DepthToSpace",
+    "Einsum",
+    "LayerScale",
+    "SpaceToDepth",
+    "Split",
+    "StochasticDepth",
+]
 
 
 @dataclass(frozen=True)
@@ -413,6 +422,16 @@ def default_training(operation: keras.Operation) -> bool | None:
     """The `training` of a call that says nothing of it, which Keras then notes as if it did."""
     option = inspect.signature(operation.call).parameters.get("training")
     return None if option is None or option.default is option.empty else option.default
+
+
+def as_written(call: Call, values: dict[int, Any]) -> tuple[tuple, dict[str, Any]]:
+    """A call's arguments with `values` in place, without the `training` that Keras has noted where
+    none was written."""
+    args, kwargs = call.arguments.fill_in(values)
+    option = inspect.signature(call.operation.call).parameters.get("training")
+    if option is not None and kwargs.get("training", option.empty) is option.default:
+        kwargs.pop("training", None)
+    return args, kwargs
 
 
 def draws_random(operation: keras.Operation) -> bool:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from ..utils.errors import UserError
-from . import costs, layer_rules, reductions, tcl, tcl_norm, tcl_rnn
+from . import constants, costs, layer_rules, parts, reductions, tcl, tcl_norm, tcl_rnn
 from .channels import Ids, NoRule, Site
 from .keras_graph import Call, is_op, values_of
 from .op_rules import FREE as FREE_OPS
@@ -43,6 +43,8 @@ class LayerKind:
 
 
 KINDS: dict[type, LayerKind] = {}
+# Of what a layer gives, that take any number of channels.
+REGULARIZERS = (type(None), *(getattr(keras.regularizers, name) for name in ("L1", "L2", "L1L2")))
 
 
 def register(kind: LayerKind) -> None:
@@ -121,7 +123,17 @@ def config_of(
     """What changes in a layer's configuration under a unit mask, float32 [U + 1]."""
     kind = KINDS[type(layer)]
     change = kind.twin.config if kind.twin else kind.resize
-    return change(layer, in_units, out_units, mask)
+    return _without_arrays(layer) | change(layer, in_units, out_units, mask)
+
+
+def _without_arrays(layer: keras.Layer) -> dict:
+    """Other initialisers in place of those that hold an array of one shape: a smaller layer gets
+    its weights, but is made with these first."""
+    return {
+        key: "zeros"
+        for key, value in vars(layer).items()
+        if isinstance(value, keras.initializers.Constant) and np.size(value.value) > 1
+    }
 
 
 def call_costs(
@@ -164,6 +176,10 @@ def follow(ids: Ids, site: Site) -> np.ndarray:
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         raise NoRule("works on channels_first: build it with data_format='channels_last'")
     output = kind.rule(ids, site)
+    if type(getattr(layer, "activity_regularizer", None)) not in REGULARIZERS:
+        why = f"{layer.name} has an activity regularizer that may need all channels"
+        for one in output if isinstance(output, list) else [output]:
+            ids.freeze(one, why)
     if mixing := layer_rules.mixing_activation(layer):
         ids.freeze(output, f"{layer.name} mixes channels by {mixing}")
     return output
@@ -199,6 +215,8 @@ _RENAMED = {
     L.Reshape: tcl_norm.Reshape,
     layer_rules.LayerScale: tcl_norm.LayerScale,
     reductions.OverChannels: tcl_norm.OverChannels,
+    parts.Parts: tcl_norm.Parts,
+    constants.WithConstant: tcl_norm.WithConstant,
     L.Embedding: tcl_norm.Embedding,
     **{one: getattr(tcl_rnn, one.__name__) for one in layer_rules.STATES},
 }
@@ -219,6 +237,8 @@ _register(layer_rules.layer_norm_rule, L.LayerNormalization)
 _register(layer_rules.rms_norm_rule, L.RMSNormalization)
 _register(layer_rules.group_norm_rule, L.GroupNormalization)
 _register(layer_rules.over_channels_rule, reductions.OverChannels)
+_register(layer_rules.parts_rule, parts.Parts)
+_register(layer_rules.same_rule, constants.WithConstant)
 _register(layer_rules.concatenate_rule, L.Concatenate)
 _register(layer_rules.product_rule, L.Dot)
 _register(layer_rules.permute_rule, L.Permute)

@@ -240,6 +240,14 @@ def reshape_rule(ids: Ids, site: Site) -> np.ndarray:
     return rows[0]
 
 
+def parts_rule(ids: Ids, site: Site) -> list[np.ndarray]:
+    """Parts of fixed sizes lose channels each by itself, but never the last one."""
+    parts = np.split(site.inputs[0], site.layer.places)
+    for part in parts:
+        ids.tie(part, ids.fresh(len(part), ""))
+    return parts
+
+
 def permute_rule(ids: Ids, site: Site) -> np.ndarray:
     if site.layer.dims[-1] != len(site.layer.dims):
         raise NoRule("moves the channels to another axis")

@@ -62,6 +62,17 @@ def _patches_rule(ids: Ids, site: Site) -> np.ndarray:
     return np.tile(site.inputs[0], site.out_shape[-1] // len(site.inputs[0]))
 
 
+def _depth_to_space_rule(ids: Ids, site: Site) -> np.ndarray:
+    """A channel of every place in a block: these are one.
+
+    Blocks of 2 x 2 of channels [0, 1, ..., 7]: 0-2-4-6, 1-3-5-7.
+    """
+    _check_format(site)
+    rows = site.inputs[0].reshape(site.layer.block_size**2, -1)
+    ids.tie_rows(rows)
+    return rows[0]
+
+
 def _transpose_rule(ids: Ids, site: Site) -> np.ndarray:
     rank, axes = len(site.in_shapes[0]), site.layer.axes
     if axes is None or axes[-1] % rank != rank - 1:
@@ -123,9 +134,9 @@ def _keys_of(key: Any, rank: int) -> list:
     return keys
 
 
-def equal_part(call: Call) -> tuple[int, int] | None:
-    """(parts, number) where a call takes one of a few equal parts of the channels, x[..., :c]; None
-    for another call. As a part of a split it goes on to do so where there are fewer channels."""
+def channels_taken(call: Call) -> tuple[tuple[int, int], list] | None:
+    """((first, end), keys of the other axes) where a call takes neighbouring channels, x[..., a:b];
+    None for another call."""
     if type(call.operation).__name__ != "GetItem" or len(call.inputs) != 1:
         return None
     *axes, width = call.inputs[0].shape
@@ -135,19 +146,32 @@ def equal_part(call: Call) -> tuple[int, int] | None:
         return None
     if len(others) != len(axes) or not isinstance(last, slice) or not width:
         return None
+    start, stop, step = last.indices(width)
+    return ((start, stop), others) if step == 1 and start < stop else None
+
+
+def equal_part(call: Call) -> tuple[int, int] | None:
+    """(parts, number) where a call takes one of a few equal parts of the channels, x[..., :c]; None
+    for another call. As a part of a split it goes on to do so where there are fewer channels."""
+    if (taken := channels_taken(call)) is None:
+        return None
+    (start, stop), others = taken
+    size, width = stop - start, call.inputs[0].shape[-1]
     if not all(isinstance(one, slice) and one == slice(None) for one in others):
         return None
-    start, stop, step = last.indices(width)
-    size = stop - start
-    if step != 1 or size < 1 or width % size or start % size or not 1 < width // size <= PARTS:
+    if width % size or start % size or not 1 < width // size <= PARTS:
         return None
     return width // size, start // size
 
 
 def _item_rule(ids: Ids, site: Site) -> np.ndarray:
-    """Slices on other axes than the channels'."""
-    rank = len(site.in_shapes[0])
-    keys = _keys_of(site.arguments[1], rank)
+    """Slices on other axes than the channels', and new axes before these."""
+    rank, key = len(site.in_shapes[0]), site.arguments[1]
+    given = list(key) if isinstance(key, (tuple, list)) else [key]
+    kept = [one for one in given if one is not None]  # None adds an axis
+    if given[-1] is None and (Ellipsis in kept or len(kept) == rank):
+        raise NoRule("moves the channels to another axis")
+    keys = _keys_of(kept or [Ellipsis], rank)
     if len(keys) == rank and not _takes_all(keys[-1], len(site.inputs[0])):
         raise NoRule("takes some of the channels")
     return site.inputs[0]
@@ -223,7 +247,10 @@ RULES = {
     "Concatenate": concatenate_rule,
     **dict.fromkeys(OPERATIONS, product_rule),
     "GetItem": _item_rule,
+    **dict.fromkeys(("CropImages", "PadImages"), _pooling_rule),
     "ExtractPatches": _patches_rule,
+    "SpaceToDepth": _patches_rule,
+    "DepthToSpace": _depth_to_space_rule,
     "Moments": _moments_rule,
     "Moveaxis": _moveaxis_rule,
     "Take": _take_rule,

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..utils.devices import full_float32
 from ..utils.errors import line_of
-from .keras_graph import tell_query_mask, values_of
+from .keras_graph import takes_training, tell_query_mask, values_of
 from .traced import Closed, Trace, examples, run, tensors_in
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1}  # of an opened layer, relative; else 1e-4
@@ -46,7 +46,7 @@ def _compare_runs(layer, trace: Trace, args: tuple, kwargs: dict, values: dict[i
     real_args, real_kwargs = keras.tree.map_structure(
         lambda one: real.get(id(one), one), (args, kwargs)
     )
-    expected = keras.tree.flatten(_at_inference(lambda: layer(*real_args, **real_kwargs)))
+    expected = _expected(layer, real_args, real_kwargs)
     try:
         found = _at_inference(lambda: run(trace, values))
     except Exception as error:  # what was found out symbolically may not run
@@ -69,6 +69,20 @@ def _at_inference(function: Callable[[], Any]) -> Any:
     """What a function gives outside of training: layers that are called without `training`, such as
     augmentation, ask the network that they are in."""
     return _Network(function)(np.zeros(1, np.float32), training=False)
+
+
+def _expected(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> list:
+    """What a layer gives on numbers.
+
+    Raises:
+        Closed: it fails.
+    """
+    if takes_training(layer):  # a call may ask for it
+        kwargs = {"training": False} | kwargs
+    try:
+        return keras.tree.flatten(_at_inference(lambda: layer(*args, **kwargs)))
+    except Exception as error:  # the layer's own code may raise anything
+        raise Closed(f"can't be run on random numbers: {line_of(error)}") from None
 
 
 def _compare(layer: keras.Layer, expected: list, found: list) -> None:
@@ -109,7 +123,7 @@ def check_opened(layer: keras.Layer, parts: Callable, args: tuple, kwargs: dict)
     values = [_example(one, rng) for one in tensors]
     real_args, real_kwargs = filled(values)
     tell_query_mask(real_args, real_kwargs)
-    expected = keras.tree.flatten(_at_inference(lambda: layer(*real_args, **real_kwargs)))
+    expected = _expected(layer, real_args, real_kwargs)
     try:
         found = keras.tree.flatten(opened(values, training=False))
     except Exception as error:  # what was found out symbolically may not run

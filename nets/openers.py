@@ -7,6 +7,7 @@ same arguments, or None where it doesn't know this form of the layer. The parts 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ from .keras_graph import (
 from .rebuild import carry_over, rebuilt
 
 L = keras.layers
+TRIED = 512  # examples that a layer is tried on
 FORBIDDEN = -3e4  # a score that a softmax turns into zero, also in half precision
 Parts = Callable[..., Any]
 
@@ -181,7 +183,10 @@ class _Scored:
         self, inputs, mask=None, return_attention_scores=False, use_causal_mask=False, **_
     ):
         ops, (query, value, *rest) = keras.ops, inputs
-        scores = self._scores(query, rest[0] if rest else value)
+        key = rest[0] if rest else value
+        if query.shape[0] == 1 != key.shape[0]:  # learned queries, the same for all examples
+            query = query + ops.zeros_like(key[:, :1])
+        scores = self._scores(query, key)
         query_mask, value_mask = (mask[0], mask[1]) if mask else (None, None)
         allowed = _attention_mask(
             scores[:, None], value_mask=value_mask, use_causal_mask=use_causal_mask
@@ -216,22 +221,39 @@ class _Scored:
 
 
 def open_einsum_dense(layer: L.EinsumDense, call: Call, name: str) -> Parts | None:
-    """An EinsumDense over the last axis alone as the Dense that it is."""
+    """An EinsumDense over the last axes alone as a Dense, such as "abc,cde->abde", which makes the
+    heads of an attention; several axes are one for the Dense."""
     sides, _, output = layer.equation.replace(" ", "").partition("->")
     given, _, kernel = sides.partition(",")
-    alike = len(kernel) == 2 and given[-1:] == kernel[:1] and output == given[:-1] + kernel[1]
+    over = len(given) - len(given.rstrip(kernel))  # how many axes it sums over
+    leading, new = given[: len(given) - over], kernel[over:]
+    alike = over and new and leading and given[-over:] == kernel[:over] and output == leading + new
+    sizes = tuple(layer.kernel.shape[over:])
     biased = layer.bias is not None
-    if not alike or (biased and len(layer.bias.shape) != 1):
+    if not alike or (biased and tuple(layer.bias.shape) != sizes):
         return None
-    dense = L.Dense(
-        layer.kernel.shape[-1],
-        activation=layer.activation,
-        use_bias=biased,
-        name=name,
-        dtype=layer.dtype_policy,
-        trainable=layer.trainable,
-    )
-    return _filled_from(dense, layer)
+    if max(over, len(new)) > 1 and len(leading) > 2 and None in call.inputs[0].shape[1:]:
+        return None
+    common = {"dtype": layer.dtype_policy, "trainable": layer.trainable}
+    units, summed = math.prod(sizes), math.prod(layer.kernel.shape[:over])
+    dense = L.Dense(units, activation=layer.activation, use_bias=biased, name=name, **common)
+    parts = _filled_from(dense, layer)
+
+    def shaped(x: Any, last: tuple[int, ...], suffix: str) -> Any:
+        if len(leading) > 2:
+            return keras.ops.reshape(x, (-1, *x.shape[1 : len(leading)], *last))
+        steps = (-1,) * (len(leading) - 1)
+        made = shapes.setdefault(suffix, L.Reshape((*steps, *last), name=name + suffix, **common))
+        return made(x)
+
+    shapes: dict[str, L.Reshape] = {}
+
+    def between(x: Any, **_: Any) -> Any:
+        x = shaped(x, (summed,), "_joined") if over > 1 else x
+        x = parts(x)
+        return shaped(x, sizes, "_apart") if len(new) > 1 else x
+
+    return between
 
 
 def open_time_distributed(layer: L.TimeDistributed, call: Call, name: str) -> Parts | None:
@@ -402,6 +424,34 @@ def stock_norm_like(layer: keras.Layer, call: Call, name: str) -> Parts | None:
         if _alike(layer, norm, tensors[0].shape):
             return lambda x, norm=norm, **_: norm(x)
     return None
+
+
+@full_float32()
+def dropout_like(layer: keras.Layer, call: Call, name: str) -> L.Dropout | None:
+    """A custom layer that leaves out whole examples in training, as stochastic depth does, as the
+    stock Dropout that it is; None for any other."""
+    if layer.weights or len(call.inputs) != 1 or not takes_training(layer):
+        return None
+    shape = (TRIED, *(size or 2 for size in call.inputs[0].shape[1:]))
+    rng = np.random.default_rng(0)  # numbers of both signs and every size
+    x = (rng.choice([-1, 1], shape) * np.exp(rng.uniform(-7, 7, shape))).astype(np.float32)
+    try:
+        same, dropped = (np.asarray(layer(x, training=training)) for training in (False, True))
+    except Exception:  # the layer's own code may raise anything
+        return None
+    if layer.losses or not same.shape == dropped.shape == shape or not np.array_equal(same, x):
+        return None
+    factors = (dropped / x).reshape(TRIED, -1)
+    kept = factors[factors[:, 0] > 0]
+    scale = float(np.median(kept)) if len(kept) else 0.0
+    whole = np.abs(factors - np.where(factors[:, :1] > 0, scale, 0)).max() <= 1e-4
+    # As often as it has to be for the mean to stay, but for chance.
+    share = len(kept) / TRIED * scale
+    if not whole or scale < 1 or abs(share - 1) > 6 * np.sqrt((scale - 1) / TRIED):
+        return None
+    rate = round(1 - 1 / scale, 5)
+    ones = (1,) * (len(shape) - 1)
+    return L.Dropout(rate, noise_shape=(None, *ones), name=name, dtype=layer.dtype_policy)
 
 
 @full_float32()

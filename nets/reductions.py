@@ -67,7 +67,9 @@ def over_channels(call: Call, name: str) -> OverChannels | None:
     usual = {"initial": (None,), "ord": (None, 2)}
     if any(getattr(operation, key, None) not in values for key, values in usual.items()):
         return None
-    return OverChannels(type(operation).__name__, bool(operation.keepdims), name=name)
+    return OverChannels(
+        type(operation).__name__, bool(operation.keepdims), name=name, dtype="float32"
+    )
 
 
 def unit_length(call: Call, name: str) -> Callable[[Any], Any] | None:
@@ -76,7 +78,7 @@ def unit_length(call: Call, name: str) -> Callable[[Any], Any] | None:
     known = type(operation).__name__ == "Normalize" and operation.order == 2
     if not known or not _of_channels(call, operation.axis):
         return None
-    total = OverChannels("Sum", keepdims=True, name=name)
+    total = OverChannels("Sum", keepdims=True, name=name, dtype="float32")
     least = keras.config.epsilon() if operation.epsilon is None else operation.epsilon
     return lambda x: x * ops.rsqrt(ops.maximum(total(ops.square(x)), least**2))
 

@@ -1,4 +1,5 @@
-"""Mask-aware layers without filters of their own: normalisations, scales, Reshape.
+"""Mask-aware layers without filters of their own: normalisations, scales, Reshape, parts,
+constants.
 
 See `nets.tcl`. Normalisations whose statistics run over several channels take them over the kept
 ones alone; their effective weights carry `keep`, float32 [channels].
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import keras_graph, reductions
+from . import constants, keras_graph, parts, reductions
 from .tcl import Axes, Gated, Weights
 
 MOVING = ("moving_mean", "moving_variance")
@@ -293,3 +294,62 @@ class Reshape(Gated, keras.layers.Reshape):
         if None in size:
             return super().call(x)
         return tf.reshape(x, [tf.shape(x)[0], *size, -1])
+
+
+class Parts(Gated, parts.Parts):
+    """`nets.parts.Parts` whose places follow the channels.
+
+    Sliced weights carry `sizes`, float32 [parts], of what is left of each.
+    """
+
+    @staticmethod
+    def axes(layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray) -> Axes:
+        return {"sizes": {}}
+
+    @staticmethod
+    def config(
+        layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray, mask: np.ndarray
+    ) -> dict:
+        sizes = _sizes(layer.places, in_units, mask)
+        return {"places": tuple(int(place) for place in np.cumsum(sizes)[:-1])}
+
+    def sliced(
+        self, mask: np.ndarray, keep: np.ndarray | None = None, full: dict | None = None
+    ) -> dict[str, np.ndarray]:
+        sizes = _sizes(self.places, self.in_units, mask if keep is None else keep)
+        return {"sizes": np.array(sizes, np.float32)}
+
+    def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
+        """x float [n, ..., c] -> a list of its parts; `training` is unused."""
+        if "sizes" not in weights:
+            return parts.Parts.call(self, x)
+        sizes = tf.cast(weights["sizes"], tf.int32)
+        return tf.split(x, sizes, axis=-1, num=len(self.places) + 1)
+
+
+class WithConstant(Gated, constants.WithConstant):
+    """`nets.constants.WithConstant` whose array follows the channels.
+
+    Sliced weights carry `value`, float32 [..., channels that are left].
+    """
+
+    @staticmethod
+    def config(
+        layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray, mask: np.ndarray
+    ) -> dict:
+        return {"value": layer.value[..., mask[out_units] > 0]}
+
+    def sliced(
+        self, mask: np.ndarray, keep: np.ndarray | None = None, full: dict | None = None
+    ) -> dict[str, np.ndarray]:
+        stay = (mask if keep is None else keep)[self.out_units] > 0
+        return {"value": self.value[..., stay].astype(np.float32)}
+
+    def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
+        """x float [n, ..., c] -> the same, broadcast; `training` is unused."""
+        return self.applied(x, tf.cast(weights.get("value", self.value), x.dtype))
+
+
+def _sizes(places: tuple[int, ...], units: np.ndarray, mask: np.ndarray) -> list[int]:
+    """How many channels are left between the places."""
+    return [np.count_nonzero(mask[part]) for part in np.split(units, places)]

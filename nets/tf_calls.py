@@ -72,7 +72,11 @@ def _plain(value: Any) -> Any:
 
 def _sizes(values: Any) -> tuple[int, ...]:
     """Sizes as whole numbers; an array, or a list of numbers."""
-    flat = list(np.atleast_1d(values)) if isinstance(values, np.ndarray | int) else list(values)
+    flat = (
+        list(np.atleast_1d(values))
+        if isinstance(values, np.ndarray | np.integer | int)
+        else list(values)
+    )
     if any(map(_is_symbolic, flat)):
         raise _Unknown
     return tuple(int(one) for one in flat)
@@ -268,24 +272,44 @@ def _resize(
     return ops.image.resize(images, _sizes(size), interpolation=method, antialias=bool(antialias))
 
 
-def _depth_to_space(input, block_size, data_format="NHWC", name=None):
-    n, height, width, channels = input.shape
-    r = block_size
-    if data_format != "NHWC" or None in input.shape:
-        raise _Unknown
-    x = ops.reshape(input, (n, height, width, r, r, channels // r**2))
-    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
-    return ops.reshape(x, (n, height * r, width * r, channels // r**2))
+def _blocks(function: Callable) -> Callable:
+    def applied(input, block_size, data_format="NHWC", name=None):
+        if data_format != "NHWC":
+            raise _Unknown
+        return function(input, int(block_size), "channels_last")
+
+    return applied
 
 
-def _space_to_depth(input, block_size, data_format="NHWC", name=None):
-    n, height, width, channels = input.shape
-    r = block_size
-    if data_format != "NHWC" or None in input.shape:
+def _patches(images, sizes, strides, rates, padding, name=None):
+    size, strides, rates = map(_window, (sizes, strides, rates))
+    if len(set(np.atleast_1d(rates))) != 1:
         raise _Unknown
-    x = ops.reshape(input, (n, height // r, r, width // r, r, channels))
-    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
-    return ops.reshape(x, (n, height // r, width // r, channels * r**2))
+    rate = int(np.atleast_1d(rates)[0])
+    return ops.image.extract_patches(
+        images, size, strides, rate, padding.lower(), data_format="channels_last"
+    )
+
+
+def _repeat(input, repeats, axis=None, name=None):
+    repeats = _sizes(repeats)
+    return ops.repeat(input, repeats[0] if len(repeats) == 1 else list(repeats), axis)
+
+
+def _crop(image, offset_height, offset_width, target_height, target_width):
+    if len(image.shape) != 4:
+        raise _Unknown
+    top, left, height, width = _sizes([offset_height, offset_width, target_height, target_width])
+    return image[:, top : top + height, left : left + width]
+
+
+def _pad_image(image, offset_height, offset_width, target_height, target_width):
+    if len(image.shape) != 4 or None in image.shape[1:3]:
+        raise _Unknown
+    top, left, height, width = _sizes([offset_height, offset_width, target_height, target_width])
+    rows, columns = image.shape[1:3]
+    widths = (0, 0), (top, height - top - rows), (left, width - left - columns), (0, 0)
+    return ops.pad(image, widths)
 
 
 def _slice(input_, begin, size, name=None):
@@ -353,7 +377,7 @@ FUNCTIONS: dict[str, Callable] = {
     "expand_dims_v2": _expand_dims,
     "squeeze": lambda input, axis=None, name=None: ops.squeeze(input, _axes(axis)),
     "tile": lambda input, multiples, name=None: ops.tile(input, _sizes(multiples)),
-    "repeat": lambda input, repeats, axis=None, name=None: ops.repeat(input, repeats, axis),
+    "repeat": _repeat,
     "pad": _pad,
     "roll": lambda input, shift, axis, name=None: ops.roll(input, shift, axis),
     "reverse_v2": lambda tensor, axis, name=None: ops.flip(tensor, _axes(axis)),
@@ -367,7 +391,10 @@ FUNCTIONS: dict[str, Callable] = {
     "einsum": _einsum,
     "tensordot": lambda a, b, axes, name=None: ops.tensordot(a, b, axes),
     "resize_images_v2": _resize,
-    "depth_to_space_v2": _depth_to_space,
-    "space_to_depth_v2": _space_to_depth,
+    "depth_to_space_v2": _blocks(ops.depth_to_space),
+    "space_to_depth_v2": _blocks(ops.space_to_depth),
+    "extract_image_patches_v2": _patches,
+    "crop_to_bounding_box": _crop,
+    "pad_to_bounding_box": _pad_image,
     "slice": _slice,
 }

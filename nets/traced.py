@@ -14,6 +14,7 @@ of that layer.
 
 from __future__ import annotations
 
+import itertools
 import math
 import types
 from collections.abc import Callable, Iterator
@@ -24,9 +25,11 @@ import keras
 import numpy as np
 
 from ..utils.errors import line_of
+from .blocks import with_blocks
 from .keras_graph import (
     Arguments,
     Call,
+    as_written,
     calls_of,
     calls_to,
     ends,
@@ -43,6 +46,8 @@ from .kernels import kernel_of, usage_of
 from .tf_calls import as_keras_ops
 
 BATCH = 211
+OPEN = (223, 227, 229)  # likewise, for the first axes whose size is open, where they are needed
+BLOCKS = 12  # times these, since some sizes are divided
 
 
 class Closed(Exception):
@@ -92,12 +97,16 @@ class Trace:
         inputs: in the order of the tensors among the layer's arguments.
         outputs: in the layer's own structure; tensors of the trace, or constants.
         held: {id of a tensor: what it stands for}.
+        sized: whether sizes of OPEN stand for open ones.
+        unused: names of layers and variables that the layer has and its call doesn't need.
     """
 
     calls: list[Call]
     inputs: list[keras.KerasTensor]
     outputs: Any
     held: dict[int, Held]
+    sized: bool = False
+    unused: tuple[str, ...] = ()
 
 
 def traced(
@@ -110,25 +119,44 @@ def traced(
             variables (`as_stock`): it is called where the layer calls its base class.
 
     Raises:
-        Closed: it can't be run so, it does something else in training, or it has weights that
-            don't show among its calls.
+        Closed: it can't be run so, it does something else in training, or it uses weights in a
+            way that isn't known.
     """
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    try:
-        trace = _run(layer, args, kwargs, part, direct=False)
-        problem = _unseen(layer, trace)
-    except _Failed as failure:
-        problem = str(failure)
-    if problem:
+    some_open = any(None in one.shape[1:] for one in tensors_in(args, kwargs))
+    reason = ""
+    for sized in (False, True) if some_open else (False,):
         try:
-            trace = _run(layer, args, kwargs, part, direct=True)
+            return _traced(layer, args, kwargs, part, sized)
+        except Closed as problem:
+            reason = reason or str(problem)
+    raise Closed(reason)
+
+
+def _traced(
+    layer: keras.Layer, args: tuple, kwargs: dict, part: keras.Layer | None, sized: bool
+) -> Trace:
+    """As `traced`, where open sizes are left open or have stand-ins.
+
+    Raises:
+        Closed: likewise.
+    """
+    try:
+        trace = _run(layer, args, kwargs, part, direct=False, sized=sized)
+        complete = not _unseen(layer, trace)
+    except _Failed:
+        complete = False
+    if not complete:
+        try:
+            trace = _run(layer, args, kwargs, part, direct=True, sized=sized)
         except _Failed as failure:
             raise Closed(f"can't be run on symbolic tensors: {failure}") from None
-        if problem := _unseen(layer, trace):
-            raise Closed(problem)
+    unused = _unseen(layer, trace)
+    if unused and _reads_variables(trace):
+        raise Closed(f"uses the weights of {unused[0]} in a way that isn't known")
     if takes_training(layer) and kwargs.get("training") is None:
         trace = _with_training(layer, args, kwargs, part, trace)
-    return Trace(*_rewritten(trace, layer))
+    return Trace(*_rewritten(trace, layer), sized, unused)
 
 
 class _Failed(Exception):
@@ -142,6 +170,7 @@ def _run(
     part: keras.Layer | None,
     *,
     direct: bool,
+    sized: bool,
 ) -> Trace:
     """One run of `call`.
 
@@ -149,10 +178,11 @@ def _run(
         part: as of `traced`.
         direct: calls the layers inside it so that constants become inputs of the trace, and so
             that their own calls become part of it where they give more than tensors.
+        sized: sizes of OPEN stand in for open ones.
     """
     tensors = tensors_in(args, kwargs)
     inputs = {
-        id(one): keras.Input(batch_shape=_shape(one), dtype=_in_call(one.dtype, layer))
+        id(one): keras.Input(batch_shape=_shape(one, sized), dtype=_in_call(one.dtype, layer))
         for one in tensors
     }
     args, kwargs = keras.tree.map_structure(lambda one: inputs.get(id(one), one), (args, kwargs))
@@ -167,7 +197,8 @@ def _run(
         raise _Failed(line_of(error)) from None
     calls = calls_to(keras.tree.flatten(outputs))
     forget(calls)
-    return Trace(calls, list(inputs.values()), outputs, held.found)
+    calls = with_blocks(calls, keras.tree.flatten(outputs))
+    return Trace(calls, list(inputs.values()), outputs, held.found, sized)
 
 
 def _deferring(layer: keras.Layer, part: keras.Layer) -> type[keras.Layer]:
@@ -189,14 +220,30 @@ def tensors_in(args: tuple, kwargs: dict[str, Any]) -> list[keras.KerasTensor]:
     return list({id(one): one for one in flat if isinstance(one, keras.KerasTensor)}.values())
 
 
-def _shape(tensor: keras.KerasTensor) -> tuple:
+def _shape(tensor: keras.KerasTensor, sized: bool) -> tuple:
     shape = tuple(tensor.shape)
-    return (BATCH, *shape[1:]) if shape[:1] == (None,) else shape
+    shape = (BATCH, *shape[1:]) if shape[:1] == (None,) else shape
+    if not sized:
+        return shape
+    pairs = itertools.zip_longest(shape[1:], OPEN[: len(shape) - 1])
+    return (*shape[:1], *(b * BLOCKS if a is None and b else a for a, b in pairs))
+
+
+def stands_for_open(size: int | None) -> bool:
+    """Whether a size may come of one that stands in for an open one."""
+    return bool(size) and any(size % one == 0 for one in OPEN)
 
 
 def _of_batch(size: int | None) -> int:
     """How many times BATCH a size is; 0 where it has nothing to do with the batch."""
     return size // BATCH if size and size % BATCH == 0 else 0
+
+
+class _Array(keras.KerasTensor):
+    """Stands for an array: Keras takes no `x[:2]` and no `x[None]` of what stands for a batch."""
+
+    def __getitem__(self, key: Any) -> keras.KerasTensor:
+        return super().__getitem__(key if isinstance(key, tuple) else (key,))
 
 
 class _Holder:
@@ -212,6 +259,7 @@ class _Holder:
         if id(value) not in self._tensors:
             held = Held(value, layer)
             tensor = keras.Input(batch_shape=held.shape, dtype=held.dtype)
+            tensor.__class__ = _Array
             self._tensors[id(value)], self.found[id(tensor)] = tensor, held
         return self._tensors[id(value)]
 
@@ -278,7 +326,7 @@ class _Inner:
         given = keras.tree.flatten(given)
         values = {id(a): b for a, b in zip(given, keras.tree.flatten(inputs), strict=True)}
         for call in calls_of(self._layer):
-            args, kwargs = call.arguments.fill_in(values)
+            args, kwargs = as_written(call, values)
             if training is not None and takes_training(call.operation):
                 kwargs |= {"training": training}
             results = keras.tree.flatten(call.operation(*args, **kwargs))
@@ -286,19 +334,22 @@ class _Inner:
         return keras.tree.map_structure(lambda one: values[id(one)], outputs)
 
 
-def _unseen(layer: keras.Layer, trace: Trace) -> str:
-    """What the layer has that doesn't show among the calls, in words; "" where all does."""
+def _unseen(layer: keras.Layer, trace: Trace) -> tuple[str, ...]:
+    """What the layer has that doesn't show among the calls: names of layers with weights, and of
+    variables. A number that was made of one shows when the two are compared (`nets.opened`)."""
     seen = {id(one) for call in trace.calls for one in _layers_of(call.operation)}
     reached = {id(one) for call in trace.calls for one in call.inputs}
-    for inner in layers_in(layer)[1:]:
-        if list(own_variables(inner)) and id(inner) not in seen:
-            mine = {id(variable) for variable in own_variables(inner)}
-            if not any(id(held.value) in mine for held in trace.held.values()):
-                return f"uses the weights of {inner.name} in a way that isn't known"
-    for key, held in trace.held.items():
-        if key not in reached:
-            return f"holds a variable that it doesn't use in its call ({held.value.name})"
-    return ""
+    held = {id(one.value) for key, one in trace.held.items() if key in reached}
+    inner = (one for one in layers_in(layer)[1:] if id(one) not in seen)
+    layers = [one.name for one in inner if (mine := _own(one)) and not mine & held]
+    own = [one.value.name for key, one in trace.held.items() if key not in reached]
+    return (*layers, *own)
+
+
+def _reads_variables(trace: Trace) -> bool:
+    """Whether a call takes a variable as it is, such as the kernel of another layer."""
+    flat = [one for call in trace.calls for one in keras.tree.flatten(call.values)]
+    return any(isinstance(one, keras.Variable) for one in flat)
 
 
 def _layers_of(operation: keras.Operation) -> list[keras.Layer]:
@@ -316,7 +367,9 @@ def _with_training(
     direct = any(id(held.value) not in _own(layer) for held in trace.held.values())
     for how in (direct, not direct):
         try:
-            training = _run(layer, args, kwargs | {"training": True}, part, direct=how)
+            sized = trace.sized
+            options = kwargs | {"training": True}
+            training = _run(layer, args, options, part, direct=how, sized=sized)
         except _Failed:
             continue
         if (joined := _joined(trace, training)) is not None:
@@ -345,7 +398,9 @@ def _joined(trace: Trace, training: Trace) -> Trace | None:
             kwargs["training"] = known.arguments.kwargs["training"]
         arguments = Arguments(call.arguments.args, kwargs)
         calls.append(Call(call.operation, arguments, call.inputs, call.outputs))
-    return None if left else Trace(calls, training.inputs, training.outputs, training.held)
+    if left:
+        return None
+    return Trace(calls, training.inputs, training.outputs, training.held, training.sized)
 
 
 def _only_in_training(call: Call) -> bool:
@@ -366,6 +421,7 @@ def _only_in_training(call: Call) -> bool:
 
 
 def _own(layer: keras.Layer) -> set[int]:
+    """The ids of the variables that it holds itself."""
     return {id(variable) for variable in own_variables(layer)}
 
 
@@ -470,7 +526,7 @@ def run(trace: Trace, values: dict[int, Any]) -> Any:
     """
     values = dict(values)
     for call in trace.calls:
-        args, kwargs = call.arguments.fill_in(values)
+        args, kwargs = as_written(call, values)
         results = keras.tree.flatten(call.operation(*args, **kwargs))
         values |= {id(t): value for t, value in zip(call.outputs, results, strict=True)}
     return [
@@ -480,9 +536,14 @@ def run(trace: Trace, values: dict[int, Any]) -> Any:
 
 
 def examples(trace: Trace, count: int, rng: np.random.Generator) -> Iterator[tuple[int, Any]]:
-    """Random values of a trace's inputs for so many examples, and those of the held ones."""
+    """Random values of a trace's inputs for so many examples, and those of the held ones.
+
+    Sizes that stand in for open ones are others, and not the same for every count.
+    """
+    times = dict(zip(OPEN, (count, 2 * count, 1), strict=True)) if trace.sized else {}
+    sizes = {one * BLOCKS: number * BLOCKS for one, number in times.items()}
     for one in trace.inputs:
-        shape = [size or 8 for size in one.shape]
+        shape = [sizes.get(size, size or 8) for size in one.shape]
         if shape and _of_batch(shape[0]):
             shape[0] = count * _of_batch(shape[0])
         if keras.backend.is_float_dtype(one.dtype):

@@ -90,6 +90,8 @@ def rehearse_network(given: Given, inputs: Any) -> tuple[ChannelGraph, keras.Mod
         UserError: as `rehearse`.
     """
     graph = ChannelGraph(given.core, closed=given.closed)
+    for name, parts in given.unused.items():
+        progress.say(f"{name} doesn't need {', '.join(parts)}: the pruned network is without")
     _check_outputs(given, inputs)
     with _step(given, "copying it"):
         _compare(given, given.model, given.finished(given.core), inputs, "its copy")

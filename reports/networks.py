@@ -12,7 +12,6 @@ from ..dataloader import Dataset
 from ..deployment.latency import compared
 from ..nets.given import Given
 from ..nets.graph import ChannelGraph
-from ..nets.rebuild import at_shapes
 from ..training.latency import latency_batches, medians, ratio_of, timings
 from ..training.task import Task
 from ..training.trainer import both_modes
@@ -74,7 +73,7 @@ def describe(
         results["latency_ratio"] = {str(batch): list(ratio_of(rounds[batch])) for batch in batches}
     if before is not None and deployed:
         with progress.doing("measuring the latency where it will run (LiteRT or ONNX Runtime)"):
-            exported = [at_shapes(one.with_graph(), shapes) for one in models.values()]
+            exported = [one.at_shapes(shapes) for one in models.values()]
             if found := compared(*exported):
                 results["deployed"] = found
     for number, (name, given) in enumerate(models.items()):

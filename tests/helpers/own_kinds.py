@@ -755,6 +755,33 @@ def unnamed_activation():
     return classifier(i, conv(x, 8))
 
 
+class Focal(L.Layer):
+    """Values, context and gates out of one Dense, by places; a path that is dropped in training.
+
+    It isn't registered, and no configuration makes it again.
+    """
+
+    def __init__(self, width):
+        super().__init__(name=f"focal_{width}")
+        self.width, self.drop = width, DropPath()
+        self.first = L.Dense(2 * width + 2)
+        self.context = L.DepthwiseConv2D(3, padding="same", activation=ops.gelu)
+        self.last = L.Dense(width)
+
+    def call(self, x, training=None):
+        value, context, gates = tf.split(self.first(x), [self.width, self.width, 2], axis=-1)
+        context = self.context(context) * gates[..., :1] + context * gates[..., 1:]
+        return x + self.drop(self.last(value * context), training=training)
+
+
+def focal():
+    """Unregistered parts, a block of pixels out of channels, an array with a number per channel."""
+    i, x = image()
+    x = L.Lambda(lambda y: tf.nn.depth_to_space(y, 2))(conv(x, 16, 4))
+    x = Focal(4)(x + np.linspace(0.5, 1.5, 4, dtype="float32"))
+    return classifier(i, conv(x, 8))
+
+
 KINDS = {
     build.__name__: build
     for build in (
@@ -765,6 +792,6 @@ KINDS = {
         *(input_in_a_list, softmax_then_flatten, averaged_heads, log_softmax, one_layer_twice),
         *(constrained, regularised, spectral, embedded, blocks, custom_layers, subclassed),
         *(own_train_step, fixed_batch, uint8_input, by_hand, windows, derived, group_norm),
-        *(tf_functions, tf_subclassed, lambdas),
+        *(tf_functions, tf_subclassed, lambdas, focal),
     )
 }

@@ -100,6 +100,13 @@ CASES = {
             lambda x: tf.gather(x, 1),
             lambda x: tf.nn.depth_to_space(x, 2),
             lambda x: tf.nn.space_to_depth(x, 2),
+            lambda x: tf.image.extract_patches(x, [1, 2, 3, 1], [1, 1, 2, 1], [1] * 4, "SAME"),
+            lambda x: tf.image.extract_patches(
+                x, [1, 2, 2, 1], [1, 1, 1, 1], [1, 2, 2, 1], "VALID"
+            ),
+            lambda x: tf.image.crop_to_bounding_box(x, 1, 0, 2, 3),
+            lambda x: tf.image.pad_to_bounding_box(x, 1, 0, 6, 7),
+            lambda x: tf.repeat(tf.expand_dims(x, 0), tf.shape(x)[0], axis=0),
         ],
         (-2, 2),
     ),
