@@ -192,6 +192,7 @@ class _Pass:
         if is_op(operation):
             if (made := self._held.by_kernel(call, owner, args, kwargs)) is not None:
                 return made
+            args, kwargs = self._held.by_channel(call, owner, args, kwargs)
             return self._copy_of_op(call, owner)(*args, **kwargs)
         _refuse(operation)
         reason = None
@@ -401,7 +402,14 @@ def _missing(tensor: keras.KerasTensor, values: dict[int, Any]) -> list[Call]:
 
 def _checked(layer: keras.Layer, args: tuple, kwargs: dict[str, Any], *part: keras.Layer) -> Trace:
     trace = traced(layer, args, kwargs, *part)
-    check_trace(layer, trace, args, kwargs)
+    try:
+        check_trace(layer, trace, args, kwargs)
+    except Closed as problem:
+        try:  # a layer inside it may have been called on a constant, such as a state of zeros
+            trace = traced(layer, args, kwargs, *part, direct=True)
+            check_trace(layer, trace, args, kwargs)
+        except Closed:
+            raise problem from None
     return trace
 
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from .keras_graph import Call
+from .keras_graph import Call, origin_of
 from .kernels import kernel_of, layer_of, usage_of
+from .op_rules import MERGES
+from .products import product_of
 from .traced import Held, size_of
 
 if TYPE_CHECKING:
@@ -74,7 +76,8 @@ class HeldTensors:
         value = keras.ops.convert_to_numpy(held.value).reshape(held.shape)
         zero = keras.ops.cast(self._zero(held.per_example), str(value.dtype))
         if held.per_example:
-            return keras.ops.reshape(zero, (-1, *[1] * (value.ndim - 1))) + value
+            zero = keras.ops.reshape(zero, (-1, *[1] * (value.ndim - 1)))
+            return keras.ops.logical_or(zero, value) if value.dtype == bool else zero + value
         return (zero + value.reshape(1, -1))[0] if value.ndim == 1 else zero + value
 
     def _index(self, rows: int, per_example: bool) -> Any:
@@ -93,6 +96,39 @@ class HeldTensors:
             largest = keras.ops.max(zeros, axis=axes, keepdims=True) if axes else zeros
             self._indices[per_example] = keras.ops.reshape(largest, (-1, 1))
         return self._indices[per_example]
+
+    def by_channel(
+        self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]]:
+        """A call's arguments, an array with a number for every channel, such as an encoding of
+        positions, as a table that no training changes: it loses columns with the channels."""
+        tensors = [one for one in keras.tree.flatten((args, kwargs)) if is_symbolic(one)]
+        if type(call.operation).__name__ not in MERGES or len(tensors) != 1:
+            return args, kwargs
+        shape = tuple(tensors[0].shape)
+
+        def in_table(one: Any) -> Any:
+            if not _is_per_channel(one, shape):
+                return one
+            return self._constant_table(keras.ops.convert_to_numpy(one), call.operation.name, owner)
+
+        found = any(_is_per_channel(one, shape) for one in call.constants)
+        if not found or not _may_lose_channels(tensors[0]):
+            return args, kwargs
+        return keras.tree.map_structure(in_table, (args, kwargs))
+
+    def _constant_table(self, array: np.ndarray, wanted: str, owner: str) -> Any:
+        """An array [..., c] as what an Embedding gives."""
+        rows, width = size_of(array.shape), array.shape[-1]
+        name = self._name(f"{wanted}_constant", owner)
+        table = L.Embedding(rows, width, trainable=False, name=name, dtype="float32")
+        table.build((None, rows))
+        table.embeddings.assign(array.reshape(rows, width))
+        self._flat.constants.add(name)
+        self._flat.policies.setdefault(name, "float32")
+        self._flat.trainable.setdefault(name, False)
+        values = table(self._index(rows, False))
+        return keras.ops.reshape(values, (*(array.shape[:-1] or (1,)), -1))
 
     def by_kernel(self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         """What a call gives as a layer of Keras's, where it is one with a kernel that is held, or
@@ -116,6 +152,46 @@ class HeldTensors:
             self._flat.trainable.setdefault(name, made.trainable)
             self._kernels[key] = value, made  # its id is taken as long as it is there
         return self._kernels[key][1](inputs)
+
+
+def is_symbolic(value: Any) -> bool:
+    return isinstance(value, keras.KerasTensor)
+
+
+def _is_per_channel(value: Any, shape: tuple) -> bool:
+    """Whether a value is an array of floats with a number for every channel of a tensor, the same
+    for all examples.
+
+    Args:
+        shape: the tensor's.
+    """
+    sizes = tuple(getattr(value, "shape", ()))
+    if is_symbolic(value) or not sizes or sizes[-1] != shape[-1] or sizes[-1] == 1:
+        return False
+    alike = len(sizes) < len(shape) or (len(sizes) == len(shape) and sizes[0] == 1)
+    return alike and keras.backend.is_float_dtype(keras.backend.standardize_dtype(value.dtype))
+
+
+def _may_lose_channels(tensor: keras.KerasTensor) -> bool:
+    """Whether a tensor comes of weights, and its last axis isn't one of positions, as that of
+    attention's scores is."""
+    left, seen = [tensor], set()
+    while left:
+        call = origin_of(left.pop())
+        if call is None or id(call.outputs[0]) in seen:
+            continue
+        seen.add(id(call.outputs[0]))
+        if (product := product_of(call.operation, call.values)) is not None:
+            lasts = [side[-1:] for side in product.sides]
+            if not any(
+                product.runs_over_channels(number) and one == product.output[-1:]
+                for number, one in enumerate(lasts)
+            ):
+                continue
+        if getattr(call.operation, "weights", ()):
+            return True
+        left += call.inputs
+    return False
 
 
 def policy_of(layer: keras.Layer) -> Any:

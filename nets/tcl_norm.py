@@ -78,19 +78,20 @@ def batch_norm(
 
     `mean` and `variance` aren't looked at in training.
 
-    4-D inputs take TensorFlow's fused kernel, which is faster forwards and backwards on a CPU and a
-    GPU.
+    In training, 4-D inputs take TensorFlow's fused kernel, which is faster forwards and backwards
+    on a CPU and a GPU. By given statistics they don't: TensorFlow fuses that with a convolution
+    before and a tanh behind into an operation that it doesn't have on a CPU.
     """
-    if len(x.shape) == 4:
+    if training and len(x.shape) == 4:
         empty = tf.zeros([0], tf.float32)
         return tf.raw_ops.FusedBatchNormV3(
             x=x,
             scale=gamma,
             offset=beta,
-            mean=empty if training else mean,
-            variance=empty if training else variance,
+            mean=empty,
+            variance=empty,
             epsilon=epsilon,
-            is_training=training,
+            is_training=True,
         ).y
     if training:
         mean, variance = tf.nn.moments(x, list(range(len(x.shape) - 1)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import string
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ _active = contextvars.ContextVar("as_keras_ops", default=False)
 
 @contextlib.contextmanager
 def as_keras_ops() -> Iterator[None]:
-    """Inside, functions of TensorFlow take symbolic tensors."""
+    """Inside, functions of TensorFlow take symbolic tensors, and so does an array on their left."""
     _dispatcher()
     token = _active.set(True)
     try:
@@ -51,7 +52,9 @@ class _Dispatcher(tf.__internal__.dispatch.GlobalOpDispatcher):
 
 @functools.cache
 def _dispatcher() -> _Dispatcher:
-    """The one that TensorFlow asks, from the first call on."""
+    """The one that TensorFlow asks, from the first call on; numpy, which is asked first for
+    array * tensor, leaves the answer to the tensor."""
+    keras.KerasTensor.__array_ufunc__ = None
     dispatcher = _Dispatcher()
     dispatcher.register()
     return dispatcher
@@ -256,7 +259,15 @@ def _matmul(a, b, transpose_a=False, transpose_b=False, name=None):
 
 
 def _einsum(equation, *inputs, name=None):
-    return ops.einsum(equation, *inputs)
+    """Keras takes small letters alone, and no blanks: "bhwc, bHWc->bhwHW"."""
+    equation = equation.replace(" ", "")
+    letters = dict.fromkeys(filter(str.isalpha, equation))
+    small = [one for one in string.ascii_lowercase if one not in letters]
+    large = [one for one in letters if one.isupper()]
+    if len(large) > len(small):
+        raise _Unknown
+    names = dict(zip(large, small, strict=False))
+    return ops.einsum("".join(names.get(one, one) for one in equation), *inputs)
 
 
 def _resize(

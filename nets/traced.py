@@ -40,9 +40,11 @@ from .keras_graph import (
     takes_training,
 )
 from .kernels import kernel_of, usage_of
+from .op_rules import CONDITIONS, MERGES
 from .tf_calls import as_keras_ops
 
 BATCH = 211
+STRETCHING = MERGES | CONDITIONS  # operations that stretch an axis of size 1
 
 
 class Closed(Exception):
@@ -101,22 +103,30 @@ class Trace:
 
 
 def traced(
-    layer: keras.Layer, args: tuple, kwargs: dict[str, Any], part: keras.Layer | None = None
+    layer: keras.Layer,
+    args: tuple,
+    kwargs: dict[str, Any],
+    part: keras.Layer | None = None,
+    *,
+    direct: bool = False,
 ) -> Trace:
     """Runs a layer's `call` on symbolic tensors like those in `args` and `kwargs`.
 
     Args:
         part: the layer as the one of Keras's that its class is derived from, with the same
             variables (`as_stock`): it is called where the layer calls its base class.
+        direct: it is called as `_run` says, also where that doesn't seem to be needed.
 
     Raises:
         Closed: it can't be run so, it does something else in training, or it has weights that
             don't show among its calls.
     """
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    problem = "direct" if direct else ""
     try:
-        trace = _run(layer, args, kwargs, part, direct=False)
-        problem = _unseen(layer, trace)
+        if not direct:
+            trace = _run(layer, args, kwargs, part, direct=False)
+            problem = _unseen(layer, trace)
     except _Failed as failure:
         problem = str(failure)
     if problem:
@@ -199,21 +209,33 @@ def _of_batch(size: int | None) -> int:
     return size // BATCH if size and size % BATCH == 0 else 0
 
 
+def _row_of_all(value: Any) -> np.ndarray | None:
+    """The row [1, ...] of an array that has the same one for every example; None for any other."""
+    symbolic = isinstance(value, keras.KerasTensor | keras.Variable)
+    if symbolic or tuple(getattr(value, "shape", ()))[:1] != (BATCH,):
+        return None
+    array = keras.ops.convert_to_numpy(value)
+    return array[:1] if (array == array[:1]).all() else None
+
+
 class _Holder:
     """Stands inputs of the trace in for variables and constants."""
 
     def __init__(self, direct: bool):
         self.found: dict[int, Held] = {}
         self._direct = direct
-        self._tensors: dict[int, keras.KerasTensor] = {}
+        self._tensors: dict[int, tuple[Any, keras.KerasTensor]] = {}
 
     def tensor(self, value: Any, layer: keras.Layer) -> keras.KerasTensor:
         """The input that stands for a variable or an array."""
         if id(value) not in self._tensors:
-            held = Held(value, layer)
-            tensor = keras.Input(batch_shape=held.shape, dtype=held.dtype)
-            self._tensors[id(value)], self.found[id(tensor)] = tensor, held
-        return self._tensors[id(value)]
+            row = _row_of_all(value)
+            held = Held(value, layer) if row is None else Held(row, layer, repeated=True)
+            shape = held.shape if row is None else (BATCH, *held.shape[1:])
+            tensor = keras.Input(batch_shape=shape, dtype=held.dtype)
+            self._tensors[id(value)] = value, tensor  # its id is taken as long as it is there
+            self.found[id(tensor)] = held
+        return self._tensors[id(value)][1]
 
     def stand_in(self, layer: keras.Layer) -> keras.Layer:
         """The layer in another shell, whose variables are inputs of the trace.
@@ -381,6 +403,7 @@ def _rewritten(trace: Trace, layer: keras.Layer) -> tuple[list[Call], list, Any,
     }
     calls = []
     for call in trace.calls:
+        call = _with_rows(call, layer, held)
         kind = type(call.operation).__name__ if is_op(call.operation) else ""
         if kind in ("Tile", "BroadcastTo", "Repeat") and _only_repeats_examples(call):
             source, (made,) = call.inputs[0], call.outputs
@@ -413,6 +436,39 @@ def _kernels(trace: Trace, layer: keras.Layer) -> set[int]:
             used.setdefault(id(one), set()).add(usage)
     alone = {key for key, usages in used.items() if len(usages) == 1 and ("other",) not in usages}
     return {key for key in alone & trace.held.keys() if trace.held[key].layer is layer}
+
+
+def _with_rows(call: Call, layer: keras.Layer, held: dict[int, Held]) -> Call:
+    """A call whose arrays don't repeat a row for each of BATCH examples, as a mask made for them
+    does: it gets the row where that is stretched, else an input of the trace.
+
+    Args:
+        held: of the trace; it grows.
+    """
+    name = type(call.operation).__name__ if is_op(call.operation) else ""
+
+    def once(one: Any, stretched: bool) -> Any:
+        row = _row_of_all(one)
+        if row is None or stretched:
+            return one if row is None else row
+        tensor = keras.Input(batch_shape=one.shape, dtype=str(row.dtype))
+        held[id(tensor)] = Held(row, layer, repeated=True)
+        return tensor
+
+    def changed(tree: Any, stretched: bool) -> Any:
+        return keras.tree.map_structure(lambda one: once(one, stretched), tree)
+
+    if all(_row_of_all(one) is None for one in call.constants):
+        return call
+    args = changed(call.arguments.args, name in STRETCHING)
+    kwargs = {
+        key: changed(one, name in STRETCHING or key == "attention_mask")
+        for key, one in call.arguments.kwargs.items()
+    }
+    inputs = [
+        one for one in keras.tree.flatten((args, kwargs)) if isinstance(one, keras.KerasTensor)
+    ]
+    return Call(call.operation, Arguments(args, kwargs), tuple(inputs), call.outputs)
 
 
 def _with_inputs(call: Call, final: Callable[[Any], Any]) -> Call:
