@@ -43,8 +43,8 @@ class HeldTensors:
         """What a layer holds, as a tensor of the network: of the held shape, or one per example."""
         if id(held.value) not in self._homes:
             rows, shape = size_of(held.shape), held.shape
-            if isinstance(held.value, keras.Variable):
-                tensor = self._table(held)(self._index(rows, held.per_example))
+            if isinstance(held.value, keras.Variable) or _is_state(held):
+                tensor = self._table_of(held)(self._index(rows, held.per_example))
                 if held.per_example:
                     tensor = tensor if len(shape) == 3 else L.Reshape(shape[1:])(tensor)
                 else:
@@ -56,19 +56,31 @@ class HeldTensors:
             self._homes[id(held.value)] = held, tensor
         return self._homes[id(held.value)][1]
 
-    def _table(self, held: Held) -> keras.layers.Embedding:
-        """An Embedding whose rows are a variable's."""
-        variable, layer, shape = held.value, held.layer, held.shape
-        rows = size_of(shape)
-        name = self._name(f"{layer.name}_{variable.name}", layer.name)
+    def _table_of(self, held: Held) -> keras.layers.Embedding:
+        """An Embedding whose rows are what a layer holds."""
+        value, layer = held.value, held.layer
+        wanted = f"{layer.name}_{getattr(value, 'name', 'constant')}"
+        trained = getattr(value, "trainable", False) and layer.trainable
+        return self._table(value, wanted, layer.name, policy_of(layer), trained)
+
+    def _table(
+        self, value: Any, wanted: str, owner: str, policy: Any = "float32", trained: bool = False
+    ) -> keras.layers.Embedding:
+        """An Embedding whose rows are a variable's, or an array's, which no training changes."""
+        shape = tuple(value.shape) or (1,)
+        rows, width = size_of(shape), shape[-1]
+        name = self._name(wanted, owner)
+        regularizer = getattr(value, "regularizer", None)
         table = L.Embedding(
-            rows, shape[-1], embeddings_regularizer=variable.regularizer, name=name, dtype="float32"
+            rows, width, embeddings_regularizer=regularizer, name=name, dtype="float32"
         )
         table.build((None, rows))
-        table.embeddings.assign(keras.ops.reshape(variable, (rows, shape[-1])))
-        table.trainable = variable.trainable and layer.trainable
-        self._flat.policies.setdefault(name, policy_of(layer))
-        self._flat.trainable.setdefault(name, table.trainable)
+        table.embeddings.assign(keras.ops.reshape(value, (rows, width)))
+        table.trainable = trained
+        if not isinstance(value, keras.Variable):
+            self._flat.constants.add(name)
+        self._flat.policies.setdefault(name, policy)
+        self._flat.trainable.setdefault(name, trained)
         return table
 
     def _constant(self, held: Held) -> Any:
@@ -110,25 +122,15 @@ class HeldTensors:
         def in_table(one: Any) -> Any:
             if not _is_per_channel(one, shape):
                 return one
-            return self._constant_table(keras.ops.convert_to_numpy(one), call.operation.name, owner)
+            array = keras.ops.convert_to_numpy(one)
+            table = self._table(array, f"{call.operation.name}_constant", owner)
+            values = table(self._index(size_of(array.shape), False))
+            return keras.ops.reshape(values, (*(array.shape[:-1] or (1,)), -1))
 
         found = any(_is_per_channel(one, shape) for one in call.constants)
         if not found or not _may_lose_channels(tensors[0]):
             return args, kwargs
         return keras.tree.map_structure(in_table, (args, kwargs))
-
-    def _constant_table(self, array: np.ndarray, wanted: str, owner: str) -> Any:
-        """An array [..., c] as what an Embedding gives."""
-        rows, width = size_of(array.shape), array.shape[-1]
-        name = self._name(f"{wanted}_constant", owner)
-        table = L.Embedding(rows, width, trainable=False, name=name, dtype="float32")
-        table.build((None, rows))
-        table.embeddings.assign(array.reshape(rows, width))
-        self._flat.constants.add(name)
-        self._flat.policies.setdefault(name, "float32")
-        self._flat.trainable.setdefault(name, False)
-        values = table(self._index(rows, False))
-        return keras.ops.reshape(values, (*(array.shape[:-1] or (1,)), -1))
 
     def by_kernel(self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         """What a call gives as a layer of Keras's, where it is one with a kernel that is held, or
@@ -138,13 +140,18 @@ class HeldTensors:
         inputs, kernel, *vectors = (*args, *kwargs.values())
         if isinstance(kernel, keras.KerasTensor):
             return None
-        value, layer = (kernel.value, kernel.layer) if isinstance(kernel, Held) else (kernel, None)
+        value, layer, factor = kernel, None, 1.0
+        if isinstance(kernel, Held):
+            value, layer, factor = kernel.value, kernel.layer, kernel.factor
         bias = vectors[0].value if vectors else None
-        key = id(value), usage_of(call), id(bias)
+        key = id(value), factor, usage_of(call), id(bias)
         if key not in self._kernels:
             wanted = f"{layer.name}_{getattr(value, 'name', 'kernel')}" if layer else ""
             name = self._name(wanted or call.operation.name, owner)
             made = layer_of(call, value, bias, name)
+            if factor != 1:
+                first, *others = made.get_weights()
+                made.set_weights([first * np.asarray(factor, first.dtype), *others])
             made.trainable = made.trainable and (layer is None or layer.trainable)
             if not isinstance(value, keras.Variable):
                 self._flat.constants.add(name)
@@ -152,6 +159,13 @@ class HeldTensors:
             self._flat.trainable.setdefault(name, made.trainable)
             self._kernels[key] = value, made  # its id is taken as long as it is there
         return self._kernels[key][1](inputs)
+
+
+def _is_state(held: Held) -> bool:
+    """Whether a layer holds rows of zeros, as a state to begin with, whose channels may go."""
+    value = held.value
+    rows = held.repeated and isinstance(value, np.ndarray) and held.shape[-1] > 1
+    return rows and value.dtype.kind == "f" and not value.any()
 
 
 def is_symbolic(value: Any) -> bool:

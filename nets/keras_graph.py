@@ -17,11 +17,23 @@ import numpy as np
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
-from keras.src.ops.numpy import Einsum
+from keras.src.ops.numpy import Einsum, Multiply
 
 from ..utils.errors import UserError
 
 __all__ = ["CustomScaleLayer", "Einsum", "LayerScale", "StochasticDepth"]
+
+
+def _dense_product(self: Multiply, x1: Any, x2: Any) -> keras.KerasTensor:
+    """What `Multiply` gives for symbolic tensors. Keras calls that sparse where one of them is a
+    number or an array, and layers that are called on it without a rule for such tensors fail."""
+    made = _product_spec(self, x1, x2)
+    sparse = any(isinstance(one, keras.KerasTensor) and one.sparse for one in (x1, x2))
+    return made if sparse else keras.KerasTensor(made.shape, made.dtype)
+
+
+_product_spec = Multiply.compute_output_spec
+Multiply.compute_output_spec = _dense_product
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,10 @@ def _compare_runs(layer, trace: Trace, args: tuple, kwargs: dict, values: dict[i
     try:  # before the layer, which may change its weights when it is called
         found = _at_inference(lambda: run(trace, values))
     except Exception as error:  # what was found out symbolically may not run
-        raise Closed(f"asks for sizes that are known only later: {line_of(error)}") from None
+        open_sizes = any(None in one.shape[1:] for one in tensors_in(args, kwargs))
+        remedy = "; give keras.Input all sizes but the batch" if open_sizes else ""
+        line = f"asks for sizes that are known only later: {line_of(error)}{remedy}"
+        raise Closed(line) from None
     expected = keras.tree.flatten(_at_inference(lambda: layer(*real_args, **real_kwargs)))
     _compare(layer, expected, found)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,6 +61,7 @@ class Held:
         layer: that has it.
         repeated: the layer repeats it for every example.
         kernel: it is used as one, in one way, and for nothing else (`nets.kernels`).
+        factor: what stands for it is its value times this number.
         per_example: the leading axis, of size 1, stands for the batch and gets its size.
     """
 
@@ -67,6 +69,7 @@ class Held:
     layer: keras.Layer
     repeated: bool = False
     kernel: bool = False
+    factor: float = 1.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -397,6 +400,7 @@ def _own(layer: keras.Layer) -> set[int]:
 def _rewritten(trace: Trace, layer: keras.Layer) -> tuple[list[Call], list, Any, dict[int, Held]]:
     """A layer's trace without the number BATCH."""
     replaced: dict[int, Any] = {}
+    trace = _with_scaled_kernels(trace, layer)
     kernels = _kernels(trace, layer)
     held: dict[int, Held] = {
         key: replace(one, kernel=key in kernels) for key, one in trace.held.items()
@@ -423,6 +427,35 @@ def _rewritten(trace: Trace, layer: keras.Layer) -> tuple[list[Call], list, Any,
 
     calls = [_with_inputs(call, final) for call in calls]
     return calls, trace.inputs, keras.tree.map_structure(final, trace.outputs), held
+
+
+def _with_scaled_kernels(trace: Trace, layer: keras.Layer) -> Trace:
+    """A trace in which kernels are multiplied by no number first, as they are for equal learning
+    rates in all layers: the product is what is held."""
+    readers = Counter(id(one) for call in trace.calls for one in call.inputs)
+    readers.update(map(id, keras.tree.flatten(trace.outputs)))
+    as_kernel = Counter(id(kernel_of(call)) for call in trace.calls)
+    calls, held = [], dict(trace.held)
+    for call in trace.calls:
+        one = held.get(id(call.inputs[0])) if len(call.inputs) == 1 else None
+        factor = _factor_of(call) if one is not None and one.layer is layer else None
+        if factor is not None and isinstance(one.value, keras.Variable):
+            uses = readers[id(call.outputs[0])]
+            if readers[id(call.inputs[0])] == 1 and uses and uses == as_kernel[id(call.outputs[0])]:
+                del held[id(call.inputs[0])]
+                held[id(call.outputs[0])] = replace(one, factor=factor)
+                continue
+        calls.append(call)
+    return replace(trace, calls=calls, held=held)
+
+
+def _factor_of(call: Call) -> float | None:
+    """The number that a call multiplies its tensor by; None for another call."""
+    numbers = [one for one in call.constants if np.size(one) == 1]
+    known = is_op(call.operation) and type(call.operation).__name__ == "Multiply"
+    if not known or len(numbers) != 1 or len(call.values) != 2:
+        return None
+    return float(np.reshape(keras.ops.convert_to_numpy(numbers[0]), ()))
 
 
 def _kernels(trace: Trace, layer: keras.Layer) -> set[int]:
@@ -548,6 +581,7 @@ def examples(trace: Trace, count: int, rng: np.random.Generator) -> Iterator[tup
     for key, held in trace.held.items():
         value = keras.ops.cast(keras.ops.convert_to_tensor(held.value), held.dtype)
         value = keras.ops.reshape(value, held.shape)
+        value = value if held.factor == 1 else value * held.factor
         yield key, keras.ops.repeat(value, count, axis=0) if held.per_example else value
 
 
