@@ -90,7 +90,7 @@ def flatten(model: keras.Model) -> Flat:
 
     Raises:
         UserError: no graph to read, a layer that doesn't come back from its own configuration,
-            quantised or LoRA layers.
+            quantised, LoRA or stateful layers.
     """
     flat = Flat(model, output_names=tuple(functional(model).output_names))
     for _ in range(DEEPEST):
@@ -497,7 +497,7 @@ def _refuse(layer: keras.Layer) -> None:
     """Refuses what can't be pruned as it is, with the remedy.
 
     Raises:
-        UserError: LoRA or quantised layers.
+        UserError: LoRA, quantised or stateful layers.
     """
     for inner in layers_in(layer):
         if getattr(inner, "lora_enabled", False):
@@ -509,4 +509,9 @@ def _refuse(layer: keras.Layer) -> None:
             raise UserError(
                 f"layer {inner.name} is quantised ({inner.quantization_mode}): prune the network "
                 "before you quantise it"
+            )
+        if isinstance(inner, L.RNN) and inner.stateful:
+            raise UserError(
+                f"layer {inner.name} keeps its states between batches: build the network with "
+                "stateful=False, give it the same weights, and prune that"
             )

@@ -455,7 +455,9 @@ def called_on(model: keras.Model, examples: Any) -> keras.Model:
     except Exception as error:  # the user's own code may raise anything
         line = line_of(error)
         shapes = keras.tree.map_structure(lambda one: one.shape, inputs)
-        raise UserError(f"{model.name} can't be called on {shapes}: {line}") from None
+        held = [one.name for one in model.layers if isinstance(one, keras.Model)]
+        remedy = f"; the models that it holds can be pruned: {', '.join(held)}" if held else ""
+        raise UserError(f"{model.name} can't be called on {shapes}: {line}{remedy}") from None
 
 
 def zeros(shapes: Sequence[Sequence[int]]) -> Any:

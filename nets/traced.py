@@ -247,6 +247,7 @@ class _Holder:
             Closed: a variable that isn't simply an attribute, or has a constraint.
         """
         shell = shell_of(layer, type(layer))
+        shell.__dict__["add_loss"] = _no_loss
         left = {id(variable): variable for variable in own_variables(layer)}
         for name, value in layer.__dict__.items():
             if id(value) in left:
@@ -267,6 +268,10 @@ class _Holder:
         if isinstance(value, list | tuple) and any(isinstance(v, keras.Layer) for v in value):
             return [self._with_calls(one) for one in value]
         return value
+
+
+def _no_loss(loss: Any) -> None:
+    raise Closed("its parts don't add to the loss what it adds (add_loss)")
 
 
 class _Inner:
