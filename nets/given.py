@@ -12,7 +12,7 @@ models inside models, half precision, frozen layers, inputs by name. The core is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -318,6 +318,10 @@ def _read(
     if outputs is None:
         losses = _losses(model, flat, loss)
         outputs = read_outputs(body, flat.output_names, losses, examples)
+    outputs = tuple(
+        replace(one, single=len(tensor.shape) == 1)
+        for one, tensor in zip(outputs, body.outputs, strict=True)
+    )
     core = with_logits(body, outputs)
     fixed = inference_only(calls_of(core))
     core = rebuilt(core, without_training=fixed) if fixed else core

@@ -8,6 +8,7 @@ import tensorflow as tf
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.proof import agreement, agrees, sentence
+from ekg_tf.utils.errors import UserError
 
 L, ops = keras.layers, keras.ops
 RNG = np.random.default_rng(0)
@@ -205,3 +206,39 @@ def test_a_masked_network_runs_where_tanh_follows_a_batch_norm():
     x = L.Conv2D(2, 3)(L.Activation("tanh")(x))
     _, graph = read(keras.Model(i, x))
     assert widths(graph) == {"first": 6}
+
+
+def test_layers_that_keep_states_between_batches_are_refused():
+    i = keras.Input(batch_shape=(4, 3, 5))
+    model = keras.Model(i, L.Dense(2)(L.LSTM(6, stateful=True, name="kept")(i)))
+    with pytest.raises(UserError, match="kept keeps its states between batches: .* stateful=False"):
+        Given.read(model)
+
+
+class Reconstruction(keras.Model):
+    """Is trained by its own loop and has no call."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = keras.Sequential([keras.Input((4,)), L.Dense(3)], name="encoder")
+
+
+class Penalised(L.Layer):
+    def build(self, shape):
+        self.dense = L.Dense(6)
+        self.dense.build(shape)
+        self.built = True
+
+    def call(self, x):
+        y = self.dense(x)
+        self.add_loss(ops.mean(ops.square(y)))
+        return y
+
+
+def test_networks_without_a_call_and_layers_that_add_a_loss_say_so():
+    zeros = np.zeros((2, 4), np.float32)
+    with pytest.raises(UserError, match=r"have a `call\(\)` .*; the models .* pruned: encoder"):
+        Given.read(Reconstruction(), zeros)
+    i = keras.Input((4,))
+    given = Given.read(keras.Model(i, L.Dense(2)(Penalised(name="own")(i))), zeros, plain=True)
+    assert "add_loss" in given.closed["own"]
