@@ -95,7 +95,7 @@ def flatten(model: keras.Model) -> Flat:
 
     Raises:
         UserError: no graph to read, a layer that doesn't come back from its own configuration,
-            quantised or LoRA layers.
+            quantised, LoRA or stateful layers.
     """
     flat = Flat(model, output_names=tuple(functional(model).output_names))
     for _ in range(DEEPEST):
@@ -442,7 +442,14 @@ def _missing(tensor: keras.KerasTensor, values: dict[int, Any]) -> list[Call]:
 
 def _checked(layer: keras.Layer, args: tuple, kwargs: dict[str, Any], *part: keras.Layer) -> Trace:
     trace = traced(layer, args, kwargs, *part)
-    check_trace(layer, trace, args, kwargs)
+    try:
+        check_trace(layer, trace, args, kwargs)
+    except Closed as problem:
+        try:  # a layer inside it may have been called on a constant, such as a state of zeros
+            trace = traced(layer, args, kwargs, *part, direct=True)
+            check_trace(layer, trace, args, kwargs)
+        except Closed:
+            raise problem from None
     return trace
 
 
@@ -543,7 +550,7 @@ def _refuse(layer: keras.Layer) -> None:
     """Refuses what can't be pruned as it is, with the remedy.
 
     Raises:
-        UserError: LoRA or quantised layers.
+        UserError: LoRA, quantised or stateful layers.
     """
     for inner in layers_in(layer):
         if getattr(inner, "lora_enabled", False):
@@ -555,4 +562,9 @@ def _refuse(layer: keras.Layer) -> None:
             raise UserError(
                 f"layer {inner.name} is quantised ({inner.quantization_mode}): prune the network "
                 "before you quantise it"
+            )
+        if isinstance(inner, L.RNN) and inner.stateful:
+            raise UserError(
+                f"layer {inner.name} keeps its states between batches: build the network with "
+                "stateful=False, give it the same weights, and prune that"
             )

@@ -12,7 +12,7 @@ models inside models, half precision, frozen layers, inputs by name. The core is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -133,6 +133,10 @@ class Given:
     def unused(self) -> dict[str, tuple[str, ...]]:
         """{layer name: names of what it holds and its call doesn't need}: `finished` is without."""
         return self._flat.unused
+
+    def count_params(self) -> int:
+        """Parameters of the network, without those of what is `unused`."""
+        return (self.core if self.unused else self.model).count_params()
 
     def with_examples(self, examples: Any) -> Given:
         """The same network, once there are examples that say what an output means, and which size
@@ -344,6 +348,10 @@ def _read(
     if outputs is None:
         losses = _losses(model, flat, loss)
         outputs = read_outputs(body, flat.output_names, losses, examples)
+    outputs = tuple(
+        replace(one, single=len(tensor.shape) == 1)
+        for one, tensor in zip(outputs, body.outputs, strict=True)
+    )
     core = with_logits(body, outputs)
     fixed = inference_only(calls_of(core))
     core = rebuilt(core, without_training=fixed) if fixed else core
@@ -473,11 +481,7 @@ def called_on(model: keras.Model, examples: Any) -> keras.Model:
     if has_graph(model):
         return model
     if type(model).call is keras.Model.call:
-        inner = [f"model.{k}" for k, one in vars(model).items() if isinstance(one, keras.Model)]
-        raise UserError(
-            f"{model.name} has no call(), only a way to be trained: give the network that is used"
-            + (f", such as {inner[0]}" if inner else "")
-        )
+        raise UserError(f"{model.name} has no call(), only a way to be trained")
     built = built_on(model)
     if examples is None and built is None:
         raise UserError(

@@ -41,7 +41,7 @@ class HeldTensors:
         """What a layer holds, as a tensor of the network: of the held shape, or one per example."""
         if id(held.value) not in self._homes:
             rows, shape = size_of(held.shape), held.shape
-            if isinstance(held.value, keras.Variable):
+            if isinstance(held.value, keras.Variable) or _is_state(held):
                 tensor = self._table(held)(self._index(rows, held.per_example))
                 if held.per_example:
                     tensor = tensor if len(shape) == 3 else L.Reshape(shape[1:])(tensor)
@@ -55,16 +55,20 @@ class HeldTensors:
         return self._homes[id(held.value)][1]
 
     def _table(self, held: Held) -> keras.layers.Embedding:
-        """An Embedding whose rows are a variable's."""
-        variable, layer, shape = held.value, held.layer, held.shape
-        rows = size_of(shape)
-        name = self._name(f"{layer.name}_{variable.name}", layer.name)
+        """An Embedding whose rows are what a layer holds; no training changes those of an array."""
+        value, layer = held.value, held.layer
+        shape = tuple(value.shape) or (1,)
+        rows, width = size_of(shape), shape[-1]
+        name = self._name(f"{layer.name}_{getattr(value, 'name', 'constant')}", layer.name)
+        regularizer = getattr(value, "regularizer", None)
         table = L.Embedding(
-            rows, shape[-1], embeddings_regularizer=variable.regularizer, name=name, dtype="float32"
+            rows, width, embeddings_regularizer=regularizer, name=name, dtype="float32"
         )
         table.build((None, rows))
-        table.embeddings.assign(keras.ops.reshape(variable, (rows, shape[-1])))
-        table.trainable = variable.trainable and layer.trainable
+        table.embeddings.assign(keras.ops.reshape(value, (rows, width)))
+        table.trainable = bool(getattr(value, "trainable", False) and layer.trainable)
+        if not isinstance(value, keras.Variable):
+            self._flat.constants.add(name)
         self._flat.policies.setdefault(name, policy_of(layer))
         self._flat.trainable.setdefault(name, table.trainable)
         return table
@@ -74,7 +78,8 @@ class HeldTensors:
         value = keras.ops.convert_to_numpy(held.value).reshape(held.shape)
         zero = keras.ops.cast(self._zero(held.per_example), str(value.dtype))
         if held.per_example:
-            return keras.ops.reshape(zero, (-1, *[1] * (value.ndim - 1))) + value
+            zero = keras.ops.reshape(zero, (-1, *[1] * (value.ndim - 1)))
+            return keras.ops.logical_or(zero, value) if value.dtype == bool else zero + value
         return (zero + value.reshape(1, -1))[0] if value.ndim == 1 else zero + value
 
     def _index(self, rows: int, per_example: bool) -> Any:
@@ -102,13 +107,18 @@ class HeldTensors:
         inputs, kernel, *vectors = (*args, *kwargs.values())
         if isinstance(kernel, keras.KerasTensor):
             return None
-        value, layer = (kernel.value, kernel.layer) if isinstance(kernel, Held) else (kernel, None)
+        value, layer, factor = kernel, None, 1.0
+        if isinstance(kernel, Held):
+            value, layer, factor = kernel.value, kernel.layer, kernel.factor
         bias = vectors[0].value if vectors else None
-        key = id(value), usage_of(call), id(bias)
+        key = id(value), factor, usage_of(call), id(bias)
         if key not in self._kernels:
             wanted = f"{layer.name}_{getattr(value, 'name', 'kernel')}" if layer else ""
             name = self._name(wanted or call.operation.name, owner)
             made = layer_of(call, value, bias, name)
+            if factor != 1:
+                first, *others = made.get_weights()
+                made.set_weights([first * np.asarray(factor, first.dtype), *others])
             made.trainable = made.trainable and (layer is None or layer.trainable)
             if not isinstance(value, keras.Variable):
                 self._flat.constants.add(name)
@@ -116,6 +126,13 @@ class HeldTensors:
             self._flat.trainable.setdefault(name, made.trainable)
             self._kernels[key] = value, made  # its id is taken as long as it is there
         return self._kernels[key][1](inputs)
+
+
+def _is_state(held: Held) -> bool:
+    """Whether a layer holds rows of zeros, as a state to begin with, whose channels may go."""
+    value = held.value
+    rows = held.repeated and isinstance(value, np.ndarray) and held.shape[-1] > 1
+    return rows and value.dtype.kind == "f" and not value.any()
 
 
 def policy_of(layer: keras.Layer) -> Any:

@@ -18,7 +18,7 @@ from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.ops.nn import DepthToSpace, SpaceToDepth
-from keras.src.ops.numpy import Einsum, Split
+from keras.src.ops.numpy import Einsum, Multiply, Split
 
 from ..utils.errors import UserError
 
@@ -31,6 +31,43 @@ __all__ = [
     "Split",
     "StochasticDepth",
 ]
+
+
+@contextmanager
+def plain_products() -> Iterator[None]:
+    """Inside, numbers and arrays go with symbolic tensors as with others.
+
+    Keras calls the product of a symbolic tensor and a number sparse, and layers without a rule for
+    such tensors fail on it; numpy takes array * tensor for an array of products.
+    """
+    with (
+        _set(Multiply, "compute_output_spec", _dense_product),
+        _set(keras.KerasTensor, "__array_ufunc__", None),
+    ):
+        yield
+
+
+_product_spec = Multiply.compute_output_spec
+
+
+def _dense_product(self: Multiply, x1: Any, x2: Any) -> keras.KerasTensor:
+    made = _product_spec(self, x1, x2)
+    sparse = any(isinstance(one, keras.KerasTensor) and one.sparse for one in (x1, x2))
+    return made if sparse else keras.KerasTensor(made.shape, made.dtype)
+
+
+@contextmanager
+def _set(owner: type, name: str, value: Any) -> Iterator[None]:
+    """Gives a class an attribute for a while."""
+    there, before = name in vars(owner), getattr(owner, name, None)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if there:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
 
 
 @dataclass(frozen=True)

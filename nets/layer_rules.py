@@ -192,7 +192,7 @@ def merge_rule(ids: Ids, site: Site) -> np.ndarray:
 def product_rule(ids: Ids, site: Site) -> np.ndarray:
     """A letter on the last axis of every operand that has it is a channel: tied, or summed over."""
     product = product_of(site.layer, site.arguments)
-    if product is None or len(product.output) != len(site.out_shape):
+    if product is None or not product.output or len(product.output) != len(site.out_shape):
         raise NoRule("has a form that isn't known")
     units, channel = iter(site.inputs), dict[str, np.ndarray]()
     for number, (letters, operand) in enumerate(zip(product.sides, product.operands, strict=True)):

@@ -118,18 +118,19 @@ def _check_format(site: Site) -> None:
         raise NoRule("works on channels_first")
 
 
-def _keys_of(key: Any, rank: int) -> list:
-    """What x[key] takes of the axes, from the first on.
+def _keys_of(key: Any, rank: int, *, fresh_axes: bool = False) -> list:
+    """What x[key] takes of the axes, from the first on; None: a fresh one of size 1.
 
     Raises:
-        NoRule: it adds an axis.
+        NoRule: it adds an axis, unless there may be `fresh_axes`.
     """
     keys = list(key) if isinstance(key, (tuple, list)) else [key]
-    if any(one is None for one in keys):
+    fresh = sum(one is None for one in keys)
+    if fresh and not fresh_axes:
         raise NoRule("adds an axis")
     if Ellipsis in keys:
         place = keys.index(Ellipsis)
-        missing = rank - (len(keys) - 1)
+        missing = rank - (len(keys) - 1 - fresh)
         keys[place : place + 1] = [slice(None)] * missing
     return keys
 
@@ -165,14 +166,13 @@ def equal_part(call: Call) -> tuple[int, int] | None:
 
 
 def _item_rule(ids: Ids, site: Site) -> np.ndarray:
-    """Slices on other axes than the channels', and new axes before these."""
-    rank, key = len(site.in_shapes[0]), site.arguments[1]
-    given = list(key) if isinstance(key, (tuple, list)) else [key]
-    kept = [one for one in given if one is not None]  # None adds an axis
-    if given[-1] is None and (Ellipsis in kept or len(kept) == rank):
+    """Slices on other axes than the channels', and axes of size 1 before them."""
+    rank = len(site.in_shapes[0])
+    keys = _keys_of(site.arguments[1], rank, fresh_axes=True)
+    taken = [one for one in keys if one is not None]
+    if len(taken) == rank and keys[-1] is None:
         raise NoRule("moves the channels to another axis")
-    keys = _keys_of(kept or [Ellipsis], rank)
-    if len(keys) == rank and not _takes_all(keys[-1], len(site.inputs[0])):
+    if len(taken) == rank and not _takes_all(keys[-1], len(site.inputs[0])):
         raise NoRule("takes some of the channels")
     return site.inputs[0]
 

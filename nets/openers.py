@@ -29,6 +29,7 @@ from .rebuild import carry_over, rebuilt
 
 L = keras.layers
 TRIED = 512  # examples that a layer is tried on
+SIDES = ("query", "value")  # of attention, in the order of its arguments
 FORBIDDEN = -3e4  # a score that a softmax turns into zero, also in half precision
 Parts = Callable[..., Any]
 
@@ -41,15 +42,15 @@ def open_attention(
     Widths of keys and values can be removed, the k-th of all heads together; the scores go on being
     divided by the square root of the original width.
     """
-    config = layer.get_config()
-    ranks, axes = {len(one.shape) for one in call.inputs[:2]}, config.get("attention_axes")
+    config, kwargs = layer.get_config(), call.arguments.kwargs
+    query, value, *_ = (*call.arguments.args, *(kwargs[key] for key in SIDES if key in kwargs))
+    ranks, axes = {len(query.shape), len(value.shape)}, config.get("attention_axes")
     plain = ranks == {3} and axes in ((1,), [1], None)
     grid = ranks == {4} and axes in ((1, 2), [1, 2], None)
     if grid:
-        given = call.arguments.kwargs.items()
-        told = (value for key, value in given if "mask" in key or key == "return_attention_scores")
+        told = [kwargs[key] for key in kwargs if "mask" in key or key == "return_attention_scores"]
         special = any(one is not None and one is not False for one in told)
-        grid = not special and None not in call.inputs[0].shape[1:-1]
+        grid = not special and None not in query.shape[1:-1]
     if not (plain or grid) or config.get("sliding_window") or config.get("use_gate"):
         return None
     return _Attention(layer, config, name)

@@ -51,6 +51,7 @@ class Output:
         operation: the operation that has lost its softmax or sigmoid in the core; None where the
             core ends in the logarithm of the probabilities instead.
         certain: False where only values on examples could tell whether they are probabilities.
+        single: the network gives one number for each example, [n]; its core gives [n, 1].
     """
 
     name: str
@@ -58,15 +59,18 @@ class Output:
     applied: bool = False
     operation: str | None = None
     certain: bool = True
+    single: bool = False
 
     def given(self, core: Any) -> Any:
-        """What the network gives where its core gives `core`, float32 of any shape, the same."""
+        """What the network gives where its core gives `core`, float32 [n, ...]."""
+        core = tf.squeeze(core, -1) if self.single else core
         if not self.applied:
             return core
         return tf.nn.softmax(core) if self.kind == CLASSES else tf.sigmoid(core)
 
     def logits(self, given: Any) -> Any:
         """The other way round; classes as logarithms of probabilities."""
+        given = given[..., None] if self.single else given
         if not self.applied:
             return given
         if self.kind == CLASSES:
@@ -147,16 +151,21 @@ def read_outputs(
 
 
 def with_logits(model: keras.Model, outputs: Sequence[Output]) -> keras.Model:
-    """A flat model, or a copy of it, that gives logits where `outputs` say probabilities."""
+    """A flat model, or a copy of it, that gives logits where `outputs` say probabilities, and an
+    axis of one where they are single numbers."""
     names = {one.operation for one in outputs if one.operation}
     if names:
         model = _without_activations(model, names)
     logged = {n for n, one in enumerate(outputs) if one.applied and one.operation is None}
-    if not logged:
+    if not logged and not any(one.single for one in outputs):
         return model
     ends = [
         _logarithm(tensor, outputs[number].kind) if number in logged else tensor
         for number, tensor in enumerate(model.outputs)
+    ]
+    ends = [
+        keras.ops.expand_dims(tensor, -1) if one.single else tensor
+        for one, tensor in zip(outputs, ends, strict=True)
     ]
     return rebuilt(keras.Model(tree_of(model.inputs), tree_of(ends), name=model.name))
 
@@ -167,6 +176,7 @@ def before_logarithms(model: keras.Model, outputs: Sequence[Output]) -> list[ker
     makers = {id(tensor): call for call in calls_of(model) for tensor in call.outputs}
     found = []
     for one, tensor in zip(outputs, model.outputs, strict=True):
+        tensor = makers[id(tensor)].inputs[0] if one.single else tensor
         if one.applied and one.operation is None:
             for _ in range(_LOGARITHM_CALLS[one.kind]):
                 tensor = makers[id(tensor)].inputs[0]

@@ -5,6 +5,7 @@ See `nets.tcl`. Normalisations whose statistics run over several channels take t
 ones alone; their effective weights carry `keep`, float32 [channels].
 """
 
+import math
 from typing import Any
 
 import keras
@@ -79,19 +80,20 @@ def batch_norm(
 
     `mean` and `variance` aren't looked at in training.
 
-    4-D inputs take TensorFlow's fused kernel, which is faster forwards and backwards on a CPU and a
-    GPU.
+    In training, 4-D inputs take TensorFlow's fused kernel, which is faster forwards and backwards
+    on a CPU and a GPU. By given statistics they don't: TensorFlow fuses that with a convolution
+    before and a tanh behind into an operation that it doesn't have on a CPU.
     """
-    if len(x.shape) == 4:
+    if training and len(x.shape) == 4:
         empty = tf.zeros([0], tf.float32)
         return tf.raw_ops.FusedBatchNormV3(
             x=x,
             scale=gamma,
             offset=beta,
-            mean=empty if training else mean,
-            variance=empty if training else variance,
+            mean=empty,
+            variance=empty,
             epsilon=epsilon,
-            is_training=training,
+            is_training=True,
         ).y
     if training:
         mean, variance = tf.nn.moments(x, list(range(len(x.shape) - 1)))
@@ -293,7 +295,9 @@ class Reshape(Gated, keras.layers.Reshape):
         size = self.compute_output_shape((1, *x.shape[1:-1], channels))[1:-1]
         if None in size:
             return super().call(x)
-        return tf.reshape(x, [tf.shape(x)[0], *size, -1])
+        known = None not in x.shape[1:]  # else some channels may have gone
+        last = math.prod(x.shape[1:]) // math.prod(size) if known else -1
+        return tf.reshape(x, [tf.shape(x)[0], *size, last])
 
 
 class Parts(Gated, parts.Parts):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import string
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,17 +20,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from .keras_graph import plain_products
+
 ops = keras.ops
 _active = contextvars.ContextVar("as_keras_ops", default=False)
 
 
 @contextlib.contextmanager
 def as_keras_ops() -> Iterator[None]:
-    """Inside, functions of TensorFlow take symbolic tensors."""
+    """Inside, functions of TensorFlow take symbolic tensors; products as in `plain_products`."""
     _dispatcher()
     token = _active.set(True)
     try:
-        yield
+        with plain_products():
+            yield
     finally:
         _active.reset(token)
 
@@ -260,7 +264,15 @@ def _matmul(a, b, transpose_a=False, transpose_b=False, name=None):
 
 
 def _einsum(equation, *inputs, name=None):
-    return ops.einsum(equation, *inputs)
+    """Keras takes small letters alone, and no blanks: "bhwc, bHWc->bhwHW"."""
+    equation = equation.replace(" ", "")
+    letters = dict.fromkeys(filter(str.isalpha, equation))
+    small = [one for one in string.ascii_lowercase if one not in letters]
+    large = [one for one in letters if one.isupper()]
+    if len(large) > len(small):
+        raise _Unknown
+    names = dict(zip(large, small, strict=False))
+    return ops.einsum("".join(names.get(one, one) for one in equation), *inputs)
 
 
 def _resize(

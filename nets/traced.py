@@ -14,9 +14,11 @@ of that layer.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,11 +45,13 @@ from .keras_graph import (
     takes_training,
 )
 from .kernels import kernel_of, usage_of
+from .op_rules import CONDITIONS, MERGES
 from .tf_calls import as_keras_ops
 
 BATCH = 211
 OPEN = (223, 227, 229)  # likewise, for the first axes whose size is open, where they are needed
 BLOCKS = 12  # times these, since some sizes are divided
+STRETCHING = MERGES | CONDITIONS  # operations that stretch an axis of size 1
 
 
 class Closed(Exception):
@@ -63,6 +67,7 @@ class Held:
         layer: that has it.
         repeated: the layer repeats it for every example.
         kernel: it is used as one, in one way, and for nothing else (`nets.kernels`).
+        factor: what stands for it is its value times this number.
         per_example: the leading axis, of size 1, stands for the batch and gets its size.
     """
 
@@ -70,6 +75,7 @@ class Held:
     layer: keras.Layer
     repeated: bool = False
     kernel: bool = False
+    factor: float = 1.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -110,13 +116,19 @@ class Trace:
 
 
 def traced(
-    layer: keras.Layer, args: tuple, kwargs: dict[str, Any], part: keras.Layer | None = None
+    layer: keras.Layer,
+    args: tuple,
+    kwargs: dict[str, Any],
+    part: keras.Layer | None = None,
+    *,
+    direct: bool = False,
 ) -> Trace:
     """Runs a layer's `call` on symbolic tensors like those in `args` and `kwargs`.
 
     Args:
         part: the layer as the one of Keras's that its class is derived from, with the same
             variables (`as_stock`): it is called where the layer calls its base class.
+        direct: it is called as `_run` says, also where that doesn't seem to be needed.
 
     Raises:
         Closed: it can't be run so, it does something else in training, or it uses weights in a
@@ -127,25 +139,30 @@ def traced(
     reason = ""
     for sized in (False, True) if some_open else (False,):
         try:
-            return _traced(layer, args, kwargs, part, sized)
+            return _traced(layer, args, kwargs, part, sized, direct)
         except Closed as problem:
             reason = reason or str(problem)
     raise Closed(reason)
 
 
 def _traced(
-    layer: keras.Layer, args: tuple, kwargs: dict, part: keras.Layer | None, sized: bool
+    layer: keras.Layer,
+    args: tuple,
+    kwargs: dict,
+    part: keras.Layer | None,
+    sized: bool,
+    direct: bool,
 ) -> Trace:
     """As `traced`, where open sizes are left open or have stand-ins.
 
     Raises:
         Closed: likewise.
     """
-    try:
-        trace = _run(layer, args, kwargs, part, direct=False, sized=sized)
-        complete = not _unseen(layer, trace)
-    except _Failed:
-        complete = False
+    complete = False
+    if not direct:
+        with contextlib.suppress(_Failed):
+            trace = _run(layer, args, kwargs, part, direct=False, sized=sized)
+            complete = not _unseen(layer, trace)
     if not complete:
         try:
             trace = _run(layer, args, kwargs, part, direct=True, sized=sized)
@@ -246,22 +263,34 @@ class _Array(keras.KerasTensor):
         return super().__getitem__(key if isinstance(key, tuple) else (key,))
 
 
+def _row_of_all(value: Any) -> np.ndarray | None:
+    """The row [1, ...] of an array that has the same one for every example; None for any other."""
+    symbolic = isinstance(value, keras.KerasTensor | keras.Variable)
+    if symbolic or tuple(getattr(value, "shape", ()))[:1] != (BATCH,):
+        return None
+    array = keras.ops.convert_to_numpy(value)
+    return array[:1] if (array == array[:1]).all() else None
+
+
 class _Holder:
     """Stands inputs of the trace in for variables and constants."""
 
     def __init__(self, direct: bool):
         self.found: dict[int, Held] = {}
         self._direct = direct
-        self._tensors: dict[int, keras.KerasTensor] = {}
+        self._tensors: dict[int, tuple[Any, keras.KerasTensor]] = {}
 
     def tensor(self, value: Any, layer: keras.Layer) -> keras.KerasTensor:
         """The input that stands for a variable or an array."""
         if id(value) not in self._tensors:
-            held = Held(value, layer)
-            tensor = keras.Input(batch_shape=held.shape, dtype=held.dtype)
+            row = _row_of_all(value)
+            held = Held(value, layer) if row is None else Held(row, layer, repeated=True)
+            shape = held.shape if row is None else (BATCH, *held.shape[1:])
+            tensor = keras.Input(batch_shape=shape, dtype=held.dtype)
             tensor.__class__ = _Array
-            self._tensors[id(value)], self.found[id(tensor)] = tensor, held
-        return self._tensors[id(value)]
+            self._tensors[id(value)] = value, tensor  # its id is taken as long as it is there
+            self.found[id(tensor)] = held
+        return self._tensors[id(value)][1]
 
     def stand_in(self, layer: keras.Layer) -> keras.Layer:
         """The layer in another shell, whose variables are inputs of the trace.
@@ -270,6 +299,7 @@ class _Holder:
             Closed: a variable that isn't simply an attribute, or has a constraint.
         """
         shell = shell_of(layer, type(layer))
+        shell.__dict__["add_loss"] = _no_loss
         left = {id(variable): variable for variable in own_variables(layer)}
         for name, value in layer.__dict__.items():
             if id(value) in left:
@@ -290,6 +320,10 @@ class _Holder:
         if isinstance(value, list | tuple) and any(isinstance(v, keras.Layer) for v in value):
             return [self._with_calls(one) for one in value]
         return value
+
+
+def _no_loss(loss: Any) -> None:
+    raise Closed("its parts don't add to the loss what it adds (add_loss)")
 
 
 class _Inner:
@@ -431,12 +465,14 @@ def _own(layer: keras.Layer) -> set[int]:
 def _rewritten(trace: Trace, layer: keras.Layer) -> tuple[list[Call], list, Any, dict[int, Held]]:
     """A layer's trace without the number BATCH."""
     replaced: dict[int, Any] = {}
+    trace = _with_scaled_kernels(trace, layer)
     kernels = _kernels(trace, layer)
     held: dict[int, Held] = {
         key: replace(one, kernel=key in kernels) for key, one in trace.held.items()
     }
     calls = []
     for call in trace.calls:
+        call = _with_rows(call, layer, held)
         kind = type(call.operation).__name__ if is_op(call.operation) else ""
         if kind in ("Tile", "BroadcastTo", "Repeat") and _only_repeats_examples(call):
             source, (made,) = call.inputs[0], call.outputs
@@ -458,6 +494,35 @@ def _rewritten(trace: Trace, layer: keras.Layer) -> tuple[list[Call], list, Any,
     return calls, trace.inputs, keras.tree.map_structure(final, trace.outputs), held
 
 
+def _with_scaled_kernels(trace: Trace, layer: keras.Layer) -> Trace:
+    """A trace in which kernels are multiplied by no number first, as they are for equal learning
+    rates in all layers: the product is what is held."""
+    readers = Counter(id(one) for call in trace.calls for one in call.inputs)
+    readers.update(map(id, keras.tree.flatten(trace.outputs)))
+    as_kernel = Counter(id(kernel_of(call)) for call in trace.calls)
+    calls, held = [], dict(trace.held)
+    for call in trace.calls:
+        one = held.get(id(call.inputs[0])) if len(call.inputs) == 1 else None
+        factor = _factor_of(call) if one is not None and one.layer is layer else None
+        if factor is not None and isinstance(one.value, keras.Variable):
+            uses = readers[id(call.outputs[0])]
+            if readers[id(call.inputs[0])] == 1 and uses and uses == as_kernel[id(call.outputs[0])]:
+                del held[id(call.inputs[0])]
+                held[id(call.outputs[0])] = replace(one, factor=factor)
+                continue
+        calls.append(call)
+    return replace(trace, calls=calls, held=held)
+
+
+def _factor_of(call: Call) -> float | None:
+    """The number that a call multiplies its tensor by; None for another call."""
+    numbers = [one for one in call.constants if np.size(one) == 1]
+    known = is_op(call.operation) and type(call.operation).__name__ == "Multiply"
+    if not known or len(numbers) != 1 or len(call.values) != 2:
+        return None
+    return float(np.reshape(keras.ops.convert_to_numpy(numbers[0]), ()))
+
+
 def _kernels(trace: Trace, layer: keras.Layer) -> set[int]:
     """The ids of what a layer holds as kernels alone, each used in one way: as layers of Keras's
     they would be several."""
@@ -469,6 +534,39 @@ def _kernels(trace: Trace, layer: keras.Layer) -> set[int]:
             used.setdefault(id(one), set()).add(usage)
     alone = {key for key, usages in used.items() if len(usages) == 1 and ("other",) not in usages}
     return {key for key in alone & trace.held.keys() if trace.held[key].layer is layer}
+
+
+def _with_rows(call: Call, layer: keras.Layer, held: dict[int, Held]) -> Call:
+    """A call whose arrays don't repeat a row for each of BATCH examples, as a mask made for them
+    does: it gets the row where that is stretched, else an input of the trace.
+
+    Args:
+        held: of the trace; it grows.
+    """
+    name = type(call.operation).__name__ if is_op(call.operation) else ""
+
+    def once(one: Any, stretched: bool) -> Any:
+        row = _row_of_all(one)
+        if row is None or stretched:
+            return one if row is None else row
+        tensor = keras.Input(batch_shape=one.shape, dtype=str(row.dtype))
+        held[id(tensor)] = Held(row, layer, repeated=True)
+        return tensor
+
+    def changed(tree: Any, stretched: bool) -> Any:
+        return keras.tree.map_structure(lambda one: once(one, stretched), tree)
+
+    if all(_row_of_all(one) is None for one in call.constants):
+        return call
+    args = changed(call.arguments.args, name in STRETCHING)
+    kwargs = {
+        key: changed(one, name in STRETCHING or key == "attention_mask")
+        for key, one in call.arguments.kwargs.items()
+    }
+    inputs = [
+        one for one in keras.tree.flatten((args, kwargs)) if isinstance(one, keras.KerasTensor)
+    ]
+    return Call(call.operation, Arguments(args, kwargs), tuple(inputs), call.outputs)
 
 
 def _with_inputs(call: Call, final: Callable[[Any], Any]) -> Call:
@@ -553,6 +651,7 @@ def examples(trace: Trace, count: int, rng: np.random.Generator) -> Iterator[tup
     for key, held in trace.held.items():
         value = keras.ops.cast(keras.ops.convert_to_tensor(held.value), held.dtype)
         value = keras.ops.reshape(value, held.shape)
+        value = value if held.factor == 1 else value * held.factor
         yield key, keras.ops.repeat(value, count, axis=0) if held.per_example else value
 
 

@@ -78,7 +78,7 @@ def describe(
                 results["deployed"] = found
     for number, (name, given) in enumerate(models.items()):
         results[name] = {
-            "parameters": given.model.count_params(),
+            "parameters": given.count_params(),
             "flops": graphs[name].flops(),
             "latency_ms": {str(batch): times[batch][number] for batch in times},
         }

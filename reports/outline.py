@@ -46,7 +46,7 @@ def outline(graph: ChannelGraph, kept: Width) -> list[Node]:
                     "kind": type(layer).__name__,
                     "joins": not has_kernel,
                     "size": list(graph.shape_of(tensor)[1:-1]),
-                    "channels": [int(tensor.shape[-1]), kept(tensor)],
+                    "channels": [int(tensor.shape[-1] or 1), kept(tensor)],
                     "from": sorted(found),
                 }
             )
@@ -69,7 +69,7 @@ def of_pair(before: ChannelGraph, after: ChannelGraph) -> list[Node]:
     if kinds[0] != kinds[1]:
         return []
     widths = {
-        id(old): int(new.shape[-1])
+        id(old): int(new.shape[-1] or 1)
         for one, other in zip(before.calls, after.calls, strict=True)
         for old, new in zip(one.outputs, other.outputs, strict=True)
     }

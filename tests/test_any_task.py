@@ -236,3 +236,28 @@ def test_a_search_with_a_score_of_ones_own(tmp_path):
     assert len(seen) == count and again.after == result.after
     with pytest.raises(ekg.UserError, match="the whole network is nan"):
         ekg.search_with(model, lambda network: float("nan"), budget=0.6)
+
+
+@pytest.mark.parametrize("end", ["squeezed sigmoid", "item", "product"])
+def test_outputs_of_one_number_for_each_example_without_an_axis(tmp_path, end):
+    """keras.ops.squeeze(x, -1), x[:, 0] and sum(a * b, axis=1) at the end of a network."""
+    L, ops, rng = keras.layers, keras.ops, np.random.default_rng(0)
+    i = keras.Input((6,))
+    x, y = (L.Dense(12, activation="relu")(i) for _ in range(2))
+    loss = "mse"
+    if end == "squeezed sigmoid":
+        loss, out = "binary_crossentropy", ops.squeeze(L.Dense(1, activation="sigmoid")(x), -1)
+    else:
+        out = L.Dense(1)(x)[:, 0] if end == "item" else ops.sum(x * y, axis=1)
+    model = keras.Model(i, out)
+    model.compile("adam", loss, metrics=["mae"])
+    inputs = rng.normal(size=(60, 6)).astype(np.float32)
+    data = inputs, (inputs[:, 0] > 0).astype(np.float32)
+    bank, training = ekg.Bank(teachers=1), ekg.Training(epochs=1, batch_size=20)
+    result = ekg.prune(
+        model, data, data, tmp_path / "run", budget=0.6, bank=bank, training=training, verbose=False
+    )
+    assert result.model.output_shape == (None,) and result.model.compiled
+    assert result.model.count_params() < model.count_params()
+    told = result.model.evaluate(*data, verbose=0, return_dict=True)["mae"]
+    assert told == pytest.approx(np.abs(result.model.predict(inputs, verbose=0) - data[1]).mean())

@@ -295,11 +295,17 @@ class Around(keras.Model):
         return self.student(x)
 
 
-def test_what_only_trains_networks_is_told_to_give_the_one_inside():
+def test_a_network_around_others_is_what_its_call_needs():
     student, teacher = KINDS["subclassed"](), KINDS["subclassed"]()
-    remedy = r"give that alone \(its student or teacher\)"
-    with pytest.raises(UserError, match=remedy):
-        Given.read(Around(student, teacher), np.zeros((1, SIZE, SIZE, 3), np.float32))
+    model, images = Around(student, teacher), np.ones((1, SIZE, SIZE, 3), np.float32)
+    given = Given.read(model, images)
+    assert given.unused
+    assert given.count_params() == student.count_params() < model.count_params()
+    np.testing.assert_allclose(given.finished(given.core)(images), student(images), atol=1e-6)
+
+
+def test_a_distiller_is_told_to_give_the_network_inside():
+    student, teacher = KINDS["subclassed"](), KINDS["subclassed"]()
     losses = keras.distillation.LogitsDistillation()
     distiller = keras.distillation.Distiller(teacher, student, distillation_losses=losses)
     with pytest.raises(UserError, match="only trains its student; to prune"):

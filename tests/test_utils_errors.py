@@ -14,6 +14,9 @@ def test_the_words_of_an_error_inside_keras_are_its_own():
     with pytest.raises(ValueError, match="Exception encountered") as caught:
         Block()(keras.ops.ones((1, 1)))
     assert line_of(caught.value) == "no"
+    with pytest.raises(ValueError, match="automatically infer") as caught:
+        Block()(keras.Input((1,)))
+    assert line_of(caught.value) == "no"
     with pytest.raises(TypeError) as caught:
         keras.layers.Dense.from_config({"units": 2, "activation": "nowhere"})
     assert line_of(caught.value).startswith("Could not interpret activation function")

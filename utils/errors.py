@@ -12,7 +12,9 @@ class UserError(Exception):
 
 
 _COLOURS = re.compile(r"\x1b\[\d*m")
-_AROUND = re.compile(r"Exception encountered(?:: | when calling .*)")  # of Keras, around another
+_AROUND = re.compile(  # of Keras, around another error
+    r"Exception encountered(?:: | when calling .*)|Could not automatically infer .*encountered:"
+)
 LONGEST = 300  # characters of somebody else's words, which may hold a whole configuration
 
 
