@@ -28,7 +28,7 @@ from .keras_graph import (
 from .rebuild import carry_over, rebuilt
 
 L = keras.layers
-TRIED = 512  # examples that a layer is tried on
+TRIED = 512, 4  # examples that a layer is tried on, and most of each of their other sizes
 SIDES = ("query", "value")  # of attention, in the order of its arguments
 FORBIDDEN = -3e4  # a score that a softmax turns into zero, also in half precision
 Parts = Callable[..., Any]
@@ -433,7 +433,8 @@ def dropout_like(layer: keras.Layer, call: Call, name: str) -> L.Dropout | None:
     stock Dropout that it is; None for any other."""
     if layer.weights or len(call.inputs) != 1 or not takes_training(layer):
         return None
-    shape = (TRIED, *(size or 2 for size in call.inputs[0].shape[1:]))
+    examples, most = TRIED
+    shape = (examples, *(min(size or 2, most) for size in call.inputs[0].shape[1:]))
     rng = np.random.default_rng(0)  # numbers of both signs and every size
     x = (rng.choice([-1, 1], shape) * np.exp(rng.uniform(-7, 7, shape))).astype(np.float32)
     try:
@@ -442,13 +443,13 @@ def dropout_like(layer: keras.Layer, call: Call, name: str) -> L.Dropout | None:
         return None
     if layer.losses or not same.shape == dropped.shape == shape or not np.array_equal(same, x):
         return None
-    factors = (dropped / x).reshape(TRIED, -1)
+    factors = (dropped / x).reshape(examples, -1)
     kept = factors[factors[:, 0] > 0]
     scale = float(np.median(kept)) if len(kept) else 0.0
     whole = np.abs(factors - np.where(factors[:, :1] > 0, scale, 0)).max() <= 1e-4
     # As often as it has to be for the mean to stay, but for chance.
-    share = len(kept) / TRIED * scale
-    if not whole or scale < 1 or abs(share - 1) > 6 * np.sqrt((scale - 1) / TRIED):
+    share = len(kept) / examples * scale
+    if not whole or scale < 1 or abs(share - 1) > 6 * np.sqrt((scale - 1) / examples):
         return None
     rate = round(1 - 1 / scale, 5)
     ones = (1,) * (len(shape) - 1)
