@@ -481,7 +481,7 @@ def called_on(model: keras.Model, examples: Any) -> keras.Model:
     if has_graph(model):
         return model
     if type(model).call is keras.Model.call:
-        raise UserError(f"{model.name} has no call(), only a way to be trained")
+        raise UserError(f"{model.name} has no call(): there is nothing that can be pruned")
     built = built_on(model)
     if examples is None and built is None:
         raise UserError(

@@ -194,7 +194,7 @@ class Contrast(keras.Model):
 
 
 def test_a_network_without_a_call_is_asked_for_what_is_used():
-    with pytest.raises(UserError, match=r"has no call\(\), .* that alone \(its encoder\)"):
+    with pytest.raises(UserError, match=r"has no call\(\).* that alone \(its encoder\)"):
         Given.read(Contrast(), np.ones((2, 8, 8, 3), np.float32))
 
 

@@ -107,8 +107,8 @@ def test_the_loss_on_d_val_is_keras_own(build):
 
 
 @pytest.mark.parametrize("build", [two_ends, unet])
-@pytest.mark.parametrize("options", [{"cache_bytes": 0}, {"devices": ("CPU:0", "CPU:1")}])
-def test_neither_memory_nor_devices_change_the_outcome(build, options):
+@pytest.mark.parametrize("options", [{"cache_bytes": 0}, {"workers": 1}])
+def test_neither_memory_nor_threads_change_the_outcome(build, options):
     case = Case(build)
     reward = Reward(case.task, case.val, case.teacher())
     mask = random_mask(case.graph, keep=0.8)
