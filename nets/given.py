@@ -398,12 +398,7 @@ class AsCore:
 
     def __init__(self, given: Given, model: keras.Model):
         self._model, self._outputs = model, given.outputs
-        self.name, self.variables = model.name, model.variables
-        self.output_shape = given.core.output_shape
-
-    def count_params(self) -> int:
-        """Parameters of the network."""
-        return self._model.count_params()
+        self.variables, self.output_shape = model.variables, given.core.output_shape
 
     def __call__(self, inputs: Any, training: bool = False) -> Any:
         model = self._model

@@ -8,8 +8,9 @@ import tensorflow as tf
 from ekg_tf.nets.constants import WithConstant
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
-from ekg_tf.nets.proof import agreement, agrees, sentence
 from ekg_tf.utils.errors import UserError
+
+from tests.helpers.networks import assert_a_third_can_go
 
 L, ops = keras.layers, keras.ops
 RNG = np.random.default_rng(0)
@@ -25,11 +26,7 @@ def read(model: keras.Model, shake: bool = True) -> tuple[Given, ChannelGraph]:
     found = given.finished(given.core)(inputs, training=False)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     graph = ChannelGraph(given.core, closed=given.closed)
-    mask = graph.open_mask()
-    mask[RNG.permutation(graph.num_units)[: graph.num_units // 3]] = 0
-    mask[[group.start for group in graph.groups]] = 1
-    proof = agreement(graph, mask, graph.pruned(mask), inputs)
-    assert agrees(proof), sentence(proof)
+    assert_a_third_can_go(graph, inputs, RNG)
     return given, graph
 
 

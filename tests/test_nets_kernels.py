@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
-from ekg_tf.nets.proof import agreement, agrees, sentence
+
+from tests.helpers.networks import assert_a_third_can_go
 
 L, ops = keras.layers, keras.ops
 RNG = np.random.default_rng(0)
@@ -59,11 +60,7 @@ def read(model):
     expected = np.asarray(model(images))
     np.testing.assert_allclose(given.finished(given.core)(images), expected, rtol=1e-4, atol=1e-5)
     graph = ChannelGraph(given.core, closed=given.closed)
-    mask = graph.open_mask()
-    mask[RNG.permutation(graph.num_units)[: graph.num_units // 3]] = 0
-    mask[[group.start for group in graph.groups]] = 1
-    proof = agreement(graph, mask, graph.pruned(mask), images)
-    assert agrees(proof), sentence(proof)
+    assert_a_third_can_go(graph, images, RNG)
     return given.core, graph
 
 

@@ -7,11 +7,12 @@ import tensorflow as tf
 from ekg_tf.nets.flatten import flatten
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
-from ekg_tf.nets.proof import agreement, agrees, sentence
+from ekg_tf.nets.proof import agreement, agrees
 from ekg_tf.utils.errors import UserError
 
 import ekg_tf as ekg
 from tests.helpers import own_kinds
+from tests.helpers.networks import assert_a_third_can_go
 
 L, ops = keras.layers, keras.ops
 
@@ -26,11 +27,7 @@ def checked(model: keras.Model) -> tuple[keras.Model, dict[str, str], ChannelGra
     expected = np.asarray(model(images, training=False))
     np.testing.assert_allclose(flat.model(images, training=False), expected, rtol=1e-4, atol=1e-5)
     graph = ChannelGraph(flat.model)
-    mask = graph.open_mask()
-    mask[rng.permutation(graph.num_units)[: graph.num_units // 3]] = 0
-    mask[[group.start for group in graph.groups]] = 1
-    proof = agreement(graph, mask, graph.pruned(mask), images)
-    assert agrees(proof), sentence(proof)
+    assert_a_third_can_go(graph, images, rng)
     return flat.model, flat.closed, graph
 
 

@@ -37,8 +37,6 @@ class InTurn(Executor):
         done.set_result(function(*args, **kwargs))
         return done
 
-    def map(  # type: ignore[override]
-        self, function: Callable, *iterables: Iterable, **_: Any
-    ) -> Iterator:
+    def map(self, function: Callable, *iterables: Iterable, **_: Any) -> Iterator:
         """The results; each is computed when it is asked for."""
         return map(function, *iterables)

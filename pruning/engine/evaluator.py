@@ -198,8 +198,8 @@ class ExactEvaluator:
     Args:
         graph: the channel graph of theta_0.
         data: D_val.
-        options: those of `CurrentNetwork`. Every device evaluates whole proposals on all of D_val,
-            so the choice does not depend on the number of devices or machines.
+        options: those of `CurrentNetwork`. Every machine evaluates whole proposals on all of
+            D_val, so the choice does not depend on the number of machines.
     """
 
     FIRST = 2  # proposals of each machine whose losses all of them learn before the others begin

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.proof import agreement, agrees, sentence
 
 L = keras.layers
 CLASSES = 5
@@ -214,6 +215,19 @@ def assert_masked_is_pruned(model, mask, images, sizes=(0.3, 30.0)):
         assert sizes[0] < np.abs(masked).max() < sizes[1]
         assert np.abs(masked - expected).max() <= 1e-4 * max(1, sizes[1] / 30)
     return pruned
+
+
+def assert_a_third_can_go(graph, inputs, rng):
+    """A network without a third of its filters computes what the masked one computes.
+
+    Args:
+        rng: that draws them; the first one of every group stays.
+    """
+    mask = graph.open_mask()
+    mask[rng.permutation(graph.num_units)[: graph.num_units // 3]] = 0
+    mask[[group.start for group in graph.groups]] = 1
+    proof = agreement(graph, mask, graph.pruned(mask), inputs)
+    assert agrees(proof), sentence(proof)
 
 
 def groups(graph):
