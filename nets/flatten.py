@@ -53,7 +53,8 @@ from .products import over_turned
 from .rebuild import carry_over, config_of, like, replay
 from .reductions import over_channels, unit_length
 from .tf_calls import as_keras_ops
-from .traced import Closed, Trace, stands_for_open, tensors_in, traced
+from .trace import Closed, Trace, stands_for_open, tensors_in
+from .traced import traced
 
 L = keras.layers
 FLOATS = ("float16", "bfloat16", "float32", "float64")

@@ -14,7 +14,7 @@ import numpy as np
 
 from .keras_graph import Call
 from .kernels import kernel_of, layer_of, usage_of
-from .traced import Held, size_of
+from .trace import Held, size_of
 
 if TYPE_CHECKING:
     from .flatten import Flat

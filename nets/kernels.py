@@ -17,7 +17,7 @@ from .keras_graph import Arguments, Call, is_op
 from .products import OPERATIONS, product_of
 
 if TYPE_CHECKING:
-    from .traced import Trace
+    from .trace import Trace
 
 L = keras.layers
 # By the class of the operation, then by the number of axes that the kernel is moved along.

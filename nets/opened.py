@@ -11,7 +11,7 @@ import numpy as np
 from ..utils.devices import full_float32
 from ..utils.errors import line_of
 from .keras_graph import takes_training, tell_query_mask, values_of
-from .traced import Closed, Trace, examples, run, tensors_in
+from .trace import Closed, Trace, examples, run, tensors_in
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1}  # of an opened layer, relative; else 1e-4
 

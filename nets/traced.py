@@ -4,9 +4,8 @@
     trace.calls                             # in an order in which they can be run
 
 The layer's own `call`, with functions of Keras and of TensorFlow (`nets.tf_calls`) in it, runs on
-symbolic inputs whose batch has BATCH examples, a number that no real axis has: where it or a
-multiple turns up in the size of a reshape, the batch is meant. A layer inside another one is traced
-on tensors of the outer trace, whose batch may be such a multiple.
+symbolic inputs whose batch has BATCH examples (`nets.trace`), and the number is taken out of what
+comes of it (`nets.any_batch`).
 Variables that the layer holds itself, and constants that a layer inside it is called on, are inputs
 of the trace (`Held`). What a subclass of one of Keras's layers leaves to `super().call` is a call
 of that layer.
@@ -16,17 +15,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import types
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from ..utils.errors import line_of
+from .any_batch import of_any_batch
 from .blocks import with_blocks
 from .keras_graph import (
     Arguments,
@@ -37,82 +34,14 @@ from .keras_graph import (
     ends,
     forget,
     has_graph,
-    is_op,
     is_stock,
     layers_in,
     own_variables,
     shell_of,
     takes_training,
 )
-from .kernels import kernel_of, usage_of
-from .op_rules import CONDITIONS, MERGES
 from .tf_calls import as_keras_ops
-
-BATCH = 211
-OPEN = (223, 227, 229)  # likewise, for the first axes whose size is open, where they are needed
-BLOCKS = 12  # times these, since some sizes are divided
-STRETCHING = MERGES | CONDITIONS  # operations that stretch an axis of size 1
-
-
-class Closed(Exception):
-    """A layer can't be opened; the text says why."""
-
-
-@dataclass(frozen=True)
-class Held:
-    """An input of a trace that isn't one of the layer's own inputs.
-
-    Attributes:
-        value: a variable, or a constant array.
-        layer: that has it.
-        repeated: the layer repeats it for every example.
-        kernel: it is used as one, in one way, and for nothing else (`nets.kernels`).
-        factor: what stands for it is its value times this number.
-        per_example: the leading axis, of size 1, stands for the batch and gets its size.
-    """
-
-    value: Any
-    layer: keras.Layer
-    repeated: bool = False
-    kernel: bool = False
-    factor: float = 1.0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """As the trace has it: a single number is an array of one."""
-        return tuple(self.value.shape) or (1,)
-
-    @property
-    def dtype(self) -> str:
-        """As the layer's call sees it: variables of floats in the precision that it computes in."""
-        dtype = keras.backend.standardize_dtype(self.value.dtype)
-        return _in_call(dtype, self.layer) if isinstance(self.value, keras.Variable) else dtype
-
-    @property
-    def per_example(self) -> bool:
-        leading = len(self.shape) > 2 and self.shape[0] == 1
-        return self.repeated or (leading and not self.kernel)
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A layer's call in parts.
-
-    Attributes:
-        calls: on the tensors of the trace.
-        inputs: in the order of the tensors among the layer's arguments.
-        outputs: in the layer's own structure; tensors of the trace, or constants.
-        held: {id of a tensor: what it stands for}.
-        sized: whether sizes of OPEN stand for open ones.
-        unused: names of layers and variables that the layer has and its call doesn't need.
-    """
-
-    calls: list[Call]
-    inputs: list[keras.KerasTensor]
-    outputs: Any
-    held: dict[int, Held]
-    sized: bool = False
-    unused: tuple[str, ...] = ()
+from .trace import BATCH, BLOCKS, OPEN, Closed, Held, Trace, in_call, row_of_all, tensors_in
 
 
 def traced(
@@ -173,7 +102,7 @@ def _traced(
         raise Closed(f"uses the weights of {unused[0]} in a way that isn't known")
     if takes_training(layer) and kwargs.get("training") is None:
         trace = _with_training(layer, args, kwargs, part, trace)
-    return Trace(*_rewritten(trace, layer), sized, unused)
+    return replace(of_any_batch(trace, layer), unused=unused)
 
 
 class _Failed(Exception):
@@ -199,7 +128,7 @@ def _run(
     """
     tensors = tensors_in(args, kwargs)
     inputs = {
-        id(one): keras.Input(batch_shape=_shape(one, sized), dtype=_in_call(one.dtype, layer))
+        id(one): keras.Input(batch_shape=_shape(one, sized), dtype=in_call(one.dtype, layer))
         for one in tensors
     }
     args, kwargs = keras.tree.map_structure(lambda one: inputs.get(id(one), one), (args, kwargs))
@@ -225,18 +154,6 @@ def _deferring(layer: keras.Layer, part: keras.Layer) -> type[keras.Layer]:
     return types.new_class(type(layer).__name__, (type(layer), base))
 
 
-def _in_call(dtype: str, layer: keras.Layer) -> str:
-    """The dtype that numbers have inside a layer's call."""
-    cast = layer.autocast and keras.backend.is_float_dtype(dtype)
-    return layer.compute_dtype if cast else dtype
-
-
-def tensors_in(args: tuple, kwargs: dict[str, Any]) -> list[keras.KerasTensor]:
-    """The symbolic tensors among the arguments of a call, each once."""
-    flat = keras.tree.flatten((args, kwargs))
-    return list({id(one): one for one in flat if isinstance(one, keras.KerasTensor)}.values())
-
-
 def _shape(tensor: keras.KerasTensor, sized: bool) -> tuple:
     shape = tuple(tensor.shape)
     shape = (BATCH, *shape[1:]) if shape[:1] == (None,) else shape
@@ -246,30 +163,11 @@ def _shape(tensor: keras.KerasTensor, sized: bool) -> tuple:
     return (*shape[:1], *(b * BLOCKS if a is None and b else a for a, b in pairs))
 
 
-def stands_for_open(size: int | None) -> bool:
-    """Whether a size may come of one that stands in for an open one."""
-    return bool(size) and any(size % one == 0 for one in OPEN)
-
-
-def _of_batch(size: int | None) -> int:
-    """How many times BATCH a size is; 0 where it has nothing to do with the batch."""
-    return size // BATCH if size and size % BATCH == 0 else 0
-
-
 class _Array(keras.KerasTensor):
     """Stands for an array: Keras takes no `x[:2]` and no `x[None]` of what stands for a batch."""
 
     def __getitem__(self, key: Any) -> keras.KerasTensor:
         return super().__getitem__(key if isinstance(key, tuple) else (key,))
-
-
-def _row_of_all(value: Any) -> np.ndarray | None:
-    """The row [1, ...] of an array that has the same one for every example; None for any other."""
-    symbolic = isinstance(value, keras.KerasTensor | keras.Variable)
-    if symbolic or tuple(getattr(value, "shape", ()))[:1] != (BATCH,):
-        return None
-    array = keras.ops.convert_to_numpy(value)
-    return array[:1] if (array == array[:1]).all() else None
 
 
 class _Holder:
@@ -283,7 +181,7 @@ class _Holder:
     def tensor(self, value: Any, layer: keras.Layer) -> keras.KerasTensor:
         """The input that stands for a variable or an array."""
         if id(value) not in self._tensors:
-            row = _row_of_all(value)
+            row = row_of_all(value)
             held = Held(value, layer) if row is None else Held(row, layer, repeated=True)
             shape = held.shape if row is None else (BATCH, *held.shape[1:])
             tensor = keras.Input(batch_shape=shape, dtype=held.dtype)
@@ -457,204 +355,3 @@ def _only_in_training(call: Call) -> bool:
 def _own(layer: keras.Layer) -> set[int]:
     """The ids of the variables that it holds itself."""
     return {id(variable) for variable in own_variables(layer)}
-
-
-# ---------------------------------------------------------------- written anew
-
-
-def _rewritten(trace: Trace, layer: keras.Layer) -> tuple[list[Call], list, Any, dict[int, Held]]:
-    """A layer's trace without the number BATCH."""
-    replaced: dict[int, Any] = {}
-    trace = _with_scaled_kernels(trace, layer)
-    kernels = _kernels(trace, layer)
-    held: dict[int, Held] = {
-        key: replace(one, kernel=key in kernels) for key, one in trace.held.items()
-    }
-    calls = []
-    for call in trace.calls:
-        call = _with_rows(call, layer, held)
-        kind = type(call.operation).__name__ if is_op(call.operation) else ""
-        if kind in ("Tile", "BroadcastTo", "Repeat") and _only_repeats_examples(call):
-            source, (made,) = call.inputs[0], call.outputs
-            if id(source) in held and len(source.shape) == len(made.shape):
-                held[id(source)] = replace(held[id(source)], repeated=True)
-                replaced[id(made)] = source
-                continue
-            call, zeros, held[id(zeros)] = _repeated(call, layer)
-        calls.append(_reshape_of_any_batch(call))
-    if not replaced:
-        return calls, trace.inputs, trace.outputs, held
-
-    def final(one: Any) -> Any:
-        while id(one) in replaced:
-            one = replaced[id(one)]
-        return one
-
-    calls = [_with_inputs(call, final) for call in calls]
-    return calls, trace.inputs, keras.tree.map_structure(final, trace.outputs), held
-
-
-def _with_scaled_kernels(trace: Trace, layer: keras.Layer) -> Trace:
-    """A trace in which kernels are multiplied by no number first, as they are for equal learning
-    rates in all layers: the product is what is held."""
-    readers = Counter(id(one) for call in trace.calls for one in call.inputs)
-    readers.update(map(id, keras.tree.flatten(trace.outputs)))
-    as_kernel = Counter(id(kernel_of(call)) for call in trace.calls)
-    calls, held = [], dict(trace.held)
-    for call in trace.calls:
-        one = held.get(id(call.inputs[0])) if len(call.inputs) == 1 else None
-        factor = _factor_of(call) if one is not None and one.layer is layer else None
-        if factor is not None and isinstance(one.value, keras.Variable):
-            uses = readers[id(call.outputs[0])]
-            if readers[id(call.inputs[0])] == 1 and uses and uses == as_kernel[id(call.outputs[0])]:
-                del held[id(call.inputs[0])]
-                held[id(call.outputs[0])] = replace(one, factor=factor)
-                continue
-        calls.append(call)
-    return replace(trace, calls=calls, held=held)
-
-
-def _factor_of(call: Call) -> float | None:
-    """The number that a call multiplies its tensor by; None for another call."""
-    numbers = [one for one in call.constants if np.size(one) == 1]
-    known = is_op(call.operation) and type(call.operation).__name__ == "Multiply"
-    if not known or len(numbers) != 1 or len(call.values) != 2:
-        return None
-    return float(np.reshape(keras.ops.convert_to_numpy(numbers[0]), ()))
-
-
-def _kernels(trace: Trace, layer: keras.Layer) -> set[int]:
-    """The ids of what a layer holds as kernels alone, each used in one way: as layers of Keras's
-    they would be several."""
-    used: dict[int, set[tuple]] = {}
-    for call in trace.calls:
-        kernel = kernel_of(call)
-        for one in call.inputs:
-            usage = usage_of(call) if one is kernel else ("other",)
-            used.setdefault(id(one), set()).add(usage)
-    alone = {key for key, usages in used.items() if len(usages) == 1 and ("other",) not in usages}
-    return {key for key in alone & trace.held.keys() if trace.held[key].layer is layer}
-
-
-def _with_rows(call: Call, layer: keras.Layer, held: dict[int, Held]) -> Call:
-    """A call whose arrays don't repeat a row for each of BATCH examples, as a mask made for them
-    does: it gets the row where that is stretched, else an input of the trace.
-
-    Args:
-        held: of the trace; it grows.
-    """
-    name = type(call.operation).__name__ if is_op(call.operation) else ""
-
-    def once(one: Any, stretched: bool) -> Any:
-        row = _row_of_all(one)
-        if row is None or stretched:
-            return one if row is None else row
-        tensor = keras.Input(batch_shape=one.shape, dtype=str(row.dtype))
-        held[id(tensor)] = Held(row, layer, repeated=True)
-        return tensor
-
-    def changed(tree: Any, stretched: bool) -> Any:
-        return keras.tree.map_structure(lambda one: once(one, stretched), tree)
-
-    if all(_row_of_all(one) is None for one in call.constants):
-        return call
-    args = changed(call.arguments.args, name in STRETCHING)
-    kwargs = {
-        key: changed(one, name in STRETCHING or key == "attention_mask")
-        for key, one in call.arguments.kwargs.items()
-    }
-    inputs = [
-        one for one in keras.tree.flatten((args, kwargs)) if isinstance(one, keras.KerasTensor)
-    ]
-    return Call(call.operation, Arguments(args, kwargs), tuple(inputs), call.outputs)
-
-
-def _with_inputs(call: Call, final: Callable[[Any], Any]) -> Call:
-    inputs = tuple(final(one) for one in call.inputs)
-    if all(a is b for a, b in zip(inputs, call.inputs, strict=True)):
-        return call
-    args, kwargs = keras.tree.map_structure(final, (call.arguments.args, call.arguments.kwargs))
-    return Call(call.operation, Arguments(args, kwargs), inputs, call.outputs)
-
-
-def _only_repeats_examples(call: Call) -> bool:
-    """Whether a Tile, BroadcastTo or Repeat gives every example the same, and does nothing else."""
-    before, after = tuple(call.inputs[0].shape), tuple(call.outputs[0].shape)
-    return after[:1] == (BATCH,) and before in (after[1:], (1, *after[1:]))
-
-
-def _repeated(call: Call, layer: keras.Layer) -> tuple[Call, keras.KerasTensor, Held]:
-    """What repeats its input for every example, as a sum of a zero of each with it.
-
-    In this order, since Keras takes a second operand (3, 1, 1) for a bias of (1, 3, 8).
-
-    Returns:
-        (call, its first argument, what that stands for).
-    """
-    source, (made,) = call.inputs[0], call.outputs
-    ones = [1] * (len(made.shape) - 1)
-    zeros = keras.Input(batch_shape=(BATCH, *ones), dtype=source.dtype)
-    held = Held(np.zeros((1, *ones), source.dtype), layer, repeated=True)
-    (added,) = calls_to([keras.ops.add(zeros, keras.Input(batch_shape=source.shape))])
-    inputs = zeros, source
-    return Call(added.operation, Arguments(inputs), inputs, (made,)), zeros, held
-
-
-def _reshape_of_any_batch(call: Call) -> Call:
-    """A call of an operation Reshape without the number BATCH; any other as it is."""
-    if not is_op(call.operation) or type(call.operation).__name__ != "Reshape":
-        return call
-    before, after = list(call.inputs[0].shape), list(call.outputs[0].shape)
-    if None in before or None in after:
-        raise Closed("asks for sizes that are known only later")
-    batches = bool(before and after) and _of_batch(before[0]) and _of_batch(after[0])
-    if any(_of_batch(size) for size in (after[1:] if batches else after)):
-        raise Closed("mixes the examples with their positions")
-    if after:
-        after[0 if batches else -1] = -1
-    operation = type(call.operation)(tuple(after), name=call.operation.name)
-    return Call(operation, Arguments((call.inputs[0],)), call.inputs, call.outputs)
-
-
-def run(trace: Trace, values: dict[int, Any]) -> Any:
-    """A trace on real values, by the layers that it was made of; for a comparison.
-
-    Args:
-        values: {id of an input: array}; for held ones too.
-    """
-    values = dict(values)
-    for call in trace.calls:
-        args, kwargs = as_written(call, values)
-        results = keras.tree.flatten(call.operation(*args, **kwargs))
-        values |= {id(t): value for t, value in zip(call.outputs, results, strict=True)}
-    return [
-        values[id(one)] if isinstance(one, keras.KerasTensor) else one
-        for one in keras.tree.flatten(trace.outputs)
-    ]
-
-
-def examples(trace: Trace, count: int, rng: np.random.Generator) -> Iterator[tuple[int, Any]]:
-    """Random values of a trace's inputs for so many examples, and those of the held ones.
-
-    Sizes that stand in for open ones are others, and not the same for every count.
-    """
-    times = dict(zip(OPEN, (count, 2 * count, 1), strict=True)) if trace.sized else {}
-    sizes = {one * BLOCKS: number * BLOCKS for one, number in times.items()}
-    for one in trace.inputs:
-        shape = [sizes.get(size, size or 8) for size in one.shape]
-        if shape and _of_batch(shape[0]):
-            shape[0] = count * _of_batch(shape[0])
-        if keras.backend.is_float_dtype(one.dtype):
-            yield id(one), keras.ops.cast(rng.normal(size=shape), one.dtype)
-        else:
-            yield id(one), keras.ops.cast(rng.integers(0, 2, shape), one.dtype)
-    for key, held in trace.held.items():
-        value = keras.ops.cast(keras.ops.convert_to_tensor(held.value), held.dtype)
-        value = keras.ops.reshape(value, held.shape)
-        value = value if held.factor == 1 else value * held.factor
-        yield key, keras.ops.repeat(value, count, axis=0) if held.per_example else value
-
-
-def size_of(shape: tuple[int, ...]) -> int:
-    """The number of rows of a held array as a table: all its axes but the last."""
-    return math.prod(shape[:-1])
