@@ -10,17 +10,15 @@ one layer per call, since its calls may come to have different widths.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-import numpy as np
 
 from ..utils.errors import UserError, line_of
-from .constants import with_constant
+from .copies import Copies
 from .held import HeldTensors, policy_of
 from .keras_graph import (
     Call,
@@ -44,21 +42,14 @@ from .keras_graph import (
 )
 from .kernels import with_biases
 from .layer_kinds import KINDS
-from .layer_rules import KERNEL_LAYERS
-from .op_rules import equal_part
 from .opened import check_opened, check_trace
 from .openers import OPENERS, dropout_like, stock_norm_like
-from .parts import fixed_parts
 from .products import over_turned
-from .rebuild import carry_over, config_of, like, replay
-from .reductions import over_channels, unit_length
-from .tf_calls import as_keras_ops
+from .rebuild import like, replay
 from .trace import Closed, Trace, stands_for_open, tensors_in
 from .traced import traced
 
 L = keras.layers
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-ENDING = (*KERNEL_LAYERS, L.Activation, L.EinsumDense)  # their activation is the last thing they do
 DEEPEST = 12  # layers inside layers that are opened
 
 
@@ -113,17 +104,14 @@ class _Pass:
 
     def __init__(self, flat: Flat):
         self.flat, self.opened = flat, False
-        self._copies: dict[int, keras.Operation] = {}
-        self._pairs: list[tuple[keras.Layer, keras.Layer]] = []
-        self._names: set[str] = set()
-        self._outer: list[str] = []  # models and layers that are being opened
+        self._copies = Copies(flat)
         self._whole = set(flat.closed)
         self._given_up: dict[int, keras.Layer] = {}
         self._stock: dict[int, tuple[keras.Layer, keras.Layer | None]] = {}
         outer = functional(flat.model)
         inputs, outputs = ends(outer)
         fresh = keras.tree.map_structure(like, inputs)
-        self._held = HeldTensors(flat, keras.tree.flatten(fresh)[0], self._name)
+        self._held = HeldTensors(flat, keras.tree.flatten(fresh)[0], self._copies.name)
         values: dict[int, Any] = {}
         results = self._replay(outer, keras.tree.flatten(fresh), {}, values)
         if flat.opened:  # the parts of a layer don't hand on masks as the layer did
@@ -133,8 +121,7 @@ class _Pass:
                     set_mask(new, values[id(mask)])
         results = keras.tree.pack_sequence_as(outputs, results)
         self.model = keras.Model(fresh, results, name=flat.model.name)
-        for old, new in self._pairs:
-            carry_over(old, new)
+        self._copies.carry_over()
 
     def _replay(
         self,
@@ -177,7 +164,7 @@ class _Pass:
                 if kwargs.get("mask") is not None:
                     for one, mask in zip(given, keras.tree.flatten(kwargs["mask"]), strict=True):
                         set_mask(one, mask)
-                with self._inside(operation.name):
+                with self._copies.inside(operation.name):
                     results = self._replay(operation, given, context | inner)
             else:
                 if takes_training(operation):
@@ -196,7 +183,7 @@ class _Pass:
         if is_op(operation):
             if (made := self._held.by_kernel(call, owner, args, kwargs)) is not None:
                 return made
-            return self._copy_of_op(call, owner)(*args, **kwargs)
+            return self._copies.of_operation(call, owner)(*args, **kwargs)
         _refuse(operation)
         reason = None
         if operation.name not in self._whole and id(operation) not in self._given_up:
@@ -211,7 +198,7 @@ class _Pass:
                     raise _unsafe(operation, reason) from None
                 self._given_up[id(operation)] = operation
         try:
-            copy = self._copy(call, owner)
+            copy = self._copies.of_layer(call, owner)
         except UserError as problem:
             if reason is None:
                 raise
@@ -237,130 +224,29 @@ class _Pass:
             )
         return made
 
-    # ---------------------------------------------------------------- copies
-
-    @contextmanager
-    def _inside(self, name: str) -> Iterator[None]:
-        self._outer.append(name)
-        try:
-            yield
-        finally:
-            self._outer.pop()
-
-    def _name(self, wanted: str, owner: str) -> str:
-        name = self._free_name(wanted, owner)
-        self._names.add(name)
-        if self._outer:  # the outermost may have been opened out of something by an earlier pass
-            first, *others = self._outer
-            places = self.flat.places
-            places.setdefault(name, "/".join([places.get(first, first), *others, wanted]))
-        return name
-
-    def _free_name(self, wanted: str, owner: str) -> str:
-        """A name that isn't taken yet, and isn't by this either."""
-        name = wanted if wanted not in self._names else f"{owner}_{wanted}"
-        number = 1
-        while name in self._names:
-            name, number = f"{owner}_{wanted}_{number}", number + 1
-        return name
-
-    def _copy_of_op(self, call: Call, owner: str) -> Callable:
-        operation = call.operation
-        name = self._name(operation.name, owner)
-        if (reduction := over_channels(call, name) or unit_length(call, name)) is not None:
-            return reduction
-        if (part := equal_part(call)) is not None:
-            return lambda x, _: keras.ops.split(x, part[0], axis=-1)[part[1]]
-        if (made := fixed_parts(call, name) or with_constant(call, name)) is not None:
-            return made
-        if type(operation).__name__ == "Reshape" and _keeps_the_batch(operation, call.inputs[0]):
-            # As a layer its sizes follow the channels.
-            return keras.layers.Reshape(tuple(operation.newshape[1:]), name=name)
-        try:
-            return type(operation).from_config(operation.get_config() | {"name": name})
-        except (NotImplementedError, TypeError, ValueError):
-            return operation  # it holds no state
-
-    def _copy(self, call: Call, owner: str) -> Any:
-        """The layer's copy: one for all its calls, but one per call where it has no weights."""
-        layer = call.operation
-        if id(layer) in self._copies and layer.weights:
-            return self._copies[id(layer)]
-        name = self._name(layer.name, owner)
-        activation = getattr(layer, "activation", None)
-        apart = type(layer) in ENDING and _comes_apart(activation, call.outputs[0])
-        config = _config_of(layer)
-        policy = config.get("dtype")
-        changes: dict[str, Any] = {"name": name}
-        if "dtype" in config and layer.dtype_policy.compute_dtype in FLOATS:
-            changes["dtype"] = "float32"
-        if apart:
-            changes["activation"] = "linear"
-        copy = _from_config(layer, config | changes)
-        self.flat.policies.setdefault(name, policy)
-        self.flat.trainable.setdefault(name, layer.trainable)
-        if apart:
-            return self._with_activation(layer, copy, activation, owner)
-        self._copies[id(layer)] = copy
-        self._pairs.append((layer, copy))
-        return copy
-
-    def _with_activation(self, layer, copy, activation, owner: str):
-        """An activation that is a layer, or code without a name, becomes a call of its own."""
-        if not isinstance(activation, keras.Layer):
-            self._pairs.append((layer, copy))
-
-            def followed(*args, **kwargs):
-                with as_keras_ops():
-                    return activation(copy(*args, **kwargs))
-
-            self._copies[id(layer)] = followed
-            return followed
-        # carry_over walks both side by side: the activation isn't inside the copy any more.
-        self._pairs.append((_Without(layer), copy))
-        if id(activation) not in self._copies:
-            name = self._name(f"{layer.name}_{activation.name}", owner)
-            config = activation.get_config() | {"name": name}
-            if "dtype" in config:
-                config["dtype"] = "float32"
-            self._copies[id(activation)] = _from_config(activation, config)
-            self._pairs.append((activation, self._copies[id(activation)]))
-            self.flat.policies.setdefault(name, layer.get_config().get("dtype"))
-            self.flat.trainable.setdefault(name, layer.trainable)
-        after = self._copies[id(activation)]
-
-        def both(*args, **kwargs):
-            return after(copy(*args, **kwargs))
-
-        self._copies[id(layer)] = both
-        return both
-
-    # ---------------------------------------------------------------- opening
-
     def _in_parts(self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         """One of Keras's own layers as the parts that it is made of."""
         layer = call.operation
-        if id(layer) not in self._copies:
-            name = self._free_name(layer.name, owner)
+        if id(layer) not in self._copies.made:
+            name = self._copies.free_name(layer.name, owner)
             parts = OPENERS[type(layer)](layer, call, name)
             if parts is None:
                 raise Closed("is used in a form that isn't known")
             check_opened(layer, parts, args, kwargs)
-            self._copies[id(layer)] = parts
-            self._names.add(name)
+            self._copies.put(layer, parts, name)
         self.opened = True
         with without_masks(args, kwargs):  # those that the parts need are arguments
-            return self._copies[id(layer)](*args, **kwargs)
+            return self._copies.made[id(layer)](*args, **kwargs)
 
     def _opened(self, call: Call, owner: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         layer = call.operation
-        if id(layer) in self._copies:
-            return self._copies[id(layer)](*args, **kwargs)
-        name = self._free_name(layer.name, owner)
+        if id(layer) in self._copies.made:
+            return self._copies.made[id(layer)](*args, **kwargs)
+        name = self._copies.free_name(layer.name, owner)
         if (parts := stock_norm_like(layer, call, name)) is not None:
             check_opened(layer, parts, args, kwargs)
-            self._copies[id(layer)], self.opened = parts, True
-            self._names.add(name)
+            self.opened = True
+            self._copies.put(layer, parts, name)
             return parts(*args, **kwargs)
         # The tensors of the outer trace say how large a batch is, those of the network don't.
         sized = _sized(call, args, kwargs)
@@ -377,9 +263,8 @@ class _Pass:
             if (dropout := dropout_like(layer, call, name)) is None:
                 raise
             self.opened = True
-            self._names.add(name)
+            self._copies.put(layer, dropout, name)
             self.flat.policies.setdefault(name, policy_of(layer))
-            self._copies[id(layer)] = dropout
             return dropout(args[0], **context)
         if trace.unused:
             self.flat.unused[layer.name] = trace.unused
@@ -392,7 +277,7 @@ class _Pass:
             key: held if held.kernel or key in biases else self._held.tensor(held)
             for key, held in trace.held.items()
         }
-        with self._inside(layer.name):
+        with self._copies.inside(layer.name):
             self._follow(calls, values, layer.name, context)
         return keras.tree.map_structure(
             lambda one: values[id(one)] if isinstance(one, keras.KerasTensor) else one,
@@ -454,57 +339,6 @@ def _checked(layer: keras.Layer, args: tuple, kwargs: dict[str, Any], *part: ker
     return trace
 
 
-class _Without:
-    """A layer as `carry_over` sees it, without the layers inside it."""
-
-    def __init__(self, layer: keras.Layer):
-        self._layer = layer
-
-    def _flatten_layers(self) -> list:
-        return [self._layer]
-
-
-def _keeps_the_batch(operation: keras.Operation, tensor: keras.KerasTensor) -> bool:
-    """Whether an operation Reshape leaves the examples apart."""
-    before, after = tensor.shape[1:], tuple(operation.newshape)
-    if not after or after[0] not in (-1, None) or None in before:
-        return False
-    sizes = [size for size in after[1:] if size != -1]
-    return len(sizes) == len(after) - 1 and math.prod(sizes) == math.prod(before)
-
-
-def _comes_apart(activation: Any, output: keras.KerasTensor) -> bool:
-    """Whether an activation becomes calls of its own: a layer, or code that isn't Keras's and that
-    can be run on symbolic tensors."""
-    if isinstance(activation, keras.Layer):
-        return True
-    name, module = (getattr(activation, key, "") or "" for key in ("__name__", "__module__"))
-    package = module.partition(".")[0]
-    if activation is None or package == "keras":
-        return _read_back_as_another(activation, name)
-    if name == "<lambda>" or package == "tensorflow":
-        return True  # no file brings it back
-    try:
-        with as_keras_ops():
-            made = activation(keras.KerasTensor(output.shape, output.dtype))
-    except Exception:  # the user's own code may raise anything
-        return False
-    return isinstance(made, keras.KerasTensor) and made.shape == output.shape
-
-
-def _read_back_as_another(activation: Any, name: str) -> bool:
-    """Whether a file brings an activation back as another function of its name: keras.ops.gelu is
-    an approximation, keras.activations.gelu isn't."""
-    if activation is None or not activation.__module__.startswith("keras.src.ops"):
-        return False
-    numbers = np.linspace(-3, 3, 13, dtype=np.float32)
-    try:
-        other = keras.activations.get(name)
-    except ValueError:
-        return True
-    return not np.array_equal(*(np.asarray(one(numbers)) for one in (activation, other)))
-
-
 def may_open(layer: keras.Layer) -> bool:
     """Whether a layer may be made of others: not one of Keras's, but for Lambda, or of a known
     kind."""
@@ -514,29 +348,6 @@ def may_open(layer: keras.Layer) -> bool:
 
 def _flat(args: tuple, kwargs: dict[str, Any]) -> list:
     return keras.tree.flatten((args, {k: v for k, v in kwargs.items() if v is not None}))
-
-
-# ---------------------------------------------------------------- what can't be copied
-
-
-def _config_of(layer: keras.Layer) -> dict[str, Any]:
-    try:
-        return config_of(layer)
-    except Exception as error:  # the user's own code may raise anything
-        raise UserError(
-            f"layer {layer.name} ({type(layer).__name__}) has no configuration: {line_of(error)}; "
-            "let get_config() return all arguments of __init__"
-        ) from None
-
-
-def _from_config(layer: keras.Layer, config: dict[str, Any]) -> keras.Layer:
-    try:
-        return type(layer).from_config(config)
-    except Exception as error:  # the user's own code may raise anything
-        raise UserError(
-            f"layer {layer.name} ({type(layer).__name__}) can't be made again from its own "
-            f"get_config(): {line_of(error)}; let get_config() return all arguments of __init__"
-        ) from None
 
 
 def _unsafe(layer: keras.Layer, reason: str) -> UserError:
