@@ -22,7 +22,7 @@ from pathlib import Path
 from ekg_tf.cli import choices, flags, manners
 from ekg_tf.options.training import Training
 from ekg_tf.utils import devices, progress
-from ekg_tf.utils.runfolder import BASELINE, EXPORTED
+from ekg_tf.utils.runfiles import BASELINE, EXPORTED
 
 
 def parser() -> manners.Parser:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from ekg_tf.cli import choices, flags, manners
 from ekg_tf.utils import devices, progress
 from ekg_tf.utils.errors import UserError
-from ekg_tf.utils.runfolder import PRUNED, START, SUPERNET_ORDER
+from ekg_tf.utils.runfiles import PRUNED, START, SUPERNET_ORDER
 
 
 def parser() -> manners.Parser:

@@ -22,7 +22,7 @@ from ekg_tf.cli import choices, flags, manners
 from ekg_tf.utils import cluster, devices
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.jsonl import write_json
-from ekg_tf.utils.runfolder import BASELINE
+from ekg_tf.utils.runfiles import BASELINE
 
 
 def parser() -> manners.Parser:

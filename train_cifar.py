@@ -24,7 +24,7 @@ from ekg_tf.cli import choices, flags, manners
 from ekg_tf.options import recipes
 from ekg_tf.options.training import Training
 from ekg_tf.utils import devices, progress
-from ekg_tf.utils.runfolder import BASELINE, EXPORTED, START, SUPERNET_ORDER
+from ekg_tf.utils.runfiles import BASELINE, EXPORTED, START, SUPERNET_ORDER
 
 PHASES = ("baseline", "search", "test")
 

@@ -35,7 +35,7 @@ from ..utils.devices import VAL_BATCH_IMAGES
 from ..utils.errors import UserError
 from ..utils.jsonl import read_json
 from ..utils.keras_files import load_keras
-from ..utils.runfolder import START
+from ..utils.runfiles import START
 from .whole_search import measure
 
 TORCH = Path(__file__).with_name("peers_torch.py")

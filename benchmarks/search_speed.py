@@ -41,7 +41,8 @@ from ..training.task import classification
 from ..utils.errors import UserError
 from ..utils.jsonl import read_json
 from ..utils.keras_files import load_keras
-from ..utils.runfolder import START, RunFolder
+from ..utils.runfiles import START
+from ..utils.runfolder import RunFolder
 
 TIE = 1e-6  # rewards closer than this count as equal
 

@@ -21,7 +21,7 @@ from ..reports import machine
 from ..utils.errors import UserError
 from ..utils.files import read_bytes
 from ..utils.jsonl import read_json
-from ..utils.runfolder import PRUNED
+from ..utils.runfiles import PRUNED
 
 
 def add_networks(parser: argparse.ArgumentParser) -> None:

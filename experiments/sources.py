@@ -40,7 +40,8 @@ from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.jsonl import read_json, read_rows
 from ..utils.keras_files import load_keras
-from ..utils.runfolder import START, RunFolder
+from ..utils.runfiles import START
+from ..utils.runfolder import RunFolder
 
 SAME = ("dataset", "search_seed", "subset_per_class", "val_per_class")
 

@@ -19,7 +19,8 @@ from ..training.task import Task
 from ..utils import cluster, progress
 from ..utils.devices import Device
 from ..utils.keras_files import load_keras, save_keras
-from ..utils.runfolder import START, RunFolder
+from ..utils.runfiles import START
+from ..utils.runfolder import RunFolder
 
 ADAPT_BATCH, ADAPT_LEARNING_RATE = 256, 1e-3
 

@@ -18,7 +18,8 @@ from ..training.trainer import METRICS, Objective, both_modes, train
 from ..utils import progress
 from ..utils.devices import Device
 from ..utils.keras_files import load_keras, save_keras
-from ..utils.runfolder import BASELINE, RunFolder
+from ..utils.runfiles import BASELINE
+from ..utils.runfolder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -37,16 +37,8 @@ from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.jsonl import believed, read_json
 from ..utils.keras_files import load_keras
-from ..utils.runfolder import (
-    BASELINE,
-    EXPORTED,
-    PRUNED,
-    START,
-    RunFolder,
-    front_file,
-    read_file,
-    verify,
-)
+from ..utils.runfiles import BASELINE, EXPORTED, PRUNED, START, front_file, read_file, verify
+from ..utils.runfolder import RunFolder
 from .searching import save_finished
 
 WEIGHTS = "trained_param.pkl"

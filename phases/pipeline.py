@@ -18,7 +18,8 @@ from ..training.task import Task
 from ..training.trainer import NO_EXTRAS, Extras, check_batch
 from ..utils import progress
 from ..utils.devices import Device
-from ..utils.runfolder import PRUNED, RunFolder
+from ..utils.runfiles import PRUNED
+from ..utils.runfolder import RunFolder
 from .dry_run import Wanted
 from .finetuning import run_finetuning
 from .searching import check, run_search

@@ -15,7 +15,8 @@ from ..reports.outline import of_mask
 from ..reports.tables import before_after
 from ..utils import progress
 from ..utils.keras_files import load_keras
-from ..utils.runfolder import PRUNED, RunFolder
+from ..utils.runfiles import PRUNED
+from ..utils.runfolder import RunFolder
 from .searching import save_finished
 
 

@@ -60,7 +60,8 @@ from ..utils import cluster, progress
 from ..utils.devices import Device
 from ..utils.errors import UserError
 from ..utils.keras_files import load_keras, save_keras
-from ..utils.runfolder import BASELINE, PRUNED, START, RunFolder, front_file, verify
+from ..utils.runfiles import BASELINE, PRUNED, START, front_file, verify
+from ..utils.runfolder import RunFolder
 from ..utils.trees import mapped, rows_of
 from . import baseline
 from .adapting import adapted

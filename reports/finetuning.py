@@ -9,7 +9,8 @@ from ..training.task import Task
 from ..training.trainer import METRICS
 from ..utils import progress
 from ..utils.devices import Device
-from ..utils.runfolder import EXPORTED, RunFolder, front_file, read_file
+from ..utils.runfiles import EXPORTED, front_file, read_file
+from ..utils.runfolder import RunFolder
 from . import plots
 from .networks import describe, peak_memory_mb, print_report
 from .written import close, write_if_missing

@@ -7,7 +7,8 @@ from typing import Any
 from ..utils import cluster, progress
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
-from ..utils.runfolder import CARD, REPORT, RunFolder
+from ..utils.runfiles import CARD, REPORT
+from ..utils.runfolder import RunFolder
 from . import card, page
 
 

@@ -19,7 +19,8 @@ from ekg_tf.training.task import classification, task_of
 from ekg_tf.utils import devices
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import load_keras
-from ekg_tf.utils.runfolder import BASELINE, RunFolder
+from ekg_tf.utils.runfiles import BASELINE
+from ekg_tf.utils.runfolder import RunFolder
 
 from ekg_tf import train_cifar
 from tests.helpers.networks import residual

@@ -11,7 +11,8 @@ from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.reports import card, outline, written
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import load_keras
-from ekg_tf.utils.runfolder import CARD, RunFolder
+from ekg_tf.utils.runfiles import CARD
+from ekg_tf.utils.runfolder import RunFolder
 
 from tests.helpers import run_folders as made
 

@@ -21,7 +21,7 @@ from ekg_tf.phases import searching
 from ekg_tf.pruning.knowledge.bank import MANIFEST, file_of
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import save_keras
-from ekg_tf.utils.runfolder import BASELINE, FORMAT, PRUNED, START, checksum
+from ekg_tf.utils.runfiles import BASELINE, FORMAT, PRUNED, START, checksum
 
 from ekg_tf import finetune, search, train_cifar
 from ekg_tf import test as measure

@@ -98,11 +98,11 @@ def test_a_strategy_of_ones_own_over_machines_is_refused():
 
 PRIMITIVES = """
 import pathlib
-from ekg_tf.utils import runfolder
+from ekg_tf.utils import runfolder, shared_folder
 
 
 def folders(rank):
-    runfolder._SEEN_SECONDS = 0.5
+    shared_folder._SEEN_SECONDS = 0.5
     cases = ((f"other{rank}", 0, "is not the folder"), ("same", rank, "other settings"))
     for path, seed, problem in cases:
         try:
@@ -112,7 +112,7 @@ def folders(rank):
         else:
             raise AssertionError("nothing was refused")
         assert not pathlib.Path(path).exists()
-    runfolder._SEEN_SECONDS = 60
+    shared_folder._SEEN_SECONDS = 60
     with runfolder.RunFolder.open("same", {"seed": 0}) as folder:
         said = '{"before": %d, "after": 0}'
         path = folder.write("result.json", lambda path: path.write_text(said % rank))

@@ -18,7 +18,8 @@ from ekg_tf.pruning.supernet.training import (
 )
 from ekg_tf.training.task import classification
 from ekg_tf.utils.devices import Device
-from ekg_tf.utils.runfolder import START, SUPERNET_ORDER, RunFolder
+from ekg_tf.utils.runfiles import START, SUPERNET_ORDER
+from ekg_tf.utils.runfolder import RunFolder
 
 from tests.helpers.networks import L, conv_bn
 from tests.helpers.options import search_options

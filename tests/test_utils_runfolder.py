@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 from ekg_tf.utils import provenance
 from ekg_tf.utils.errors import UserError
-from ekg_tf.utils.runfolder import RunFolder, verify
+from ekg_tf.utils.runfiles import verify
+from ekg_tf.utils.runfolder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFTOVER = f".ekg_tf-{'0a' * 16}.tmp.npz"

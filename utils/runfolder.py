@@ -3,58 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from . import cluster, jsonl, provenance
-from .errors import UserError, without_place
-from .files import TEMPORARY, new_name
+from .errors import UserError
+from .events import Events
+from .files import TEMPORARY
 from .jsonl import Row
 from .locks import LOCK, Lock
+from .runfiles import (
+    CARD,
+    COMMANDS,
+    FORMAT,
+    KNOWN,
+    MANIFEST,
+    NEEDED,
+    checksum,
+    is_known,
+    read_file,
+    read_manifest,
+)
+from .shared_folder import await_file, check_shared, compare_commands
 
-MANIFEST = "files.json"  # what the run has written, and checksums of what is read again
-FORMAT = 1  # of a run folder
 _MARKS = ("args.json", "versions.json", MANIFEST)  # by which a folder is known as ours
-_BLOCK = 1 << 24  # bytes of a file that are digested at a time
-_SEEN_SECONDS = 60.0  # until a file that one machine has written must be there for the others
-_PHASES = ("baseline", "supernet", "search", "bank", "finetune")
-_SUFFIXES = (".json", ".npy", ".keras", "_*.npy", "_*.npz", "_*.f32", "_*.keras")
-
-_SAME = ("python", "tensorflow", "keras", "numpy", "git")  # on every machine of a cluster
-# What is read of these files: keys without which they are damaged.
-_NEEDED = {
-    "search.json": ("flops", "parameters", "val_loss", "front"),
-    "result.json": ("before", "after"),
-    "bank.json": ("kind", "shapes", "complete", "dataset_fingerprint"),
-    "metrics.jsonl": ("phase", "epoch", "seconds"),
-}
-
-BASELINE = "baseline.keras"  # the network as given or trained, before everything
-START = "search_start.keras"  # theta_0, with which the search begins
-SUPERNET_ORDER = "supernet_order.npz"  # the channels' order, with which a supernet begins
-CARD = "README.md"  # the model card, which its user may change
-COMMANDS = "commands.json"  # by which the run was made
-EXPORTED = "pruned.keras"  # the result
-PRUNED = "search_pruned.keras"  # theta*, before its fine-tuning
-REPORT = "report.html"
-
-
-def front_file(rate: float) -> str:
-    """Name of the network that a search keeps on its way at a rate that was asked for."""
-    return f"search_pruned_{rate:g}.keras"
 
 
 class RunFolder:
     """A folder that belongs to one command and is locked while that command runs.
 
-    Every file of a run is named by file() and matches KNOWN. files.json names those that the run
-    has written, before they are there: only these may `overwrite` delete, and never through a link.
+    Every file of a run is named by file() and matches runfiles.KNOWN. files.json names those that
+    the run has written, before they are there: only these may `overwrite` delete, and never through
+    a link.
     Open it by RunFolder.open.
 
     Where several machines run the command (`utils.cluster`), they share the folder, and all of them
@@ -62,29 +45,6 @@ class RunFolder:
     `write` makes large files that every machine reads for itself.
     """
 
-    KNOWN = (
-        "args.json",
-        "versions.json",
-        MANIFEST,
-        COMMANDS,
-        "result.json",
-        REPORT,
-        CARD,
-        *(phase + suffix for phase in _PHASES for suffix in _SUFFIXES),
-        "history.jsonl",
-        "metrics.jsonl",
-        "trained_param.pkl",
-        "pruned.keras",
-        "widths.png",
-        "search_curve.png",
-        "search_front.png",
-        "training_curves.png",
-        "potential.jsonl",
-        "potential.json",
-        "potential.png",
-        "claim.json",
-        "tensorboard/*/events.out.tfevents.*",
-    )
     IGNORED_ARGS = (
         *("train_path", "gpu_id", "overwrite", "resume", "do_log", "until"),
         *("memory", "data_memory", "data_workers", "deployed_latency", "dry_run"),
@@ -94,7 +54,7 @@ class RunFolder:
         self.path = path
         self.do_log = do_log
         self._lock = lock
-        self._writers: dict[str, Any] = {}
+        self._events = Events(path / "tensorboard", self._note_events)
         self._repaired: set[str] = set()
         self._files: dict[str, str | None] = {}  # {name: checksum once it is sealed}
 
@@ -117,10 +77,10 @@ class RunFolder:
         process uses the folder, it holds other files than ours, or an argument differs.
         """
         folder = cls(Path(path), None, bool(args.get("do_log", False)))
-        cluster.together(lambda: _compare_commands(args, set(ignore)))
+        cluster.together(lambda: compare_commands(args, set(ignore)))
         cluster.on_chief(folder._take)
         try:
-            folder._check_shared()
+            check_shared(folder.path)
             cluster.on_chief(lambda: folder._claim(args, overwrite, set(ignore)))
         except BaseException:
             if folder._lock is not None:
@@ -169,27 +129,6 @@ class RunFolder:
 
     def _take(self) -> None:
         self._lock = Lock(self.path)
-
-    def _check_shared(self) -> None:
-        """Raises UserError where the machines don't see the same folder."""
-        if cluster.size() == 1:
-            return
-        name = cluster.on_chief(lambda: new_name(self.path, "tmp").name)
-        mark = self.path / name
-        cluster.on_chief(mark.touch)
-
-        def check() -> None:
-            if not _comes(mark.exists):
-                raise UserError(
-                    f"{self.path} is not the folder that the first machine writes to: several "
-                    "machines need one that all of them see (NFS or the like)"
-                )
-
-        try:
-            cluster.together(check)
-        finally:
-            if cluster.is_chief():
-                mark.unlink()
 
     def _examine(self, args: dict[str, Any], overwrite: bool, ignore: set[str]) -> bool:
         """Whether the folder holds a run of ours. Raises UserError where `args` can't use it."""
@@ -278,7 +217,7 @@ class RunFolder:
             )
 
     def _known(self) -> list[Path]:
-        return sorted({p for pattern in self.KNOWN for p in self.path.glob(pattern)})
+        return sorted({p for pattern in KNOWN for p in self.path.glob(pattern)})
 
     def _delete_written(self) -> None:
         for name in sorted(self._files):
@@ -328,7 +267,7 @@ class RunFolder:
         """The path of one of the run's files, to be written or read.
 
         Raises:
-            ValueError: a name not in KNOWN.
+            ValueError: a name not in runfiles.KNOWN.
             UserError: a file of that name that the run has not written.
         """
         self._note(self._checked(name))
@@ -379,12 +318,12 @@ class RunFolder:
 
         wanted = cluster.on_chief(make)
         if cluster.size() > 1 and wanted:
-            cluster.together(lambda: _await(path, wanted))
+            cluster.together(lambda: await_file(path, wanted))
         return path
 
     def _checked(self, name: str) -> str:
-        if not _is_known(name):
-            raise ValueError(f"{name!r} is not in RunFolder.KNOWN: overwriting would miss it")
+        if not is_known(name):
+            raise ValueError(f"{name!r} is not in runfiles.KNOWN: overwriting would miss it")
         return name
 
     def seal(self, *names: str) -> None:
@@ -445,7 +384,7 @@ class RunFolder:
         A torn last line, left by a process killed while writing, is cut off the file as well.
         Raises UserError with the line number for a damaged earlier line.
         """
-        needed = _NEEDED.get(name, ())
+        needed = NEEDED.get(name, ())
         return cluster.on_chief(lambda: jsonl.read_rows(self.file(name), needed))
 
     def truncate(self, name: str, keep: int | Callable[[Row], bool]) -> None:
@@ -458,45 +397,21 @@ class RunFolder:
     # ------------------------------------------------------------ TensorBoard, end
 
     def scalars(self, phase: str, step: int, values: dict[str, float]) -> None:
-        """Writes TensorBoard scalars under tensorboard/<phase>; does nothing unless do_log."""
-        if not self.do_log or not cluster.is_chief():
-            return
-        import tensorflow as tf
+        """Writes TensorBoard scalars under tensorboard/<phase>; does nothing unless do_log.
 
-        folder = self.path / "tensorboard" / phase
-        try:
-            if phase not in self._writers:
-                self._open_events(phase, folder)
-            # tf.summary.scalar needs the tensorboard package, tf.summary.write does not
-            metadata = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
-            metadata.plugin_data.plugin_name = "scalars"
-            with self._writers[phase].as_default():
-                for name, value in values.items():
-                    tf.summary.write(name, tf.constant(float(value)), step=step, metadata=metadata)
-            self._writers[phase].flush()
-        except (OSError, tf.errors.OpError) as error:
-            why = without_place(str(getattr(error, "message", error)).splitlines()[0])
-            raise UserError(
-                f"cannot write TensorBoard's events in {folder} ({why}): make room and run the "
-                "same command again, or leave them out (do_log)"
-            ) from error
+        Raises:
+            UserError: they can't be written.
+        """
+        if self.do_log and cluster.is_chief():
+            self._events.scalars(phase, step, values)
 
-    def _open_events(self, phase: str, folder: Path) -> None:
-        import tensorflow as tf
-
-        before = set(folder.glob("events.out.tfevents.*"))
-        self._writers[phase] = tf.summary.create_file_writer(str(folder))
-        self._writers[phase].init()
-        new = set(folder.glob("events.out.tfevents.*")) - before
-        self._files |= {path.relative_to(self.path).as_posix(): None for path in new}
+    def _note_events(self, paths: set[Path]) -> None:
+        self._files |= {path.relative_to(self.path).as_posix(): None for path in paths}
         self._save_manifest()
 
     def close(self) -> None:
         """Closes the event files and gives the folder free; harmless when repeated."""
-        for writer in self._writers.values():
-            with contextlib.suppress(Exception):  # a full disk, which was said when it was met
-                writer.close()
-        self._writers.clear()
+        self._events.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -505,111 +420,3 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _comes(condition: Callable[[], bool]) -> bool:
-    """Whether it becomes true within a minute: what a network disk shows may be that old."""
-    until = time.monotonic() + _SEEN_SECONDS
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.1)
-    return True
-
-
-def _await(path: Path, wanted: str) -> None:
-    """Waits for the chief's file; raises UserError if it isn't there, or is another."""
-    if not _comes(lambda: path.exists() and checksum(path) == wanted):
-        raise UserError(f"{path} is not what the first machine has written: is the folder shared?")
-
-
-def _compare_commands(args: dict[str, Any], ignore: set[str]) -> None:
-    """Raises UserError where this machine's command, data or versions aren't the chief's."""
-    if cluster.size() == 1:
-        return
-    kept = {name: one for name, one in args.items() if name not in ignore}
-    programs = {name: one for name, one in provenance.versions().items() if name in _SAME}
-    own = json.loads(jsonl.dumps(kept | programs))
-    first = cluster.on_chief(lambda: own)
-    names = sorted(own.keys() | first.keys())
-    differing = [name for name in names if own.get(name) != first.get(name)]
-    if differing:
-        name = differing[0]
-        raise UserError(
-            f"this machine has other settings or data than the first one ({name}: "
-            f"{own.get(name)}, there {first.get(name)}): start the same command on each"
-        )
-
-
-def _is_known(name: str) -> bool:
-    """Whether a name is one that a run gives to a file in its folder, never a way out of it."""
-    parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\\" in name:
-        return False
-    return any(
-        len(parts) == pattern.count("/") + 1 and fnmatch(name, pattern)
-        for pattern in RunFolder.KNOWN
-    )
-
-
-def read_file(path: Path, name: str) -> dict[str, Any]:
-    """The object of a JSON file in a run folder, with what is needed of it.
-
-    Raises:
-        UserError: missing or damaged.
-    """
-    return jsonl.read_json(path / name, *_NEEDED.get(name, ()))
-
-
-def read_manifest(path: Path) -> dict[str, str | None]:
-    """{file: its checksum, once it is sealed} of a run folder.
-
-    Raises:
-        UserError: none, damaged, of another version of this program, or with names that are no
-            run's.
-    """
-    file = path / MANIFEST
-    if not file.exists():
-        raise UserError(
-            f"{path} holds a run of an older version, without {MANIFEST}: go on with that version, "
-            "or give another folder"
-        )
-    content = jsonl.read_json(file)
-    files = content.get("files")
-    if not isinstance(files, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{file} is damaged or of another version: give another folder")
-    if wrong := [name for name in files if not _is_known(name)]:
-        raise UserError(f"{file} names {wrong[0]!r}, which is no file of a run: it is damaged")
-    return files
-
-
-def verify(path: Path, *names: str) -> None:
-    """Compares files of a run folder with their checksums, where they have some.
-
-    Raises:
-        UserError: a file that isn't what was written, or is missing.
-    """
-    files = read_manifest(path)
-    for name in names:
-        known = files.get(name)
-        if known is not None and checksum(path / name) != known:
-            raise UserError(
-                f"{path / name} is damaged: it is not what the run has written; put the file back, "
-                "or run that phase again in another folder"
-            )
-
-
-def checksum(path: Path) -> str:
-    """sha256 (hex) of a file.
-
-    Raises:
-        UserError: missing or unreadable.
-    """
-    found = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                found.update(block)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    return found.hexdigest()

@@ -36,7 +36,8 @@ from ekg_tf.utils.devices import Device
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.keras_files import load_keras
 from ekg_tf.utils.provenance import digest
-from ekg_tf.utils.runfolder import BASELINE, EXPORTED, PRUNED, RunFolder
+from ekg_tf.utils.runfiles import BASELINE, EXPORTED, PRUNED
+from ekg_tf.utils.runfolder import RunFolder
 
 from .arguments import (
     AUTO,

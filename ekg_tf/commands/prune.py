@@ -12,7 +12,7 @@ from ekg_tf.cli import choices, flags, manners
 from ekg_tf.options.training import Training
 from ekg_tf.utils import devices, progress
 from ekg_tf.utils.errors import UserError
-from ekg_tf.utils.runfolder import EXPORTED, START, SUPERNET_ORDER
+from ekg_tf.utils.runfiles import EXPORTED, START, SUPERNET_ORDER
 
 
 def parser() -> manners.Parser:

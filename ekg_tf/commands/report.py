@@ -15,7 +15,8 @@ from ekg_tf.utils import devices
 from ekg_tf.utils.errors import UserError
 from ekg_tf.utils.files import atomic_write
 from ekg_tf.utils.jsonl import believed
-from ekg_tf.utils.runfolder import EXPORTED, PRUNED, REPORT, RunFolder, read_file
+from ekg_tf.utils.runfiles import EXPORTED, PRUNED, REPORT, read_file
+from ekg_tf.utils.runfolder import RunFolder
 
 HEAD = 4096  # bytes in which a page of ours says that it is one
 

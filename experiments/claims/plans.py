@@ -14,7 +14,7 @@ from typing import Any
 from ...options.finetuning import ALL, CODE, PAPER
 from ...options.training import BYOL
 from ...utils.jsonl import read_json, read_rows
-from ...utils.runfolder import BASELINE
+from ...utils.runfiles import BASELINE
 from ..tables.grid import ROOT, RUN, Cell
 
 TUNING_SEEDS = 100  # the first of them

@@ -19,7 +19,7 @@ from ...options.fields import Options, settings_of
 from ...options.finetuning import FINETUNINGS
 from ...options.methods import METHODS
 from ...utils.errors import UserError
-from ...utils.runfolder import BASELINE
+from ...utils.runfiles import BASELINE
 from .grid import ROOT, RUN, Cell
 
 IMAGENET = "ImageNet"

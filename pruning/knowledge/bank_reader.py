@@ -7,7 +7,8 @@ import numpy as np
 
 from ...options.bank import FULL
 from ...utils.errors import UserError
-from ...utils.runfolder import RunFolder, read_file
+from ...utils.runfiles import read_file
+from ...utils.runfolder import RunFolder
 from .bank import FEATURES, MANIFEST
 
 

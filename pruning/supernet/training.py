@@ -17,7 +17,7 @@ from ...training.trainer import METRICS, Objective, train
 from ...utils.arrays import load_state, save_state
 from ...utils.devices import Device
 from ...utils.keras_files import load_keras, save_keras
-from ...utils.runfolder import SUPERNET_ORDER as ORDER
+from ...utils.runfiles import SUPERNET_ORDER as ORDER
 from ...utils.runfolder import RunFolder
 from ..engine.current import CurrentNetwork
 from ..engine.validation import Validation

@@ -11,7 +11,7 @@ from typing import Any
 from ...utils.errors import UserError
 from ...utils.files import read_bytes
 from ...utils.jsonl import read_json
-from ...utils.runfolder import COMMANDS
+from ...utils.runfiles import COMMANDS
 from .markup import clean
 
 Row = dict[str, Any]

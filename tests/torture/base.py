@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from ekg_tf.utils.keras_files import save_keras
-from ekg_tf.utils.runfolder import checksum
+from ekg_tf.utils.runfiles import checksum
 from PIL import Image
 
 from ekg_tf.__main__ import main

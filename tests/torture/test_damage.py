@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ekg_tf.pruning.knowledge.bank import MANIFEST
-from ekg_tf.utils.runfolder import checksum
+from ekg_tf.utils.runfiles import checksum
 
 from tests.torture.killer import KILLED, At, run
 from tests.torture.record import note

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ekg_tf.utils.runfolder import REPORT
+from ekg_tf.utils.runfiles import REPORT
 
 from tests.torture.killer import run
 from tests.torture.record import note

@@ -13,7 +13,8 @@ from ekg_tf.cli.manners import Parser
 from ekg_tf.dataloader import own
 from ekg_tf.finetune import parser
 from ekg_tf.utils.errors import UserError
-from ekg_tf.utils.runfolder import RunFolder, read_manifest
+from ekg_tf.utils.runfiles import read_manifest
+from ekg_tf.utils.runfolder import RunFolder
 from PIL import Image
 
 from ekg_tf.commands import report
