@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from ..dataloader import Dataset, eval_batches
-from ..nets.given import compile_like
+from ..nets.compiling import compile_like
 from ..nets.keras_graph import ends
 from ..nets.rebuild import to_policy
 from ..training.latency import alternately

@@ -11,27 +11,26 @@ models inside models, half precision, frozen layers, inputs by name. The core is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from ..options.kinds import NUMBERS
-from ..utils.errors import UserError, line_of
+from ..utils.errors import UserError
 from ..utils.trees import parts_of, tree_of
+from .compiling import compile_like
 from .constants import WithConstant
+from .door import called_on, keys_of, networks_in
 from .flatten import Flat, flatten
 from .keras_graph import (
     Call,
-    built_on,
     calls_of,
     calls_to,
     compiled_with,
-    default_training,
     ends,
     has_graph,
     inference_only,
@@ -56,7 +55,6 @@ from .rebuild import (
 from .reductions import OverChannels
 
 L = keras.layers
-VARIANCES = ("moving_variance", "variance")  # of BatchNormalization and Normalization
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ class Given:
             UserError: no graph, losses for other outputs than there are, sizes that it can't take,
                 a trainer around networks, or as `flatten`.
         """
-        inner = _networks_in(model)
+        inner = networks_in(model)
         if isinstance(model, keras.distillation.Distiller):
             raise UserError(f"{model.name} only trains its student{inner}")
         try:
@@ -166,7 +164,7 @@ class Given:
         """What inputs and outputs are called where they come as a dict, in the core's order."""
         inputs, outputs = ends(self._flat.model)
         names = [one.name for one in keras.tree.flatten(inputs)]
-        return _keys(inputs) or names, _keys(outputs) or [one.name for one in self.outputs]
+        return keys_of(inputs) or names, keys_of(outputs) or [one.name for one in self.outputs]
 
     @property
     def losses(self) -> list[Any]:
@@ -367,32 +365,6 @@ def _losses(model: keras.Model, flat: Flat, loss: Any) -> list[Any]:
     return by_output(compiled_with(model).loss if loss is None else loss, flat, "loss")
 
 
-def check_weights(model: keras.Model) -> None:
-    """Refuses weights that no training leaves: NaN, infinite, negative variances, of size zero.
-
-    Raises:
-        UserError: names the first of them.
-    """
-    for variable in model.weights:
-        shape = tuple(variable.shape)
-        if 0 in shape:
-            raise _unfit(model, variable, f"is of shape {shape} and holds no number")
-        array = np.asarray(variable)
-        if array.dtype.kind not in "fV":  # V: bfloat16
-            continue
-        array = array.astype(np.float32)
-        if not np.isfinite(array).all():
-            kind = "NaN" if np.isnan(array).any() else "infinite numbers"
-            count = int((~np.isfinite(array)).sum())
-            raise _unfit(model, variable, f"holds {kind} ({count} of {array.size})")
-        if variable.name in VARIANCES and array.min() < 0:
-            raise _unfit(model, variable, f"holds the negative variance {array.min():g}")
-
-
-def _unfit(model: keras.Model, variable: keras.Variable, problem: str) -> UserError:
-    return UserError(f"{model.name}: its weight {variable.path} {problem}: train or save it again")
-
-
 class AsCore:
     """A network whose outputs are as a given one's core's; runs by moving statistics alone."""
 
@@ -419,7 +391,7 @@ def by_output(spec: Any, flat: Flat, what: str) -> list[Any]:
     """
     structure, names, model = ends(flat.model)[1], list(flat.output_names), flat.model
     if isinstance(spec, dict):
-        keys = _keys(structure) or names
+        keys = keys_of(structure) or names
         keys = keys if set(spec) <= set(keys) else names
         if unknown := sorted(set(spec) - set(keys)):
             raise UserError(
@@ -433,13 +405,6 @@ def by_output(spec: Any, flat: Flat, what: str) -> list[Any]:
     return [spec] * len(names)
 
 
-def _keys(structure: Any) -> list[str]:
-    """The keys of a dict's tensors in the order in which they are flattened; none of others."""
-    if not isinstance(structure, dict):
-        return []
-    return [path[0] for path, _ in keras.tree.flatten_with_path(structure)]
-
-
 def _needed(calls: list[Call], tensors: list) -> list[Call]:
     """The calls without those that none of the tensors needs."""
     wanted, found = {id(tensor) for tensor in tensors}, []
@@ -450,103 +415,6 @@ def _needed(calls: list[Call], tensors: list) -> list[Call]:
     return found[::-1]
 
 
-def _networks_in(model: keras.Model) -> str:
-    """What to do about a model that only holds others, such as one with a train_step of its own, in
-    words; "" for all others."""
-    names = [
-        name
-        for name, value in vars(model).items()
-        if isinstance(value, keras.Model) and value.weights and not name.startswith("_")
-    ]
-    if has_graph(model) or not names:
-        return ""
-    inner = " or ".join(names)
-    return f"; to prune a network that it holds, give that alone (its {inner}) and put it back then"
-
-
-def called_on(model: keras.Model, examples: Any) -> keras.Model:
-    """The model, or a functional one around a subclassed one.
-
-    Args:
-        examples: as of `Given.read`; None: such as it was built on.
-
-    Raises:
-        UserError: a subclassed one, and nobody knows what it takes, or it doesn't take that.
-    """
-    if has_graph(model):
-        return model
-    if type(model).call is keras.Model.call:
-        raise UserError(f"{model.name} has no call(): there is nothing that can be pruned")
-    built = built_on(model)
-    if examples is None and built is None:
-        raise UserError(
-            f"{model.name} is no functional Keras model: its graph can't be read without the shape "
-            "of what it takes (input_shape), or rewrite it with keras.Input and "
-            "keras.Model(inputs, outputs)"
-        )
-    like_built = built is not None and (
-        examples is None or len(keras.tree.flatten(built)) == len(parts_of(examples))
-    )
-    structure = built if like_built else examples
-    leaves = keras.tree.flatten(built) if examples is None else parts_of(examples)
-    names = _keys(structure) or [None] * len(leaves)
-    fresh = [
-        keras.Input(tuple(one.shape[1:]), dtype="float32", name=name)
-        for one, name in zip(leaves, names, strict=True)
-    ]
-    inputs = keras.tree.pack_sequence_as(structure, fresh)
-    try:
-        outputs = model(inputs)
-        used = model(inputs, training=False) if default_training(model) else outputs
-    except Exception as error:  # the user's own code may raise anything
-        line = line_of(error)
-        shapes = keras.tree.map_structure(lambda one: one.shape, inputs)
-        raise UserError(f"{model.name} can't be called on {shapes}: {line}") from None
-    if len(keras.tree.flatten(used)) != len(keras.tree.flatten(outputs)):
-        raise UserError(
-            f"{model.name} gives other outputs in training, the default of its call, than it is "
-            "used for: give keras.Model(x, model(x, training=False))"
-        )
-    return keras.Model(inputs, outputs, name=model.name)
-
-
-def zeros(shapes: Sequence[Sequence[int]]) -> Any:
-    """Examples for `called_on`: one of zeros, a tuple where there are several; None without any.
-
-    Args:
-        shapes: of every input without the batch.
-    """
-    return tree_of(np.zeros((1, *one), np.float32) for one in shapes) if shapes else None
-
-
 def _carry_where_alike(old: keras.Layer, new: keras.Operation) -> None:
     if type(old) is type(new):
         carry_over(old, new)
-
-
-def compile_like(given: keras.Model, model: keras.Model) -> None:
-    """Compiles a model as the given one: loss, metrics and a fresh optimizer alike; does nothing
-    where that isn't compiled."""
-    if not getattr(given, "compiled", False):
-        return
-    used = compiled_with(given)
-    optimizer = used.optimizer
-    model.compile(
-        type(optimizer).from_config(optimizer.get_config()) if optimizer is not None else "rmsprop",
-        loss=used.loss,
-        loss_weights=used.loss_weights,
-        metrics=fresh(used.metrics),
-        weighted_metrics=fresh(used.weighted_metrics),
-        jit_compile=given.jit_compile,
-    )
-
-
-def fresh(metrics: Any) -> Any:
-    """Metrics with states of their own; names and functions are passed on."""
-
-    def one(metric: Any) -> Any:
-        if isinstance(metric, keras.metrics.Metric):
-            return type(metric).from_config(metric.get_config())
-        return metric
-
-    return keras.tree.map_structure(one, metrics)

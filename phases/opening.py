@@ -17,7 +17,8 @@ from ..cli import inputs
 from ..dataloader import Dataset, examples_of
 from ..dataloader.checks import TargetError
 from ..dataloader.fit import Fit, Output
-from ..nets.given import Given, check_weights
+from ..nets.door import check_weights
+from ..nets.given import Given
 from ..nets.keras_graph import Compiled, built_on, compiled_with, has_graph
 from ..nets.outputs import ignored_class, kind_of_loss, takes_any_targets
 from ..training.task import Knowledge, Task, task_of

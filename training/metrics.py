@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..nets.given import fresh
+from ..nets.compiling import fresh
 from ..nets.keras_graph import larger_is_better, set_mask
 from ..utils.trees import parts_of
 from .task import Task

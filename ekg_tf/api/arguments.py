@@ -14,7 +14,7 @@ import keras
 
 from ekg_tf.dataloader import Dataset, given_data, own
 from ekg_tf.dataloader.fit import Fit
-from ekg_tf.nets.given import check_weights
+from ekg_tf.nets.door import check_weights
 from ekg_tf.nets.keras_graph import Compiled, has_graph
 from ekg_tf.nets.zoo.load import check_own
 from ekg_tf.options.bank import Bank

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from ekg_tf.dataloader import unreadable_named
 from ekg_tf.nets import layer_kinds
+from ekg_tf.nets.door import called_on, zeros
 from ekg_tf.nets.flatten import flatten
-from ekg_tf.nets.given import called_on, zeros
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.nets.rebuild import at_shapes
 from ekg_tf.options import recipes

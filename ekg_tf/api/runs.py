@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from ekg_tf.dataloader import unreadable_named
-from ekg_tf.nets.given import compile_like
+from ekg_tf.nets.compiling import compile_like
 from ekg_tf.options import recipes
 from ekg_tf.options.bank import NO_BANK, Bank
 from ekg_tf.options.budgets import Budget

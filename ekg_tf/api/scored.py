@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ekg_tf.nets.given import Given, compile_like
+from ekg_tf.nets.compiling import compile_like
+from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
 from ekg_tf.options.budgets import Budget, Flops
 from ekg_tf.options.scored import Scored

@@ -80,8 +80,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ekg_tf.cli import inputs
     from ekg_tf.dataloader import unreadable_named
+    from ekg_tf.nets.door import called_on, check_weights, zeros
     from ekg_tf.nets.flatten import flatten
-    from ekg_tf.nets.given import Given, called_on, check_weights, zeros
+    from ekg_tf.nets.given import Given
     from ekg_tf.nets.graph import ChannelGraph
     from ekg_tf.nets.rebuild import at_shapes
     from ekg_tf.nets.zoo.applications import fresh_application
