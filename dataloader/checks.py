@@ -79,7 +79,7 @@ def form_of(array: np.ndarray, output: Output, origin: str, fit: Fit) -> str:
 
 
 def _form_of_classes(array: np.ndarray, output: Output, origin: str, fit: Fit) -> str:
-    rank = len(output.shape) if output.shape else 1
+    rank = _rank(array, output)
     whole = array.dtype.kind in "iuf" and all(blocks(array, _whole))
     if array.ndim == rank + 1 and array.shape[-1] == 1 and whole and output.classes != 1:
         return COLUMN  # as keras.datasets gives them
@@ -87,16 +87,25 @@ def _form_of_classes(array: np.ndarray, output: Output, origin: str, fit: Fit) -
         if all(blocks(array, one_hot)):
             return ONE_HOT
         wide = output.classes is None or array.shape[-1] == output.classes
-        if output.shape and wide and all(blocks(array, _probabilities)):
+        if (output.shape or output.labels is False) and wide and all(blocks(array, _probabilities)):
             return SOFT
     if array.ndim == rank and whole:
         return LABELS
     _in_range(array, origin)
-    per = "[n]" if rank == 1 else f"[n, {', '.join(map(str, output.shape[:-1]))}]"
+    sizes = output.shape[:-1] if output.shape else ("...",) * (rank > 1)
+    per = ", ".join(["n", *("any" if size is None else str(size) for size in sizes)])
     raise TargetError(
-        f"{origin} has {array.dtype} {fit.words[1]}s of shape {array.shape}: integers {per}, or "
+        f"{origin} has {array.dtype} {fit.words[1]}s of shape {array.shape}: integers [{per}], or "
         "rows of zeros with a single one, are expected"
     )
+
+
+def _rank(array: np.ndarray, output: Output) -> int:
+    """The number of axes of the labels, as whole numbers, of all examples."""
+    if output.shape or output.labels is None:
+        return len(output.shape) if output.shape else 1
+    row = not output.labels or array.shape[-1:] == (1,)
+    return max(array.ndim - row, 1)
 
 
 def checked_targets(

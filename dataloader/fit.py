@@ -19,6 +19,8 @@ class Output:
       the labels say.
     free: its loss takes targets of any shape, as one of the user's own may.
     ignored: label of pixels or steps that its loss leaves out; None: it has none.
+    labels: where the shape is unknown: whether its loss takes the numbers of classes, of every
+      example, pixel or step, or else a row for each; None: that is unknown, too.
     """
 
     name: str = "output"
@@ -26,6 +28,7 @@ class Output:
     shape: Shape | None = None
     free: bool = False
     ignored: int | None = None
+    labels: bool | None = None
 
     @property
     def classes(self) -> int | None:

@@ -35,6 +35,7 @@ from .keras_graph import (
     is_stock,
     layers_in,
     mask_of,
+    plain_products,
     set_mask,
     takes_training,
     with_masks,
@@ -139,7 +140,8 @@ class _Pass:
         tensors = keras.tree.flatten(model.inputs)
         values = {} if values is None else values
         values |= {id(t): value for t, value in zip(tensors, inputs, strict=True)}
-        self._follow(calls_of(model), values, owner, context)
+        with plain_products():
+            self._follow(calls_of(model), values, owner, context)
         return [values[id(tensor)] for tensor in keras.tree.flatten(model.outputs)]
 
     def _follow(

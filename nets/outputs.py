@@ -28,9 +28,10 @@ PLAIN = ("linear", "log_softmax")
 SMALLEST = 1e-7  # of a probability whose logarithm is taken
 SUM = 1e-3  # how far the sum of probabilities may be from 1
 # Losses of exclusive classes and of independent sigmoids, by Keras's name or class.
+SPARSE_LOSSES = ("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy")
 CLASS_LOSSES = (
-    *("sparse_categorical_crossentropy", "categorical_crossentropy", "crossentropy", "ce"),
-    *("SparseCategoricalCrossentropy", "CategoricalCrossentropy"),
+    *SPARSE_LOSSES,
+    *("categorical_crossentropy", "crossentropy", "ce", "CategoricalCrossentropy"),
     *("categorical_focal_crossentropy", "CategoricalFocalCrossentropy"),
 )
 SIGMOID_LOSSES = (
@@ -110,6 +111,12 @@ def takes_any_targets(loss: Any) -> bool:
         return False
     name = (loss_name(loss) or "").lower()
     return callable(found) and (is_own(found) or name in UNEQUAL)
+
+
+def takes_labels(loss: Any) -> bool | None:
+    """Whether a loss takes the numbers of classes, or a row for each; None for other losses."""
+    name = loss_name(loss)
+    return name in SPARSE_LOSSES if name in CLASS_LOSSES else None
 
 
 def read_outputs(

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from ..utils.errors import UserError, line_of
-from .keras_graph import Call, calls_of, ends, has_graph, is_op, layers_in
+from .keras_graph import Call, calls_of, ends, has_graph, is_op, layers_in, plain_products
 
 L = keras.layers
 Make = Callable[[keras.Operation], keras.Operation]
@@ -89,10 +89,11 @@ def replay(
     calls: Iterable[Call], values: dict[int, Any], operation_of: Callable[[Call], Callable]
 ) -> None:
     """Calls an operation in place of every call; `values` {id of KerasTensor: tensor} grows."""
-    for call in calls:
-        args, kwargs = call.arguments.fill_in(values)
-        results = keras.tree.flatten(operation_of(call)(*args, **kwargs))
-        values.update((id(t), value) for t, value in zip(call.outputs, results, strict=True))
+    with plain_products():
+        for call in calls:
+            args, kwargs = call.arguments.fill_in(values)
+            results = keras.tree.flatten(operation_of(call)(*args, **kwargs))
+            values.update((id(t), value) for t, value in zip(call.outputs, results, strict=True))
 
 
 def like(

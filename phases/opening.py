@@ -20,7 +20,7 @@ from ..dataloader.fit import Fit, Output
 from ..nets.door import check_weights
 from ..nets.given import Given
 from ..nets.keras_graph import Compiled, built_on, compiled_with, has_graph
-from ..nets.outputs import ignored_class, kind_of_loss, takes_any_targets
+from ..nets.outputs import ignored_class, kind_of_loss, takes_any_targets, takes_labels
 from ..training.task import Knowledge, Task, task_of
 from ..utils.errors import UserError
 from ..utils.provenance import digest
@@ -107,13 +107,14 @@ def work_again(args: argparse.Namespace, network: keras.Model) -> Work:
 
 
 def fit_of(given: Given) -> Fit:
-    """What a network's data must look like; a subclassed one may take other sizes than it was built
-    on."""
+    """What a network's data must look like; a subclassed one may take inputs of other sizes than it
+    was built on, and gives outputs of as many axes and channels then."""
     inputs, outputs = given.keys
     shapes = [tuple(one.shape[1:]) for one in given.core.inputs]
     ends = [tuple(one.shape[1:]) for one in given.core.outputs]
     if not has_graph(given.model):
-        shapes, ends = [None] * len(shapes), [None] * len(ends)
+        shapes = [None] * len(shapes)
+        ends = [(*(None for _ in end[:-1]), *end[-1:]) for end in ends]
     found = zip(outputs, given.outputs, ends, given.losses, strict=True)
     kinds = [
         Output(key, one.kind, end, takes_any_targets(loss), ignored_class(loss))
@@ -125,7 +126,8 @@ def fit_of(given: Given) -> Fit:
 def _unknown_fit(loss: Any) -> Fit:
     """Of a subclassed network that was never built."""
     kind, free = kind_of_loss(loss), takes_any_targets(loss)
-    output = Output("output", kind, free=free, ignored=ignored_class(loss))
+    labels = takes_labels(loss)
+    output = Output("output", kind, free=free, ignored=ignored_class(loss), labels=labels)
     return Fit(("input",), (None,), (output,))
 
 

@@ -237,6 +237,19 @@ def test_targets_of_every_kind():
         np.testing.assert_array_equal(found, pixels)
 
 
+@pytest.mark.parametrize("labels", [True, False])
+def test_labels_of_pixels_for_a_network_that_was_never_built(labels):
+    pixels = np.broadcast_to(LABELS[:, None, None], (COUNT, 2, 3))
+    fit = Fit(("row",), ((5,),), (Output("y", "classes", None, labels=labels),))
+    written = (pixels, pixels[..., None]) if labels else (np.eye(4)[pixels],)
+    for array in written:
+        found = dataset((ROWS, array), fit).train.targets
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, pixels)
+    with pytest.raises(UserError, match="integers \\[n, \\.\\.\\.\\]"):
+        dataset((ROWS, pixels + 0.5), fit)
+
+
 # ---------------------------------------------------------------- what doesn't fit into memory
 
 

@@ -346,6 +346,34 @@ def test_a_subclassed_network_keeps_inputs_and_outputs_by_name(size):
         np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
 
 
+class Steps(keras.Model):
+    """Tells classes apart at every place."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = L.Conv2D(6, 3, padding="same"), L.Conv2D(CLASSES, 1)
+
+    def call(self, x):
+        return self.last(ops.relu(self.conv(x)))
+
+
+@pytest.mark.parametrize("built", [SIZE, SIZE + 4, None])
+def test_labels_of_every_place_for_a_subclassed_network(built):
+    model, rng = Steps(), np.random.default_rng(0)
+    if built:
+        model(np.zeros((1, built, built, 3)))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    images = rng.normal(size=(24, SIZE, SIZE, 3)).astype(np.float32)
+    data = images, rng.integers(0, CLASSES, (24, SIZE, SIZE))
+    work = work_on(model, reader(data, data, None, "the test"))
+    np.testing.assert_array_equal(work.data.train.targets, data[1])
+    rehearse(work.given, work.task, work.data, device())
+    other = images, data[1][:, 1:]
+    with pytest.raises(UserError, match="shape"):
+        work = work_on(model, reader(other, other, None, "the test"))
+        rehearse(work.given, work.task, work.data, device())
+
+
 def curved(x):
     """An activation of the user's, which isn't registered."""
     return x * ops.relu6(x + 3) / 6

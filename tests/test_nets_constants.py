@@ -8,6 +8,7 @@ import tensorflow as tf
 from ekg_tf.nets.constants import WithConstant
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
+from ekg_tf.nets.keras_graph import calls_of
 from ekg_tf.utils.errors import UserError
 
 from tests.helpers.networks import assert_a_third_can_go
@@ -103,6 +104,21 @@ def test_an_array_with_a_number_per_channel_follows_the_channels():
     assert any(isinstance(one, WithConstant) for one in given.core.layers)
     finished = given.finished(given.core)
     assert not any(isinstance(one, WithConstant | L.Embedding) for one in finished.layers)
+
+
+class Positions(Moving):
+    """As embeddings are scaled before their positions are added."""
+
+    def call(self, x):
+        return x * 2.0 + self.encoding[:, : x.shape[1]]
+
+
+def test_a_product_with_a_number_leaves_the_batch_open():
+    i = keras.Input((3, 5))
+    x = Positions()(L.Dense(8, name="first")(i))
+    given, _ = read(keras.Model(i, L.Dense(2)(L.GlobalAveragePooling1D()(x))))
+    for call in calls_of(given.core):  # `x * 2.0` is sparse for Keras, and then it goes wrong
+        assert [one.shape[0] for one in call.outputs] == [None]
 
 
 def test_axes_of_size_one_between_the_channels_and_the_batch_are_followed():
