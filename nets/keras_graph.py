@@ -141,15 +141,18 @@ def functional(model: keras.Model) -> keras.Model:
     Raises:
         UserError: neither of them, or not built.
     """
-    if isinstance(model, keras.Sequential):
-        model = model._functional
-    if not is_functional(model):
-        name = "the model" if model is None else model.name
+    inner = model._functional if isinstance(model, keras.Sequential) else model
+    if is_functional(inner):
+        return inner
+    if isinstance(model, keras.Sequential) and not model.built:
         raise UserError(
-            f"{name} is no functional Keras model, or was not built: its graph can't be read; "
-            "rewrite it with keras.Input and keras.Model(inputs, outputs)"
+            f"{model.name} was never built and has no weights: call it on a batch, model(x[:1]), "
+            "and train it then"
         )
-    return model
+    raise UserError(
+        f"{model.name} is no functional Keras model: its graph can't be read; rewrite it with "
+        "keras.Input and keras.Model(inputs, outputs)"
+    )
 
 
 def is_functional(model: Any) -> bool:

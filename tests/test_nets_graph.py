@@ -171,6 +171,8 @@ def test_only_functional_networks_are_taken():
 
     with pytest.raises(UserError, match="is no functional Keras model"):
         ChannelGraph(Subclass())
+    with pytest.raises(UserError, match="was never built and has no weights"):
+        ChannelGraph(keras.Sequential([L.Dense(3)]))
 
 
 def test_a_sequential_network_is_read_like_a_functional_one():

@@ -73,7 +73,10 @@ def load_own(path: str | os.PathLike) -> keras.Model:
 def check_own(model: keras.Model, path: str) -> None:
     """Refuses networks that can't be searched; raises as `load_own`, with `path` in the message."""
     if not model.built:
-        raise UserError(f"{path} was saved before it was built: call it on data, save it again")
+        raise UserError(
+            f"{path} was never built and has no weights: call it on a batch, model(x[:1]), and "
+            "train it (and save it) then"
+        )
     calls_of(model)
 
 
