@@ -18,6 +18,7 @@ from .op_rules import equal_part
 from .parts import fixed_parts
 from .rebuild import carry_over, config_of
 from .reductions import over_channels, unit_length
+from .shuffles import shuffled
 from .tf_calls import as_keras_ops
 
 if TYPE_CHECKING:
@@ -85,8 +86,9 @@ class Copies:
             return reduction
         if (part := equal_part(call)) is not None:
             return lambda x, _: keras.ops.split(x, part[0], axis=-1)[part[1]]
-        if (made := fixed_parts(call, name) or with_constant(call, name)) is not None:
-            return made
+        for known in (fixed_parts, with_constant, shuffled):
+            if (made := known(call, name)) is not None:
+                return made
         if type(operation).__name__ == "Reshape" and _keeps_the_batch(operation, call.inputs[0]):
             # As a layer its sizes follow the channels.
             return keras.layers.Reshape(tuple(operation.newshape[1:]), name=name)

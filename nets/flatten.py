@@ -18,6 +18,7 @@ from typing import Any
 import keras
 
 from ..utils.errors import UserError, line_of
+from .blocks import with_blocks
 from .copies import Copies
 from .held import HeldTensors, policy_of
 from .keras_graph import (
@@ -141,7 +142,8 @@ class _Pass:
         values = {} if values is None else values
         values |= {id(t): value for t, value in zip(tensors, inputs, strict=True)}
         with plain_products():
-            self._follow(calls_of(model), values, owner, context)
+            calls = with_blocks(calls_of(model), keras.tree.flatten(model.outputs))
+            self._follow(calls, values, owner, context)
         return [values[id(tensor)] for tensor in keras.tree.flatten(model.outputs)]
 
     def _follow(

@@ -53,6 +53,7 @@ from .rebuild import (
     with_config,
 )
 from .reductions import OverChannels
+from .shuffles import Shuffled
 
 L = keras.layers
 
@@ -215,7 +216,7 @@ class Given:
         ranks = {call.operation.name: len(call.inputs[0].shape) for call in calls_of(core)}
 
         def make(layer: keras.Operation) -> keras.Operation:
-            if isinstance(layer, OverChannels | Parts | WithConstant):
+            if isinstance(layer, OverChannels | Parts | Shuffled | WithConstant):
                 return layer.operation(ranks[layer.name])
             changes = {}
             if policies.get(layer.name) is not None:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from ..utils.errors import UserError
-from . import constants, costs, layer_rules, parts, reductions, tcl, tcl_norm, tcl_rnn
+from . import constants, costs, layer_rules, parts, reductions, shuffles, tcl, tcl_norm, tcl_rnn
 from .channels import Ids, NoRule, Site
 from .keras_graph import Call, is_op, values_of
 from .op_rules import FREE as FREE_OPS
@@ -217,6 +217,7 @@ _RENAMED = {
     reductions.OverChannels: tcl_norm.OverChannels,
     parts.Parts: tcl_norm.Parts,
     constants.WithConstant: tcl_norm.WithConstant,
+    shuffles.Shuffled: tcl_norm.Shuffled,
     L.Embedding: tcl_norm.Embedding,
     **{one: getattr(tcl_rnn, one.__name__) for one in layer_rules.STATES},
 }
@@ -239,6 +240,7 @@ _register(layer_rules.group_norm_rule, L.GroupNormalization)
 _register(layer_rules.over_channels_rule, reductions.OverChannels)
 _register(layer_rules.parts_rule, parts.Parts)
 _register(layer_rules.same_rule, constants.WithConstant)
+_register(layer_rules.shuffle_rule, shuffles.Shuffled)
 _register(layer_rules.concatenate_rule, L.Concatenate)
 _register(layer_rules.product_rule, L.Dot)
 _register(layer_rules.permute_rule, L.Permute)

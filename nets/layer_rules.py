@@ -248,6 +248,11 @@ def parts_rule(ids: Ids, site: Site) -> list[np.ndarray]:
     return parts
 
 
+def shuffle_rule(ids: Ids, site: Site) -> np.ndarray:
+    """Channels in another order."""
+    return site.inputs[0][list(site.layer.indices)]
+
+
 def permute_rule(ids: Ids, site: Site) -> np.ndarray:
     if site.layer.dims[-1] != len(site.layer.dims):
         raise NoRule("moves the channels to another axis")

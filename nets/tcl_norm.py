@@ -1,5 +1,5 @@
 """Mask-aware layers without filters of their own: normalisations, scales, Reshape, parts,
-constants.
+constants, channels in another order.
 
 See `nets.tcl`. Normalisations whose statistics run over several channels take them over the kept
 ones alone; their effective weights carry `keep`, float32 [channels].
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import constants, keras_graph, parts, reductions
+from . import constants, keras_graph, parts, reductions, shuffles
 from .tcl import Axes, Gated, Weights
 
 MOVING = ("moving_mean", "moving_variance")
@@ -352,6 +352,36 @@ class WithConstant(Gated, constants.WithConstant):
     def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
         """x float [n, ..., c] -> the same, broadcast; `training` is unused."""
         return self.applied(x, tf.cast(weights.get("value", self.value), x.dtype))
+
+
+class Shuffled(Gated, shuffles.Shuffled):
+    """`nets.shuffles.Shuffled` whose places follow the channels.
+
+    Sliced weights carry `indices`, float32 [channels that are left].
+    """
+
+    @staticmethod
+    def config(
+        layer: keras.Layer, in_units: np.ndarray, out_units: np.ndarray, mask: np.ndarray
+    ) -> dict:
+        return {"indices": tuple(map(int, _places(layer.indices, mask[in_units] > 0)))}
+
+    def sliced(
+        self, mask: np.ndarray, keep: np.ndarray | None = None, full: dict | None = None
+    ) -> dict[str, np.ndarray]:
+        stay = (mask if keep is None else keep)[self.in_units] > 0
+        return {"indices": _places(self.indices, stay).astype(np.float32)}
+
+    def apply(self, x: Any, weights: Weights, training: bool = True) -> Any:
+        """x float [n, ..., c] -> the same shape; `training` is unused."""
+        indices = tf.cast(weights.get("indices", self.indices), tf.int32)
+        return tf.gather(x, indices, axis=-1)
+
+
+def _places(indices: tuple[int, ...], stay: np.ndarray) -> np.ndarray:
+    """The indices of the channels that stay, among these alone."""
+    taken = np.array(indices)
+    return (np.cumsum(stay) - 1)[taken[stay[taken]]]
 
 
 def _sizes(places: tuple[int, ...], units: np.ndarray, mask: np.ndarray) -> list[int]:
