@@ -48,6 +48,7 @@ from .opened import check_opened, check_trace
 from .openers import OPENERS, dropout_like, stock_norm_like
 from .products import over_turned
 from .rebuild import like, replay
+from .repeats import without_repeats
 from .trace import Closed, Trace, stands_for_open, tensors_in
 from .traced import traced
 
@@ -142,7 +143,8 @@ class _Pass:
         values = {} if values is None else values
         values |= {id(t): value for t, value in zip(tensors, inputs, strict=True)}
         with plain_products():
-            calls = with_blocks(calls_of(model), keras.tree.flatten(model.outputs))
+            outputs = keras.tree.flatten(model.outputs)
+            calls = without_repeats(with_blocks(calls_of(model), outputs), outputs)
             self._follow(calls, values, owner, context)
         return [values[id(tensor)] for tensor in keras.tree.flatten(model.outputs)]
 

@@ -18,7 +18,7 @@ from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.ops.nn import DepthToSpace, SpaceToDepth
-from keras.src.ops.numpy import Einsum, Multiply, Split, Take
+from keras.src.ops.numpy import Einsum, ExpandDims, Multiply, Split, Take
 
 from ..utils.errors import UserError
 
@@ -26,6 +26,7 @@ __all__ = [
     "CustomScaleLayer",
     "DepthToSpace",
     "Einsum",
+    "ExpandDims",
     "LayerScale",
     "SpaceToDepth",
     "Split",
