@@ -114,6 +114,8 @@ def _of_two(function: Callable) -> Callable:
 
 def _reduction(function: Callable) -> Callable:
     def applied(input_tensor: Any, axis=None, keepdims: bool = False, name=None) -> Any:
+        if isinstance(input_tensor, list | tuple):  # of tensors, one by one along a first axis
+            input_tensor = ops.stack(input_tensor)
         return function(input_tensor, axis=_axes(axis), keepdims=bool(keepdims))
 
     return applied

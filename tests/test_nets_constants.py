@@ -179,7 +179,7 @@ def test_a_layer_that_assigns_to_its_weights_stays_whole():
     i = keras.Input((6, 6, 3))
     x = MaskedConv(name="own")(L.Conv2D(6, 3, name="first")(i))
     given = Given.read(keras.Model(i, L.Dense(2)(L.GlobalAveragePooling2D()(x))), plain=True)
-    assert given.closed == {"own": "computes something else when it is opened"}
+    assert given.closed["own"].startswith("uses or changes weights")
 
 
 def test_arrays_on_the_left_of_a_tensor_and_blanks_in_an_einsum():

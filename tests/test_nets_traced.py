@@ -82,17 +82,6 @@ class Tied(L.Layer):
         return ops.matmul(self.inner(x), ops.transpose(self.inner.kernel))
 
 
-class Listed(L.Layer):
-    """Holds its variables in a list."""
-
-    def build(self, shape):
-        self.factors = [self.add_weight(shape=(shape[-1],), name="factor")]
-        self.built = True
-
-    def call(self, x):
-        return x * self.factors[0]
-
-
 class Mixing(L.Layer):
     """Puts the examples behind the positions."""
 
@@ -110,8 +99,7 @@ class Mixing(L.Layer):
     ("layer", "why"),
     [
         (WeightsByHand, "uses the weights of dense"),
-        (Tied, "computes something else when it is opened"),
-        (Listed, "holds variables in a way that isn't known (factor)"),
+        (Tied, "uses or changes weights, perhaps of a layer inside it, in a way that isn't known"),
         (Mixing, "mixes the examples with their positions"),
     ],
 )
@@ -141,6 +129,42 @@ class Distilled(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return super().compute_loss(x, self.teacher(x), y_pred, sample_weight, training)
+
+
+class Listed(L.Layer):
+    """Weighs what it is called on by variables in lists and dicts, as fused feature maps are."""
+
+    def build(self, shapes):
+        channels = shapes[0][-1]
+        self._weights = [self.add_weight(shape=(), initializer="ones") for _ in shapes]
+        self.scales = {"all": [self.add_weight(shape=(channels,), name="scale")], "no": 3.0}
+        self.inner = [L.Dense(channels) for _ in shapes]
+        for layer, shape in zip(self.inner, shapes, strict=True):
+            layer.build(shape)
+        self.built = True
+
+    def call(self, tensors):
+        weights = [tf.nn.relu(one) for one in self._weights]
+        sides = zip(weights, self.inner, tensors, strict=True)
+        summed = tf.reduce_sum([weight * layer(one) for weight, layer, one in sides], axis=0)
+        return summed / (sum(weights) + 1e-4) * self.scales["all"][0] * self.scales["no"]
+
+
+def test_variables_in_lists_are_weights_of_the_network():
+    i = keras.Input((6,))
+    sides = [L.Dense(8, name=name)(i) for name in ("first", "second")]
+    x = L.Dense(5, name="third")(Listed(name="own")(sides))
+    model = keras.Model(i, L.Dense(2)(x))
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        variable.assign(variable + 0.1 * rng.normal(size=variable.shape))
+    flat = flatten(model)
+    assert not flat.closed and flat.model.count_params() == model.count_params()
+    inputs = rng.normal(size=(5, 6)).astype(np.float32)
+    np.testing.assert_allclose(flat.model(inputs), model(inputs), atol=1e-5)
+    graph = ChannelGraph(flat.model)
+    assert {"first", "second", "third"} <= {one for gate in graph.groups for one in gate.layers}
+    assert_a_third_can_go(graph, inputs, rng)
 
 
 def test_what_a_call_does_not_need_is_left_out():

@@ -62,6 +62,7 @@ CASES = {
             lambda x: tf.reduce_mean(x, axis=[1, 2]),
             lambda x: tf.reduce_mean(x, axis=tf.constant([1, 2]), keepdims=True),
             lambda x: tf.reduce_sum(x, 1),
+            lambda x: tf.reduce_sum([x, 2 * x], axis=0),
             lambda x: tf.reduce_max(x, axis=(1, 2)),
             tf.reduce_min,
             lambda x: tf.reduce_prod(x, -1),
