@@ -116,7 +116,7 @@ def text(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"{result['network']}: {result['parameters']:,} parameters, {result['flops']:,} FLOPs "
-        "(multiply-accumulates) per image",
+        "(multiply-accumulates) per example",
         f"{result['prunable_filters']:,} of {result['filters']:,} filters ({share:.1f} %) are in "
         f"{count} prunable groups",
         f"smallest FLOPs rate ({_left(result)} per group): {result['lowest_rate']:.4f}, "
