@@ -253,6 +253,21 @@ def test_results_are_collected_and_other_settings_refused(tmp_path, capsys):
         run.main(line)
 
 
+def test_what_a_result_file_holds_is_not_run_again(tmp_path, capsys):
+    made, out = plans.Plans(plans.QUICK, ()), tmp_path / "claims.json"
+    for seed in (0, 1):  # on two days, each with a folder of its own
+        root = tmp_path / f"work_{seed}"
+        for one in made.runs("E2", seed):
+            fill(one, root, tuned(90.0 + seed, 0.5))
+        line = ["--quick", "--claims", "E2", "--work", str(root), "--out", str(out)]
+        assert run.main([*line, "--seeds", str(seed + 1)]) == 0
+        assert "6 cells, 6 of them finished" in capsys.readouterr().out
+    rows = json.loads(out.read_text())["experiments"]["E2"]["runs"]
+    assert [one["test_top1"] for one in rows] == [90.0] * 4 + [91.0] * 4
+    assert run.main([*line, "--dry_run"]) == 0
+    assert not capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -10,8 +10,10 @@ experiments/claims/plans.py says what each runs.
 
 Every cell is a command of this package (printed, with the time that others of its kind took) with a
 folder of its own in --work: finished ones are skipped, a killed run goes on. After every cell --out
-has all figures so far; `python -m ekg_tf.pages.claims` prints docs/claims.md from it. --quick is a
-check of the machinery in minutes, on scikit-learn's digits.
+has all figures so far, and a run whose figures it has is not run again, whatever --work holds: the
+seeds of an experiment may be run on several days or machines. `python -m ekg_tf.pages.claims`
+prints docs/claims.md from it. --quick is a check of the machinery in minutes, on scikit-learn's
+digits.
 """
 
 import argparse
@@ -72,23 +74,37 @@ def runs_of(plans: Plans, experiment: str, most: int | None = None) -> list[Run]
     return [run for seed in range(seeds) for run in plans.runs(experiment, seed)]
 
 
-def collected(plans: Plans, root: Path, data_path: str | None) -> dict[str, Any]:
-    """All figures that the folder of the cells holds: {experiment: {"commands", "runs"}}.
+def row_in(known: dict[str, Any], experiment: str, run: Run) -> dict[str, Any] | None:
+    """A run's figures among the experiments of a result file; None where it has none."""
+    rows = known.get(experiment, {}).get("runs", [])
+    alike = (row for row in rows if all(row[key] == one for key, one in run.labels.items()))
+    return next(alike, None)
+
+
+def collected(
+    plans: Plans, root: Path, data_path: str | None, known: dict[str, Any]
+) -> dict[str, Any]:
+    """All figures that the folder of the cells holds, and the known ones that it doesn't:
+    {experiment: {"commands", "machines", "runs"}}.
 
     A command stands for all cells of its kind; those of a kind differ in seeds and rates.
     """
     found: dict[str, Any] = {}
     for experiment in EXPERIMENTS:
         runs = runs_of(plans, experiment)
-        rows = [row for run in runs if (row := run.row(root)) is not None]
-        if not rows:
+        if all(run.row(root) is None for run in runs):
             continue
+        rows = [run.row(root) or row_in(known, experiment, run) for run in runs]
+        rows = [row for row in rows if row is not None]
         commands: dict[str, str] = {}
         for cell in (cell for run in runs for cell in run.cells):
             words = [DATA if word == data_path else word for word in (*cell.program, *cell.args)]
             commands.setdefault(cell.kind, " ".join(["python", *words]))
         used = [cell for run in runs for cell in run.cells if cell.read(root) is not None]
         machines = outcomes.machines(used, root)
+        machines += [
+            one for one in known.get(experiment, {}).get("machines", ()) if one not in machines
+        ]
         found[experiment] = {"machines": machines, "commands": commands, "runs": rows}
     return found
 
@@ -117,24 +133,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     setting = QUICK if args.quick else FULL
     plans, root = Plans(setting, _data(args, setting)), args.work.resolve()
-    wanted = [name for name in EXPERIMENTS if name in args.claims]
-    runs = [run for name in wanted for run in runs_of(plans, name, args.seeds)]
-    cells = grid.ordered(cell for run in runs for cell in run.cells)
     places = grid.slots(args.gpu_id, args.jobs)
-    if args.dry_run:
-        grid.show(cells, root, places[0])
-        return 0
     # As JSON has it, so that a file can be compared.
     described = {
         key: list(one) if isinstance(one, tuple) else one for key, one in asdict(setting).items()
     }
     out = args.out or (root / RESULTS.name if args.quick else RESULTS)
-    if not args.out and args.quick:
+    if not args.out and args.quick and not args.dry_run:
         root.mkdir(parents=True, exist_ok=True)
-    before = former(out, described)
+    nowhere = args.dry_run and not out.parent.is_dir()
+    before = {} if nowhere else former(out, described)
+    runs = [
+        run
+        for name in EXPERIMENTS
+        if name in args.claims
+        for run in runs_of(plans, name, args.seeds)
+        if run.partial or row_in(before, name, run) is None
+    ]
+    cells = grid.ordered(cell for run in runs for cell in run.cells)
+    if args.dry_run:
+        grid.show(cells, root, places[0])
+        return 0
 
     def write() -> None:
-        experiments = before | collected(plans, root, args.data_path)
+        experiments = before | collected(plans, root, args.data_path, before)
         made = {**installed(("tensorflow", "keras", "numpy")), "git": git_state(grid.REPOSITORY)}
         write_json(out, {"setting": described, "made_with": made, "experiments": experiments})
 
