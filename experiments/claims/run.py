@@ -92,9 +92,10 @@ def collected(
     found: dict[str, Any] = {}
     for experiment in EXPERIMENTS:
         runs = runs_of(plans, experiment)
-        if all(run.row(root) is None for run in runs):
+        here = [run.row(root) for run in runs]
+        if not any(here):
             continue
-        rows = [run.row(root) or row_in(known, experiment, run) for run in runs]
+        rows = [one or row_in(known, experiment, run) for one, run in zip(here, runs, strict=True)]
         rows = [row for row in rows if row is not None]
         commands: dict[str, str] = {}
         for cell in (cell for run in runs for cell in run.cells):
