@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import types
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -205,14 +206,12 @@ class _Holder:
         for name, value in layer.__dict__.items():
             if name in OF_KERAS:
                 continue
-            held = [one for one in keras.tree.flatten(value) if id(one) in own]
+            held = [one for one in _leaves(value) if id(one) in own]
             if held:
                 if constrained := [one.name for one in held if one.constraint is not None]:
                     raise Closed(f"holds a variable with a constraint ({constrained[0]})")
                 tensors = {id(one): self.tensor(one, layer) for one in held}
-                shell.__dict__[name] = keras.tree.map_structure(
-                    lambda one, others=tensors: others.get(id(one), one), value
-                )
+                shell.__dict__[name] = _replaced(value, tensors)
                 for one in held:
                     left.pop(id(one), None)
             elif self._direct and not name.startswith("_"):
@@ -228,6 +227,27 @@ class _Holder:
         if isinstance(value, list | tuple) and any(isinstance(v, keras.Layer) for v in value):
             return [self._with_calls(one) for one in value]
         return value
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """A value, or those in a list or dict of them, at any depth; unlike `keras.tree`, of dicts with
+    keys that have no order, too."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list | tuple):
+        yield value
+        return
+    for one in value:
+        yield from _leaves(one)
+
+
+def _replaced(value: Any, others: dict[int, Any]) -> Any:
+    """The same, with others in place of some values."""
+    if isinstance(value, dict):
+        return {key: _replaced(one, others) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_replaced(one, others) for one in value]
+    return others.get(id(value), value)
 
 
 def _no_loss(loss: Any) -> None:

@@ -139,6 +139,7 @@ class Listed(L.Layer):
         self._weights = [self.add_weight(shape=(), initializer="ones") for _ in shapes]
         self.scales = {"all": [self.add_weight(shape=(channels,), name="scale")], "no": 3.0}
         self.inner = [L.Dense(channels) for _ in shapes]
+        self.places = {layer: number for number, layer in enumerate(self.inner)}
         for layer, shape in zip(self.inner, shapes, strict=True):
             layer.build(shape)
         self.built = True
