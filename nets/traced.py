@@ -230,8 +230,8 @@ class _Holder:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """A value, or those in a list or dict of them, at any depth; unlike `keras.tree`, of dicts with
-    keys that have no order, too."""
+    """A value, or those in a list or dict of them, at any depth. Not by `keras.tree`, which sorts
+    the keys: those of a compiled model's dicts are layers."""
     if isinstance(value, dict):
         value = list(value.values())
     if not isinstance(value, list | tuple):

@@ -139,7 +139,6 @@ class Listed(L.Layer):
         self._weights = [self.add_weight(shape=(), initializer="ones") for _ in shapes]
         self.scales = {"all": [self.add_weight(shape=(channels,), name="scale")], "no": 3.0}
         self.inner = [L.Dense(channels) for _ in shapes]
-        self.places = {layer: number for number, layer in enumerate(self.inner)}
         for layer, shape in zip(self.inner, shapes, strict=True):
             layer.build(shape)
         self.built = True
@@ -166,6 +165,28 @@ def test_variables_in_lists_are_weights_of_the_network():
     graph = ChannelGraph(flat.model)
     assert {"first", "second", "third"} <= {one for gate in graph.groups for one in gate.layers}
     assert_a_third_can_go(graph, inputs, rng)
+
+
+class Compiled(keras.Model):
+    """Of layers of several classes: once it is compiled, Keras has them as keys of a dict."""
+
+    def __init__(self):
+        super().__init__(name="compiled")
+        self.scale = L.Rescaling(2.0)
+        self.inner = [L.Conv2D(6, 3), L.Dense(3)]
+
+    def call(self, x):
+        for layer in (self.scale, *self.inner):
+            x = layer(x)
+        return x
+
+
+def test_a_compiled_network_is_opened():
+    model, images = Compiled(), np.ones((2, 8, 8, 3), np.float32)
+    model(images)
+    model.compile(loss="mse")
+    given = Given.read(model, images)
+    assert not given.closed and len(ChannelGraph(given.core).groups) == 1
 
 
 def test_what_a_call_does_not_need_is_left_out():
