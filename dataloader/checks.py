@@ -5,6 +5,8 @@ Arrays come whole or in chunks; `form` is how the targets of the first chunk wer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ SUM = 1e-3  # how far probabilities may add up to something else than 1
 def checked_inputs(array: np.ndarray, shape: Shape | None, origin: str, fit: Fit) -> np.ndarray:
     """Inputs as the network gets them: uint8 as they are, all else float32.
 
+    A last axis of size 1 may be missing or too many, as where Keras calls a functional network.
+
     Args:
       array: [n, ...]. shape: of one example; None in it: any size. origin: for messages.
 
@@ -33,7 +37,10 @@ def checked_inputs(array: np.ndarray, shape: Shape | None, origin: str, fit: Fit
       UserError: another shape, text or the like, NaN, whole numbers above 2**24.
     """
     if shape is not None and not fits(array.shape[1:], shape):
-        raise UserError(_misshapen(array.shape[1:], shape, origin, fit))
+        adapted = _with_last_axis(array.shape[1:], shape)
+        if not fits(adapted, shape):
+            raise UserError(_misshapen(array.shape[1:], shape, origin, fit))
+        array = array.reshape(len(array), *adapted)
     if array.dtype == np.uint8:
         return array
     noun = f"{fit.words[0]}s"
@@ -195,11 +202,40 @@ def checked_weights(array: np.ndarray, target: np.ndarray, origin: str) -> np.nd
     return weights
 
 
-def fits(shape: tuple[int, ...], wanted: Shape) -> bool:
+def fits(shape: Sequence[int | None], wanted: Shape) -> bool:
     """Whether a shape is the wanted one, None in it being any size."""
     return len(shape) == len(wanted) and all(
         size is None or size == found for found, size in zip(shape, wanted, strict=True)
     )
+
+
+def is_batch(shape: Sequence[int | None], wanted: Shape | None) -> bool:
+    """Whether inputs of a shape are several examples, not one of the wanted shape.
+
+    Args:
+      shape: None in it: not known. wanted: None: not known, a number is taken to be an example.
+    """
+    shape, wanted = tuple(shape), wanted or ()
+    for adapted in (tuple, partial(_with_last_axis, wanted=wanted)):
+        for is_several, example in ((False, shape), (True, shape[1:])):
+            if _may_fit(adapted(example), wanted):
+                return is_several
+    return len(shape) > len(wanted)
+
+
+def _may_fit(shape: Sequence[int | None], wanted: Shape) -> bool:
+    known = [size if found is None else found for found, size in zip(shape, wanted, strict=False)]
+    return len(shape) == len(wanted) and fits(known, wanted)
+
+
+def _with_last_axis(shape: Sequence[int | None], wanted: Shape) -> tuple[int | None, ...]:
+    """An example's shape with a last axis of size 1 put in or taken off, where only that makes it
+    as long as the wanted one."""
+    if wanted[-1:] == (1,) and len(shape) + 1 == len(wanted):
+        return (*shape, 1)
+    if tuple(shape[-1:]) == (1,) and len(shape) == len(wanted) + 1:
+        return tuple(shape[:-1])
+    return tuple(shape)
 
 
 def one_hot(rows: np.ndarray) -> bool:
@@ -261,8 +297,10 @@ def _finite(array: np.ndarray, noun: str, origin: str) -> None:
 def _misshapen(found: Any, shape: Shape, origin: str, fit: Fit, verb: str = "takes") -> str:
     found, hint = tuple(found), ""
     if (*found, 1) == shape:
-        hint = " (images[..., None])" if fit.words[0] == "image" else " (array[..., None])"
+        hint = " (array[..., None])"
     elif verb == "takes" and len(shape) == 3 and found == (shape[2], *shape[:2]):
         hint = " (channels come last: array.transpose(0, 2, 3, 1))"
+    elif verb == "takes" and fits(found[1:], shape):
+        hint = " (one example each; a keras.utils.PyDataset gives batches)"
     noun = f"{fit.words[0]}s" if verb == "takes" else f"{fit.words[1]}s"
     return f"{origin} has {noun} of shape {found}: the network {verb} {shape}{hint}"

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..utils.errors import UserError
-from .checks import checked_inputs, checked_labels, checked_targets, checked_weights, form_of
+from .checks import (
+    checked_inputs,
+    checked_labels,
+    checked_targets,
+    checked_weights,
+    form_of,
+    is_batch,
+)
 from .dataset import Split, Tree
 from .fit import Fit
 
@@ -45,8 +52,8 @@ class Parser:
         self.weighted = weights is not None
         if self.weighted:
             given = weights_of(weights, names, self.origin)
-            ones = leaves[: 1 if leaves[0].ndim > len(fit.input_shapes[0] or ()) else 0]
-            count = [len(one) for one in ones]
+            several = is_batch(leaves[0].shape, fit.input_shapes[0])
+            count = [len(leaves[0])] if several else []
             leaves += [
                 np.ones(count, np.float32) if one is None else as_array(one, self.origin)
                 for one in given

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..utils.errors import USERS, UserError, without_place, words_of
+from .checks import is_batch
 from .dataset import Split
 from .elements import Parser, check_repeats, hashes, leaves_of
 from .fit import Fit
@@ -125,10 +126,9 @@ def of_dataset(dataset: tf.data.Dataset, fit: Fit, origin: str) -> tuple[Pass, b
                 "place of a tensor: give dense tensors of one size"
             )
     first = leaves[0].shape
-    rank = len(fit.input_shapes[0] or ())
     if first.rank is None:
         raise UserError(f"{origin} has elements of unknown shape: give them one by set_shape")
-    batched = first.rank == rank + 1
+    batched = is_batch(first.as_list(), fit.input_shapes[0])
     count, size = int(dataset.cardinality()), first[0] if batched else 1
     expected = count * size if count >= 0 and size else None
     static = all(one.shape.is_fully_defined() for one in tf.nest.flatten(spec))

@@ -145,6 +145,25 @@ def test_arrays_are_not_copied():
         assert train.inputs.dtype == images.dtype
 
 
+@pytest.mark.parametrize("size", [6, None])
+@pytest.mark.parametrize(("has", "takes"), [((8, 6), (1,)), ((8, 6, 1), ()), ((8, 6), ())])
+def test_a_last_axis_of_one_may_be_missing_or_too_many(has, takes, size):
+    """As where Keras calls a functional network on them."""
+    wanted = (8, size, *takes)
+    fit = Fit(("image",), (wanted,), CLASSIFIER.outputs)
+    grey = IMAGES[..., :1].reshape(COUNT, *has)
+    data = tf.data.Dataset.from_tensor_slices((grey, LABELS))
+    unknown = tf.data.Dataset.from_generator(
+        lambda: iter(data.batch(7)),
+        output_signature=(tf.TensorSpec((None, *has), tf.uint8), tf.TensorSpec((None,), tf.int64)),
+    )
+    shape, expected = (8, 6, *takes), sorted(one.tobytes() for one in grey)
+    for given in ((grey, LABELS), data, data.batch(7), data.batch(8), unknown, Torch(grey)):
+        train, _, _ = read(given, given, fit)
+        assert train.inputs.shape == (COUNT, *shape) and train.inputs.dtype == np.uint8
+        assert sorted(one.tobytes() for one in train.inputs) == expected
+
+
 def test_a_classifier_of_a_shape_alone_counts_its_classes():
     fit = Fit.of_images(SHAPE)
     assert read((IMAGES, LABELS), (IMAGES, LABELS), fit)[2] == tuple("0123")
@@ -437,6 +456,7 @@ class Endless(keras.utils.PyDataset):
         (lambda: {"x": IMAGES}, "is a dict: a tf.data.Dataset or a pair"),
         (lambda: Bad(b"record"), r"elements b'record': \(image, label\) is expected"),
         (lambda: Bad((IMAGES[0, :5], 1)), "the network takes"),
+        (lambda: Bad((IMAGES, LABELS)), r"one example each; a keras\.utils\.PyDataset gives"),
         (lambda: Bad((IMAGES[0], 7)), "label 7 of example 0 is outside"),
         (lambda: Bad(KeyError("gone")), "example 0 can't be read .KeyError: 'gone'"),
         (Endless, "never ends"),
