@@ -126,8 +126,12 @@ def of_dataset(dataset: tf.data.Dataset, fit: Fit, origin: str) -> tuple[Pass, b
                 "place of a tensor: give dense tensors of one size"
             )
     first = leaves[0].shape
-    if first.rank is None:
-        raise UserError(f"{origin} has elements of unknown shape: give them one by set_shape")
+    if first.rank is None:  # as numpy_function leaves it
+        element = next(_read(dataset.as_numpy_iterator, origin), None)
+        if element is None:
+            raise UserError(f"{origin} has no {fit.words[0]} at all")
+        inputs = leaves_of(element[0], fit.input_names, origin, "input")
+        first = tf.TensorShape(inputs[0].shape)
     batched = is_batch(first.as_list(), fit.input_shapes[0])
     count, size = int(dataset.cardinality()), first[0] if batched else 1
     expected = count * size if count >= 0 and size else None

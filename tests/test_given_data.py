@@ -157,11 +157,15 @@ def test_a_last_axis_of_one_may_be_missing_or_too_many(has, takes, size):
         lambda: iter(data.batch(7)),
         output_signature=(tf.TensorSpec((None, *has), tf.uint8), tf.TensorSpec((None,), tf.int64)),
     )
-    shape, expected = (8, 6, *takes), sorted(one.tobytes() for one in grey)
-    for given in ((grey, LABELS), data, data.batch(7), data.batch(8), unknown, Torch(grey)):
-        train, _, _ = read(given, given, fit)
+    shape, expected = (8, 6, *takes), sorted(image.tobytes() for image in grey)
+    shapeless = data.batch(7).map(
+        lambda *pair: tf.numpy_function(lambda *pair: pair, pair, (tf.uint8, tf.int64))
+    )
+    given = ((grey, LABELS), data, data.batch(7), data.batch(8), unknown, shapeless, Torch(grey))
+    for one in given:
+        train, _, _ = read(one, one, fit)
         assert train.inputs.shape == (COUNT, *shape) and train.inputs.dtype == np.uint8
-        assert sorted(one.tobytes() for one in train.inputs) == expected
+        assert sorted(image.tobytes() for image in train.inputs) == expected
 
 
 def test_a_classifier_of_a_shape_alone_counts_its_classes():
