@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,6 +35,7 @@ from ..pruning.engine.validation import Validation
 from ..pruning.history import History, output_shapes
 from ..pruning.knowledge.bank import Layout
 from ..pruning.knowledge.distill import plain_loss
+from ..pruning.methods.base import Search
 from ..pruning.methods.by_name import SEARCHES
 from ..pruning.space.widths import smallest
 from ..reports.networks import peak_memory_mb
@@ -87,12 +91,11 @@ def dry_run(given: Given, task: Task, data: Dataset, wanted: Wanted, device: Dev
         lines, seconds = [*lines, line], seconds + taken
     student = given.core
     if wanted.search:
+        search = (graph, task, data, wanted.search, wanted.bank, device)
         if wanted.search.method.supernet:
-            taken, found = _supernet(given.core, task, data, wanted.search, device)
+            taken, found = _supernet(*search)
         else:
-            taken, found = _search(
-                graph, task, data, wanted.search, wanted.bank, device, memory.plan
-            )
+            taken, found = _search(*search, memory.plan)
         lines, seconds = [*lines, *found], seconds + taken
         student = _uniform(graph, wanted.search.budget.goal)
     if wanted.training and wanted.finetuning:
@@ -142,54 +145,94 @@ def _search(
     plan: MemoryPlan,
 ) -> tuple[float, list[str]]:
     """Seconds and lines of a search and its bank, from two steps in a temporary folder."""
-    val = held_out(data, options)
     with (
         progress.doing(f"measuring {MEASURED_STEPS} steps of the search"),
         progress.shown(0),
+        _begun(graph, task, data, options, compile=device.compile, plan=plan) as running,
+    ):
+        running.run(most=MEASURED_STEPS)
+        rows = running.history.rows
+        taken = sum(sum(row["seconds"].values()) for row in rows)
+        left = search_outlook(running)
+        steps = len(rows) - 1 + left.steps
+        tried = sum(row["evaluations"] for row in rows) + left.evaluations
+    seconds = taken + left.seconds
+    lines = [_of_search(options, steps, tried, left.evaluation_seconds, seconds)]
+    of_bank, found = _of_bank(bank, graph, task, data, options, steps, left.forward_seconds)
+    return seconds + of_bank, [*lines, *found]
+
+
+def _supernet(
+    graph: ChannelGraph,
+    task: Task,
+    data: Dataset,
+    options: SearchOptions,
+    bank: Bank | None,
+    device: Device,
+) -> tuple[float, list[str]]:
+    """Seconds and lines of a supernet's training, its search and the bank, from training steps of
+    the plain network."""
+    method = options.method
+    plain = replace(Training(), epochs=method.epochs, batch_size=method.batch_size)
+    with progress.doing("measuring training steps"):
+        step = training_step_seconds(graph.model, task, data, plain, 1, device)
+    training, line = _training("supernet", plain, data, SUPERNET_PASSES * step)
+    with _begun(graph, task, data, options, compile=device.compile) as running:
+        steps, tried = running.remaining()
+        forward = FORWARD * step / method.batch_size
+        whole = forward * len(running.val) * _shrunk(options)
+        each = running.part * whole
+    search = steps * whole + tried * each
+    lines = [line, _of_search(options, steps, tried, each, search)]
+    of_bank, found = _of_bank(bank, graph, task, data, options, steps, forward)
+    return training + search + of_bank, [*lines, *found]
+
+
+@contextmanager
+def _begun(
+    graph: ChannelGraph, task: Task, data: Dataset, options: SearchOptions, **more: Any
+) -> Iterator[Search]:
+    """A search in a temporary folder, before its first step."""
+    val = held_out(data, options)
+    with (
         tempfile.TemporaryDirectory(prefix="ekg_tf_dry_") as folder,
         RunFolder.open(Path(folder, "run"), {}) as kept,
     ):
         history = History(kept, output_shapes(graph, len(val)))
-        method = SEARCHES[options.method.name]
-        running = method(
-            graph,
-            val,
-            history,
-            options,
-            task,
-            compile=device.compile,
-            plan=plan,
-        )
-        running.run(most=MEASURED_STEPS)
-        taken = sum(sum(row["seconds"].values()) for row in history.rows)
-        left = search_outlook(running)
-        steps = len(history.rows) - 1 + left.steps
-        tried = sum(row["evaluations"] for row in history.rows) + left.evaluations
-    seconds = taken + left.seconds
-    line = f"search by {options.method.name} to {100 * options.budget.goal:g} % of the "
-    line += f"{options.budget.label}: about {progress.count(steps, 'step')}, "
-    line += f"{progress.count(tried, 'smaller network')} tried ({_short(left.evaluation_seconds)} "
-    lines = [f"{line}each), about {progress.duration(seconds)}"]
-    if bank:
-        layout = _layout(bank, graph.model, task, data, min(bank.teachers, steps))
-        shrunk = (1 + options.budget.goal) / 2
-        passes = layout.examples * layout.teachers if layout.arrays else 0
-        of_bank = passes * left.forward_seconds * shrunk
-        lines.append(f"memory bank: {layout}, about {progress.duration(of_bank)}")
-        seconds += of_bank
-    return seconds, lines
+        yield SEARCHES[options.method.name](graph, val, history, options, task, **more)
 
 
-def _supernet(
-    core: keras.Model, task: Task, data: Dataset, options: SearchOptions, device: Device
+def _shrunk(options: SearchOptions) -> float:
+    """What the networks of a search cost, as a share of the whole one, half-way."""
+    return (1 + options.budget.goal) / 2
+
+
+def _of_search(options: SearchOptions, steps: int, tried: int, each: float, seconds: float) -> str:
+    return (
+        f"search by {options.method.name} to {100 * options.budget.goal:g} % of the "
+        f"{options.budget.label}: about {progress.count(steps, 'step')}, "
+        f"{progress.count(tried, 'smaller network')} tried ({_short(each)} each), about "
+        f"{progress.duration(seconds)}"
+    )
+
+
+def _of_bank(
+    bank: Bank | None,
+    graph: ChannelGraph,
+    task: Task,
+    data: Dataset,
+    options: SearchOptions,
+    steps: int,
+    forward: float,
 ) -> tuple[float, list[str]]:
-    """Seconds and a line of a supernet's training, from steps of the plain network."""
-    method = options.method
-    plain = replace(Training(), epochs=method.epochs, batch_size=method.batch_size)
-    with progress.doing("measuring training steps"):
-        step = training_step_seconds(core, task, data, plain, 1, device)
-    seconds, line = _training("supernet", plain, data, SUPERNET_PASSES * step)
-    return seconds, [line, f"search by {method.name}: not estimated, minutes as a rule"]
+    """Seconds and a line, if there is to be a bank; `forward`: seconds of an example through the
+    whole network."""
+    if not bank:
+        return 0.0, []
+    layout = _layout(bank, graph.model, task, data, min(bank.teachers, steps))
+    passes = layout.examples * layout.teachers if layout.arrays else 0
+    seconds = passes * forward * _shrunk(options)
+    return seconds, [f"memory bank: {layout}, about {progress.duration(seconds)}"]
 
 
 def _layout(bank: Bank, core: keras.Model, task: Task, data: Dataset, teachers: int) -> Layout:

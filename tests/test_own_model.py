@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 
 import keras
 import numpy as np
@@ -225,6 +226,17 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(project, capsys):
         *("all outputs of 2 teachers on ", " of memory", "nothing was written"),
     ):
         assert words in said, words
+
+
+@pytest.mark.parametrize("method", ["swp", "autoslim"])
+def test_a_dry_run_of_a_supernet_counts_its_search_and_bank(project, capsys, method):
+    argv = ["--model", project / "my.keras", "--data", project / "pngs", "--data_flip", "off"]
+    argv += ["--method", method, "--supernet_epoch", "3", "--search_target_rate", "0.6"]
+    prune.main([str(one) for one in [*argv, "--dry_run", "--train_path", project / "dry"]])
+    said = capsys.readouterr().out
+    assert "supernet: 3 epochs of " in said and "memory bank: all outputs of " in said
+    found = re.search(rf"search by {method} to 60 % of the FLOPs: about (\d+) steps, (\d+) ", said)
+    assert found and int(found[2]) > int(found[1]) > 1
 
 
 def test_prune_and_report_from_the_command_line(project, capsys, monkeypatch):

@@ -32,7 +32,12 @@ class Search(Loop):
         drop: how much worse than the given network a network may be; None: as the budget asks for.
         order: rank of every unit in its gate at the beginning, int32 [U]; 0 = most important.
         compile: XLA.
+
+    Attributes:
+        part: about what share of a network an evaluation runs.
     """
+
+    part = 0.5  # what lies behind a gate
 
     def __init__(
         self,

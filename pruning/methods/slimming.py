@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from ...nets.gates import Gates
 from ...training.task import Task
-from ..space.candidates import Candidates, Size, removable
+from ..space.candidates import Candidates, Proposal, Size, removable
 from ..space.width_grid import WidthGrid, narrower
 from ..worth.rewards import Reward
 from .greedy import GreedySearch
@@ -54,6 +54,10 @@ class GridCandidates(Candidates):
         width = narrower(self._grid.grids[number], gate)
         return [] if width is None else removable(gate, gate.width - width, self._round_to)
 
+    def screened(self, proposals: list[Proposal]) -> list[Proposal]:
+        """All: nothing is ranked here, so a removal's cost is of no interest."""
+        return proposals
+
 
 class SlimmingSearch(GreedySearch):
     """Removes grid steps by validation accuracy; the order of the channels stays the supernet's."""
@@ -67,6 +71,5 @@ class SlimmingSearch(GreedySearch):
         begin = time.perf_counter()
         self.evaluator.set_current(self.gates.mask())
         reward = AccuracyReward(self.task, self.val)
-        # Nothing is ranked here: a removal's cost is of no interest.
         proposals = self._proposals(np.zeros(self.graph.num_units + 1))
         return self._take_proposal(proposals, reward, {"start": time.perf_counter() - begin})

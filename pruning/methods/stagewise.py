@@ -58,6 +58,7 @@ class StageWiseSearch(Search):
             cache_bytes=options.method.cache_mb << 20,
         )
         self.stages = self.rater.stages
+        self.part = 1 / len(self.stages)
         frozen = frozen_gates(graph, self.stages)
         self.grid = WidthGrid(self.gates, wanted.width_steps, options.budget.round_to, frozen)
         self._archives = [Archive.empty(len(stage.gates)) for stage in self.stages]
