@@ -144,6 +144,9 @@ def test_a_result_holds_the_figures_of_both_networks(model, digits, pruned):
     hits = pruned.model.predict(digits[1][0], verbose=0).argmax(1) == digits[1][1]
     assert after["test"]["top1"] == pytest.approx(100 * hits.mean(), abs=1e-3)
     assert before["latency_ms"] == after["latency_ms"] == {"1": 1.0, "128": 1.0}
+    for words in (str(pruned.folder), "of the FLOPs (", f"→ {after['test']['top1']:.2f} "):
+        assert words in repr(pruned), words
+    assert "before any" not in repr(pruned)
     assert [one["wanted"] for one in pruned.front] == [0.8, 0.6]
     for one in pruned.front:
         assert one["rate"] <= one["wanted"]
@@ -260,6 +263,7 @@ def test_a_search_gives_the_network_before_any_fine_tuning(model, digits, search
     assert searched.before["parameters"] == model.count_params()
     same_weights(load_keras(searched.folder / "search_pruned.keras"), searched.model)
     assert set(searched.before) == set(searched.after) == {"parameters", "flops", "test"}
+    assert "before any fine-tuning" in repr(searched)
     assert [one["wanted"] for one in searched.front] == [0.7]
     args = json.loads((searched.folder / "args.json").read_text())
     assert (args["budget"], args["round_to"], args["num_teacher"]) == ("params", 4, 2)

@@ -27,7 +27,9 @@ from ekg_tf.phases.rehearsal import rehearse
 from ekg_tf.phases.searching import check
 from ekg_tf.phases.searching import run_search as _searched
 from ekg_tf.reports.finetuning import report, tested
+from ekg_tf.reports.networks import metric_of
 from ekg_tf.reports.search import print_summary
+from ekg_tf.reports.verdict import verdict
 from ekg_tf.reports.written import write_if_missing
 from ekg_tf.training.task import Knowledge
 from ekg_tf.training.trainer import Extras, check_batch, needs_lamb
@@ -76,6 +78,17 @@ class Result:
     after: dict[str, Any]
     front: list[dict[str, Any]]
     folder: Path
+
+    def __repr__(self) -> str:
+        """What became of the network, in a line; the figures are in `before` and `after`."""
+        before, after = self.before, self.after
+        said = verdict(
+            flops=(before["flops"], after["flops"]),
+            parameters=(before["parameters"], after["parameters"]),
+            metric=metric_of(before, after),
+            finetuned="latency_ms" in after,
+        )
+        return f"<Result in {self.folder}: {said}>"
 
 
 @shown
