@@ -45,13 +45,15 @@ class Output:
 class Fit:
     """The inputs and outputs of a network, in its own order.
 
-    input_names: their keys where inputs come as a dict. input_shapes: without the batch; None for a
-    network whose graph doesn't tell.
+    input_names: their keys where inputs come as a dict.
+    input_shapes: without the batch; None in one: any size; None for one: not known.
+    built_on: of a network that may take other sizes, the shape of the first input it was built on.
     """
 
     input_names: tuple[str, ...]
     input_shapes: tuple[Shape | None, ...]
     outputs: tuple[Output, ...] = (Output(),)
+    built_on: Shape | None = None
 
     @classmethod
     def of_images(cls, shape: Shape) -> Fit:

@@ -70,7 +70,7 @@ def read(path: Path, fit: Fit, options: Data) -> Splits:
 
 
 def _image_shape(path: Path, fit: Fit) -> tuple[int, int, int]:
-    shape = fit.input_shapes[0]
+    shape = fit.built_on or fit.input_shapes[0]
     if len(fit.input_shapes) > 1 or shape is None or len(shape) != 3 or shape[-1] not in CHANNELS:
         takes = shape if len(fit.input_shapes) == 1 else fit.input_shapes
         raise UserError(

@@ -74,18 +74,11 @@ def read(
 def _read(given: Any, fit: Fit, memory: Memory, workers: int, origin: str) -> Split:
     if isinstance(given, (tuple, list)) and len(given) in (2, 3):
         return _from_arrays(given, fit, origin)
-    stream = isinstance(given, (tf.data.Dataset, keras.utils.PyDataset))
-    by_index = _is_indexed(given)
-    if (stream or by_index) and None in fit.input_shapes:
-        raise UserError(
-            f"{origin}: a network that is no functional one doesn't tell the shape of its inputs, "
-            "so its data has to be a pair of arrays (examples, labels)"
-        )
     if isinstance(given, tf.data.Dataset):
         return from_stream(*of_dataset(given, fit, origin), fit, memory, origin)
-    if stream:
+    if isinstance(given, keras.utils.PyDataset):
         return from_stream(*of_batches(given, workers, origin), fit, memory, origin)
-    if by_index:
+    if _is_indexed(given):
         return _from_index(given, fit, memory, workers, origin)
     noun, target = (f"{word}s" for word in fit.words)
     if _is_indexed(getattr(given, "dataset", None)):  # torch's DataLoader

@@ -125,14 +125,18 @@ def of_dataset(dataset: tf.data.Dataset, fit: Fit, origin: str) -> tuple[Pass, b
                 f"{origin} has elements with {type(leaf).__name__.removesuffix('Spec').lower()} in "
                 "place of a tensor: give dense tensors of one size"
             )
-    first = leaves[0].shape
-    if first.rank is None:  # as numpy_function leaves it
+    first, target = (leaves[k].shape for k in (0, len(fit.input_names)))
+    if first.rank is None or target.rank is None:  # as numpy_function leaves it
         element = next(_read(dataset.as_numpy_iterator, origin), None)
         if element is None:
             raise UserError(f"{origin} has no {fit.words[0]} at all")
         inputs = leaves_of(element[0], fit.input_names, origin, "input")
-        first = tf.TensorShape(inputs[0].shape)
-    batched = is_batch(first.as_list(), fit.input_shapes[0])
+        targets = leaves_of(element[1], fit.output_names, origin, "output")
+        first, target = (tf.TensorShape(np.shape(one[0])) for one in (inputs, targets))
+    if fit.input_shapes[0] is None:  # of batches both sides begin with their size
+        batched = bool(first.rank and target.rank) and first[:1].is_compatible_with(target[:1])
+    else:
+        batched = is_batch(first.as_list(), fit.input_shapes[0])
     count, size = int(dataset.cardinality()), first[0] if batched else 1
     expected = count * size if count >= 0 and size else None
     static = all(one.shape.is_fully_defined() for one in tf.nest.flatten(spec))

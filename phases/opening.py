@@ -108,19 +108,20 @@ def work_again(args: argparse.Namespace, network: keras.Model) -> Work:
 
 def fit_of(given: Given) -> Fit:
     """What a network's data must look like; a subclassed one may take inputs of other sizes than it
-    was built on, and gives outputs of as many axes and channels then."""
+    was built on, of as many axes, and gives outputs of as many axes and channels then."""
     inputs, outputs = given.keys
     shapes = [tuple(one.shape[1:]) for one in given.core.inputs]
+    built_on = None
     ends = [tuple(one.shape[1:]) for one in given.core.outputs]
     if not has_graph(given.model):
-        shapes = [None] * len(shapes)
+        built_on, shapes = shapes[0], [(None,) * len(shape) for shape in shapes]
         ends = [(*(None for _ in end[:-1]), *end[-1:]) for end in ends]
     found = zip(outputs, given.outputs, ends, given.losses, strict=True)
     kinds = [
         Output(key, one.kind, end, takes_any_targets(loss), ignored_class(loss))
         for key, one, end, loss in found
     ]
-    return Fit(tuple(inputs), tuple(shapes), tuple(kinds))
+    return Fit(tuple(inputs), tuple(shapes), tuple(kinds), built_on)
 
 
 def _unknown_fit(loss: Any) -> Fit:

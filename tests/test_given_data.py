@@ -497,11 +497,24 @@ def test_sigmoids_are_between_0_and_1():
         read((ROWS, LABELS), (ROWS, LABELS), fit)
 
 
-def test_a_network_without_a_graph_takes_arrays_alone():
-    fit = Fit(("input",), (None,))
-    assert read((IMAGES, LABELS), (IMAGES, LABELS), fit)[0].input_shapes == SHAPE
-    with pytest.raises(UserError, match=r"no functional one .* pair of arrays"):
-        read(tf_data(), tf_data(), fit)
+UNNAMED = [name for name in SOURCES if name not in ("dicts", "named")]
+
+
+@pytest.mark.parametrize("source", [*UNNAMED, "one-hot examples", "equal batches"])
+@pytest.mark.parametrize("shape", [None, (None, None, None)], ids=["never built", "built"])
+def test_a_network_without_a_graph_takes_every_source(source, shape):
+    fit = Fit(("input",), (shape,))
+    more = {
+        "one-hot examples": tf_data().map(lambda x, y: (x, tf.one_hot(y, 4))),
+        "equal batches": tf_data().batch(8, drop_remainder=True),
+    }
+    given = more[source] if source in more else SOURCES[source]()
+    split, _, names = read(given, given, fit)
+    assert split.inputs.shape == (COUNT, *SHAPE) and names == tuple("0123")
+    known = {image.tobytes(): label for image, label in zip(IMAGES, LABELS, strict=True)}
+    for image, label in zip(split.inputs, split.targets, strict=True):
+        assert known.pop(image.tobytes()) == label
+    assert not known
 
 
 def test_normalisation_flip_and_crop_are_for_one_input():

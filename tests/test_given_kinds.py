@@ -368,6 +368,10 @@ def test_labels_of_every_place_for_a_subclassed_network(built):
     work = work_on(model, reader(data, data, None, "the test"))
     np.testing.assert_array_equal(work.data.train.targets, data[1])
     rehearse(work.given, work.task, work.data, device())
+    batches = tf.data.Dataset.from_tensor_slices(data).batch(5)
+    streamed = work_on(model, reader(batches, batches, None, "the test"))
+    assert streamed.data.train.targets.shape == (24, SIZE, SIZE)
+    assert streamed.given.core.count_params() == work.given.core.count_params()
     other = images, data[1][:, 1:]
     with pytest.raises(UserError, match="shape"):
         work = work_on(model, reader(other, other, None, "the test"))

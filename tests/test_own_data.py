@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ekg_tf.dataloader import eval_batches, own, own_function, parts, train_batches
+from ekg_tf.dataloader.fit import Fit
 from ekg_tf.options.data import Data, Sampling
 from ekg_tf.utils.errors import UserError
 from PIL import Image
@@ -70,6 +71,12 @@ def test_images_are_resized_as_keras_does(folder):
     assert [own.load(str(path), SHAPE, Data(crop=crop)).pad for crop in (None, 0, 5)] == [1, 0, 5]
     grey = own.load(str(path), (3, 4, 1))
     assert grey.train.inputs.shape == (6, 3, 4, 1) and grey.mean.tolist() == [0]
+
+
+def test_a_folder_for_a_network_of_any_size_is_resized_to_what_it_was_built_on(folder):
+    path, _ = folder
+    fit = Fit(("input",), ((None, None, None),), built_on=(3, 4, 3))
+    assert own.load(str(path), fit).image_shape == (3, 4, 3)
 
 
 def test_folder_errors(folder, tmp_path):
