@@ -2,11 +2,14 @@
 
     python -m ekg_tf.benchmarks.fast_quality --arch ResNet-20 --dataset DIGITS \\
         --search_batch_size 128 --trained_param runs/digits/baseline.keras \\
-        --search_target_rate 0.45 --train_path NEW_FOLDER \\
+        --search_target_rate 0.45 --seeds 24 --train_path NEW_FOLDER \\
         --out docs/results/fast_quality_digits.json
     python -m ekg_tf.benchmarks.fast_quality --arch ResNet-20 --dataset CIFAR10 --data_path DIR \\
         --trained_param runs/cifar/baseline.keras --search_target_rate 0.45 --seeds 3 \\
         --train_path NEW_FOLDER --out docs/results/fast_quality_cifar.json
+    python -m ekg_tf.benchmarks.fast_quality --arch ResNet-56 --dataset CIFAR10 --data_path DIR \\
+        --trained_param res56_cifar10.pkl --search_target_rate 0.45 --seeds 3 \\
+        --train_path NEW_FOLDER --out docs/results/fast_quality_resnet56.json
 
 The final loss of a greedy search hangs on every choice before, so one search says little: both
 evaluators search with every one of `--seeds` draws of D_subset and D_val. Everything else is as in

@@ -169,7 +169,8 @@ def network_and_reader(
     def read(fit: Fit) -> Dataset:
         data = data_of(args, fit)
         if args.data is None:
-            check_fits(args.model, network, classes_of(data), data.image_shape)
+            outputs = [one.shape for one in fit.outputs]
+            check_fits(args.model, fit.input_shapes, outputs, classes_of(data), data.image_shape)
         return data
 
     return network, read

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..cli import manners
+from ..experiments.claims import statistics
 from ..reports.tables import NOT_MEASURED, spread, table
 from ..utils.files import atomic_write
 from ..utils.jsonl import read_json
@@ -96,13 +97,18 @@ def fast_quality(run: dict) -> str:
     header = ["evaluator", "final D_val loss", "final D_val top-1 %", "evaluations"]
     losses = [float(np.mean([one["val_loss"] for one in run[name]])) for name in ("fast", "exact")]
     ratios = sorted(shares("val_loss"))
+    logs = statistics.mean(list(np.log(ratios)))
+    between = ""
+    if logs is not None and np.isfinite([logs.low, logs.high]).all():
+        middle, low, high = np.exp([logs.value, logs.low, logs.high])
+        between = f", {middle:.2f} in the (geometric) mean, 95 % interval {low:.2f} to {high:.2f}"
     return "\n\n".join(
         [
             f"{run['network']}, {percent(run['target_rate'], 1)} of the FLOPs, {draws} draws of "
             "D_subset and D_val:",
             table(header, rows),
             f"Fast's mean loss is {losses[0] / losses[1]:.2f} x exact's; draw by draw the ratio "
-            f"lies between {ratios[0]:.2f} and {ratios[-1]:.2f}. Its proposals ran "
+            f"lies between {ratios[0]:.2f} and {ratios[-1]:.2f}{between}. Its proposals ran "
             f"{percent(float(np.mean(shares('proposal_images'))), 1)} of the images.",
         ]
     )
@@ -349,6 +355,7 @@ SECTIONS = {
     "search_speed": search_speed,
     "fast_quality_digits": fast_quality,
     "fast_quality_cifar": fast_quality,
+    "fast_quality_resnet56": fast_quality,
     "whole_search": whole_search,
     "peers": peers,
     "train_speed": train_speed,

@@ -205,9 +205,9 @@ def test_too_few_images_for_the_search(refused, cifar, tmp_path):
     ("file", "arch", "phrase"),
     [
         ("good.pkl", "ResNet-32", "weights of another arch"),
-        ("7_classes.pkl", "ResNet-20", "gives outputs of shape (None, 7), the data has 10 classes"),
-        ("12_classes.pkl", "ResNet-20", "gives outputs of shape (None, 12), the data has 10"),
-        ("7_classes.keras", "ResNet-20", "gives outputs of shape (None, 7), the data has 10"),
+        ("7_classes.pkl", "ResNet-20", "gives outputs of shape (7,), the data has 10 classes"),
+        ("12_classes.pkl", "ResNet-20", "gives outputs of shape (12,), the data has 10"),
+        ("7_classes.keras", "ResNet-20", "gives outputs of shape (7,), the data has 10"),
         ("colour.keras", "ResNet-20", "takes inputs of shape (32, 32, 3)"),
         ("truncated_good.pkl", "ResNet-20", "is not a complete pickle"),
         ("truncated_good.keras", "ResNet-20", "is not a network that can be loaded"),

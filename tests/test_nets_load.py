@@ -112,7 +112,7 @@ def test_weights_of_another_network(tmp_path, resnet20):
     with pytest.raises(UserError, match=r"network\.pkl.*weights of another arch.* missing"):
         load_network(pkl, "ResNet-32", 10, IMAGE)
     for path in (pkl, whole):
-        with pytest.raises(UserError, match=r"of shape \(None, 10\), the data has 7 classes"):
+        with pytest.raises(UserError, match=r"of shape \(10,\), the data has 7 classes"):
             load_network(path, "ResNet-20", 7, IMAGE)
     with pytest.raises(UserError, match=r"inputs of shape \(8, 8, 3\), the data has \(9, 9, 3\)"):
         load_network(whole, "ResNet-20", 10, (9, 9, 3))

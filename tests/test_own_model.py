@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shutil
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ from ekg_tf.cli import inputs
 from ekg_tf.dataloader import load
 from ekg_tf.nets.given import Given
 from ekg_tf.nets.graph import ChannelGraph
-from ekg_tf.nets.zoo.load import load_own
+from ekg_tf.nets.zoo.load import load_network, load_own
 from ekg_tf.phases.opening import work_of
 from ekg_tf.reports import networks as measure
 from ekg_tf.training.task import task_of
@@ -29,6 +30,7 @@ HEADS = {
     "as a layer": [L.Dense(10, name="head"), L.Softmax(name="end")],
 }
 
+from tests.helpers import own_kinds
 from tests.helpers.runs import state
 
 
@@ -226,6 +228,23 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(project, capsys):
         *("all outputs of 2 teachers on ", " of memory", "nothing was written"),
     ):
         assert words in said, words
+
+
+def test_a_subclassed_network_in_a_file_is_taken_with_a_folder(project, tmp_path, capsys):
+    model = own_kinds.Subclassed(name="whole")
+    model(np.zeros((1, 8, 8, 1), np.float32))
+    save_keras(tmp_path / "whole.keras", model)
+    own = ["--model", str(tmp_path / "whole.keras"), "--search_target_rate", "0.7", "--dry_run"]
+    own += ["--train_path", str(tmp_path / "dry")]
+    for name in ("train", "test"):
+        for label in map(str, range(own_kinds.CLASSES)):
+            shutil.copytree(project / "pngs" / name / label, tmp_path / "few" / name / label)
+    prune.main([*own, "--data", str(tmp_path / "few")])
+    assert "search by ekg to 70 % of the FLOPs" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"gives outputs of shape \(3,\), the data has 10 classes"):
+        prune.main([*own, "--dataset", "DIGITS"])
+    with pytest.raises(UserError, match="is no functional Keras model"):
+        load_network(tmp_path / "whole.keras", "", 10, (8, 8, 1))
 
 
 @pytest.mark.parametrize("method", ["swp", "autoslim"])

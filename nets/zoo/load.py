@@ -1,18 +1,21 @@
 """Networks from files: weights of an architecture that we build, or .keras of any network."""
 
 import os
+from collections.abc import Sequence
 
 import keras
 
 from ...utils.errors import UserError, line_of
 from ...utils.files import is_file
 from ...utils.keras_files import NETWORKS, check_weights_file, is_on_hub, load_keras
-from ..keras_graph import calls_of
+from ..keras_graph import calls_of, functional, has_graph
 from ..rebuild import resized
 from .applications import PREFIX, application
 from .builders import build
 from .pkl_weights import from_pkl, load_pkl
 from .torch_weights import load_torch
+
+Shape = tuple[int | None, ...]
 
 WEIGHTS = (".pkl", ".keras", ".weights.h5", ".safetensors", f"{PREFIX}NAME")
 
@@ -31,7 +34,7 @@ def load_network(
 
     Raises:
         UserError: missing or corrupt file, weights of another architecture, number of classes or
-            image shape.
+            image shape, or a network without a graph.
     """
     path = os.fspath(path)
     suffix = os.path.splitext(path)[1]
@@ -50,15 +53,17 @@ def load_network(
         raise UserError(
             f"{path}: weights come as {', '.join(WEIGHTS)}, not {suffix or 'without a suffix'}"
         )
-    check_fits(path, model, num_classes, input_shape)
+    whole = functional(model)
+    ends = ([tuple(one.shape[1:]) for one in side] for side in (whole.inputs, whole.outputs))
+    check_fits(path, *ends, num_classes, input_shape)
     return model
 
 
 def load_own(path: str | os.PathLike) -> keras.Model:
-    """Reads a functional network of the user's own: a file as of `load_keras`, or hf://USER/NAME.
+    """Reads a network of the user's own: a file as of `load_keras`, or hf://USER/NAME.
 
     Raises:
-        UserError: missing or corrupt file, another suffix, or not functional.
+        UserError: missing or corrupt file, another suffix, or as `check_own`.
     """
     if not is_on_hub(path) and os.path.splitext(path)[1] not in NETWORKS:
         raise UserError(
@@ -71,32 +76,47 @@ def load_own(path: str | os.PathLike) -> keras.Model:
 
 
 def check_own(model: keras.Model, path: str) -> None:
-    """Refuses networks that can't be searched; raises as `load_own`, with `path` in the message."""
+    """Refuses what can't be searched.
+
+    Raises:
+        UserError: a network that was never built, with `path` in the message, or a graph that can't
+            be read.
+    """
     if not model.built:
         raise UserError(
             f"{path} was never built and has no weights: call it on a batch, model(x[:1]), and "
             "train it (and save it) then"
         )
-    calls_of(model)
+    if has_graph(model):
+        calls_of(model)
 
 
 def check_fits(
-    path: str | os.PathLike, model: keras.Model, num_classes: int, input_shape: tuple[int, ...]
+    path: str | os.PathLike,
+    inputs: Sequence[Shape | None],
+    outputs: Sequence[Shape | None],
+    num_classes: int,
+    input_shape: tuple[int, ...],
 ) -> None:
-    """Raises UserError unless the network of `path` has these classes and takes such examples."""
-    if len(model.inputs) > 1 or len(model.outputs) > 1:
+    """Raises UserError unless the network of `path` has these classes and takes such examples.
+
+    Args:
+        inputs, outputs: the shapes of all of its inputs and outputs, without the batch; None in one
+            is any size, None for one isn't known.
+    """
+    if len(inputs) > 1 or len(outputs) > 1:
         raise UserError(
-            f"{path} has {len(model.inputs)} inputs and {len(model.outputs)} outputs, the data has "
-            "images and labels alone: give the network's own data"
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, the data has images and "
+            "labels alone: give the network's own data"
         )
-    outputs, inputs = (tuple(one[0].shape) for one in (model.outputs, model.inputs))
-    if outputs[1:] != (num_classes,):
+    if outputs[0] is not None and outputs[0] != (num_classes,):
         raise UserError(
-            f"{path} gives outputs of shape {outputs}, the data has {num_classes} classes"
+            f"{path} gives outputs of shape {outputs[0]}, the data has {num_classes} classes"
         )
-    pairs = zip(inputs[1:], input_shape, strict=False)
-    if len(inputs) - 1 != len(input_shape) or any(a not in (None, b) for a, b in pairs):
-        raise UserError(f"{path} takes inputs of shape {inputs[1:]}, the data has {input_shape}")
+    if inputs[0] is not None:
+        pairs = zip(inputs[0], input_shape, strict=False)
+        if len(inputs[0]) != len(input_shape) or any(a not in (None, b) for a, b in pairs):
+            raise UserError(f"{path} takes inputs of shape {inputs[0]}, the data has {input_shape}")
 
 
 def _from_pkl(path, arch: str, num_classes: int, input_shape) -> keras.Model:
