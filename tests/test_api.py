@@ -374,9 +374,9 @@ def test_an_unknown_setting_is_an_error_of_python(model, digits, tmp_path):
 def test_data_that_does_not_fit(model, digits, tmp_path):
     train, test = digits
     with pytest.raises(
-        ekg.UserError, match=r"images of shape \(8, 8\): the network takes \(8, 8, 1\)"
+        ekg.UserError, match=r"images of shape \(8, 7, 1\): the network takes \(8, 8, 1\)"
     ):
-        ekg.prune(model, (train[0][..., 0], train[1]), test, tmp_path / "run")
+        ekg.prune(model, (train[0][:, :, 1:], train[1]), test, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
