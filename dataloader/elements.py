@@ -46,7 +46,7 @@ class Parser:
             raise UserError(f"{self.origin} has elements {_brief(element)}: ({pair}) is expected")
         inputs, targets, weights = (*element, None)[:3]
         fit, names = self.fit, self.fit.output_names
-        leaves = leaves_of(inputs, fit.input_names, self.origin, "input")
+        leaves = inputs_of(inputs, fit, self.origin)
         answers = leaves_of(targets, names, self.origin, "output")
         leaves = [as_array(leaf, self.origin) for leaf in (*leaves, *answers)]
         self.weighted = weights is not None
@@ -103,6 +103,25 @@ class Parser:
             tuple(part) if len(part) > 1 else next(iter(part), None) for part in parts
         )
         return inputs, targets, weights
+
+
+def inputs_of(value: Any, fit: Fit, origin: str) -> list[Any]:
+    """The arrays of all inputs, in the network's order.
+
+    Raises:
+      UserError: several for a network that was never built, or as `leaves_of`.
+    """
+    parts = isinstance(value, (Mapping, tuple, list)) and len(value) > 1
+    if parts and fit.input_shapes == (None,):
+        each = value.values() if isinstance(value, Mapping) else value
+        shapes = [getattr(one, "shape", None) for one in each]
+        examples = isinstance(value, list) and all(one == shapes[0] for one in shapes)
+        if all(one is not None for one in shapes) and not examples:
+            raise UserError(
+                f"{origin} has {len(value)} inputs for a network that was never called, so that "
+                "nobody knows them: call it on a batch first, model(x)"
+            )
+    return leaves_of(value, fit.input_names, origin, "input")
 
 
 def leaves_of(value: Any, names: tuple[str, ...], origin: str, noun: str) -> list[Any]:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from ..utils.errors import USERS, UserError, without_place, words_of
 from .checks import is_batch
 from .dataset import Split
-from .elements import Parser, check_repeats, hashes, leaves_of
+from .elements import Parser, check_repeats, hashes, inputs_of, leaves_of
 from .fit import Fit
 from .indexed import DEVICE, in_threads
 from .store import Memory, Store
@@ -117,7 +117,7 @@ def of_dataset(dataset: tf.data.Dataset, fit: Fit, origin: str) -> tuple[Pass, b
         raise UserError(f"{origin} has elements {spec}: ({', '.join(fit.words)}) is expected")
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise UserError(f"{origin} never ends: leave out its .repeat()")
-    leaves = leaves_of(spec[0], fit.input_names, origin, "input")
+    leaves = inputs_of(spec[0], fit, origin)
     leaves += leaves_of(spec[1], fit.output_names, origin, "output")
     for leaf in leaves:
         if not isinstance(leaf, tf.TensorSpec):
@@ -130,7 +130,7 @@ def of_dataset(dataset: tf.data.Dataset, fit: Fit, origin: str) -> tuple[Pass, b
         element = next(_read(dataset.as_numpy_iterator, origin), None)
         if element is None:
             raise UserError(f"{origin} has no {fit.words[0]} at all")
-        inputs = leaves_of(element[0], fit.input_names, origin, "input")
+        inputs = inputs_of(element[0], fit, origin)
         targets = leaves_of(element[1], fit.output_names, origin, "output")
         first, target = (tf.TensorShape(np.shape(one[0])) for one in (inputs, targets))
     if fit.input_shapes[0] is None:  # of batches both sides begin with their size

@@ -517,6 +517,21 @@ def test_a_network_without_a_graph_takes_every_source(source, shape):
     assert not known
 
 
+def test_several_inputs_of_a_network_that_was_never_called():
+    inputs, targets = {"row": ROWS, "tokens": TOKENS}, LABELS
+    for given in (inputs, list(inputs.values())):
+        for data in ((given, targets), tf_data_of(given, targets)):
+            with pytest.raises(UserError, match="2 inputs for a network that was never called"):
+                read(data, data, Fit(("input",), (None,)))
+    listed = list(IMAGES), list(LABELS)
+    assert read(listed, listed, Fit(("input",), (None,)))[0].inputs.shape == IMAGES.shape
+
+
+def tf_data_of(inputs, targets):
+    inputs = inputs if isinstance(inputs, dict) else tuple(inputs)
+    return tf.data.Dataset.from_tensor_slices((inputs, targets)).batch(8)
+
+
 def test_normalisation_flip_and_crop_are_for_one_input():
     splits = read(two(), two(), TWO)
     for options in (Data(mean=(1.0,)), Data(std=(2.0,))):
