@@ -6,7 +6,6 @@ Arrays come whole or in chunks; `form` is how the targets of the first chunk wer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -216,11 +215,10 @@ def is_batch(shape: Sequence[int | None], wanted: Shape | None) -> bool:
       shape: None in it: not known. wanted: None: not known, a number is taken to be an example.
     """
     shape, wanted = tuple(shape), wanted or ()
-    for adapted in (tuple, partial(_with_last_axis, wanted=wanted)):
-        for is_several, example in ((False, shape), (True, shape[1:])):
-            if _may_fit(adapted(example), wanted):
-                return is_several
-    return len(shape) > len(wanted)
+    readings = [(False, shape), (True, shape[1:])]
+    readings += [(several, _with_last_axis(one, wanted)) for several, one in readings]
+    found = [several for several, one in readings if _may_fit(one, wanted)]
+    return found[0] if found else len(shape) > len(wanted)
 
 
 def _may_fit(shape: Sequence[int | None], wanted: Shape) -> bool:

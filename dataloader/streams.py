@@ -125,14 +125,13 @@ def of_dataset(dataset: tf.data.Dataset, fit: Fit, origin: str) -> tuple[Pass, b
                 f"{origin} has elements with {type(leaf).__name__.removesuffix('Spec').lower()} in "
                 "place of a tensor: give dense tensors of one size"
             )
-    first, target = (leaves[k].shape for k in (0, len(fit.input_names)))
-    if first.rank is None or target.rank is None:  # as numpy_function leaves it
+    shapes = [leaf.shape for leaf in leaves]
+    if any(shape.rank is None for shape in shapes):  # as numpy_function leaves it
         element = next(_read(dataset.as_numpy_iterator, origin), None)
         if element is None:
             raise UserError(f"{origin} has no {fit.words[0]} at all")
-        inputs = inputs_of(element[0], fit, origin)
-        targets = leaves_of(element[1], fit.output_names, origin, "output")
-        first, target = (tf.TensorShape(np.shape(one[0])) for one in (inputs, targets))
+        shapes = [tf.TensorShape(leaf.shape) for leaf in Parser(fit, origin).raw(element)]
+    first, target = shapes[0], shapes[len(fit.input_names)]
     if fit.input_shapes[0] is None:  # of batches both sides begin with their size
         batched = bool(first.rank and target.rank) and first[:1].is_compatible_with(target[:1])
     else:

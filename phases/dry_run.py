@@ -67,6 +67,20 @@ class Wanted:
     byol: bool = False
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What a search will take.
+
+    lines: what is said of it. steps: of the search. forward: seconds of an example through the
+    whole network.
+    """
+
+    seconds: float
+    lines: tuple[str, ...]
+    steps: int
+    forward: float
+
+
 def dry_run(given: Given, task: Task, data: Dataset, wanted: Wanted, device: Device) -> str:
     """Takes a few steps of everything, without a run folder, and says what the whole will take.
 
@@ -91,12 +105,14 @@ def dry_run(given: Given, task: Task, data: Dataset, wanted: Wanted, device: Dev
         lines, seconds = [*lines, line], seconds + taken
     student = given.core
     if wanted.search:
-        search = (graph, task, data, wanted.search, wanted.bank, device)
         if wanted.search.method.supernet:
-            taken, found = _supernet(*search)
+            found = _supernet(graph, task, data, wanted.search, device)
         else:
-            taken, found = _search(*search, memory.plan)
-        lines, seconds = [*lines, *found], seconds + taken
+            found = _search(graph, task, data, wanted.search, device, memory.plan)
+        lines, seconds = [*lines, *found.lines], seconds + found.seconds
+        if wanted.bank:
+            taken, line = _bank(wanted.bank, graph, task, data, wanted.search, found)
+            lines, seconds = [*lines, line], seconds + taken
         student = _uniform(graph, wanted.search.budget.goal)
     if wanted.training and wanted.finetuning:
         views = wanted.finetuning.views or 1
@@ -140,11 +156,10 @@ def _search(
     task: Task,
     data: Dataset,
     options: SearchOptions,
-    bank: Bank | None,
     device: Device,
     plan: MemoryPlan,
-) -> tuple[float, list[str]]:
-    """Seconds and lines of a search and its bank, from two steps in a temporary folder."""
+) -> Outlook:
+    """By two steps in a temporary folder."""
     with (
         progress.doing(f"measuring {MEASURED_STEPS} steps of the search"),
         progress.shown(0),
@@ -157,21 +172,14 @@ def _search(
         steps = len(rows) - 1 + left.steps
         tried = sum(row["evaluations"] for row in rows) + left.evaluations
     seconds = taken + left.seconds
-    lines = [_of_search(options, steps, tried, left.evaluation_seconds, seconds)]
-    of_bank, found = _of_bank(bank, graph, task, data, options, steps, left.forward_seconds)
-    return seconds + of_bank, [*lines, *found]
+    line = _of_search(options, steps, tried, left.evaluation_seconds, seconds)
+    return Outlook(seconds, (line,), steps, left.forward_seconds)
 
 
 def _supernet(
-    graph: ChannelGraph,
-    task: Task,
-    data: Dataset,
-    options: SearchOptions,
-    bank: Bank | None,
-    device: Device,
-) -> tuple[float, list[str]]:
-    """Seconds and lines of a supernet's training, its search and the bank, from training steps of
-    the plain network."""
+    graph: ChannelGraph, task: Task, data: Dataset, options: SearchOptions, device: Device
+) -> Outlook:
+    """With the supernet's training; by training steps of the plain network."""
     method = options.method
     plain = replace(Training(), epochs=method.epochs, batch_size=method.batch_size)
     with progress.doing("measuring training steps"):
@@ -183,9 +191,8 @@ def _supernet(
         whole = forward * len(running.val) * _shrunk(options)
         each = running.part * whole
     search = steps * whole + tried * each
-    lines = [line, _of_search(options, steps, tried, each, search)]
-    of_bank, found = _of_bank(bank, graph, task, data, options, steps, forward)
-    return training + search + of_bank, [*lines, *found]
+    lines = line, _of_search(options, steps, tried, each, search)
+    return Outlook(training + search, lines, steps, forward)
 
 
 @contextmanager
@@ -216,23 +223,19 @@ def _of_search(options: SearchOptions, steps: int, tried: int, each: float, seco
     )
 
 
-def _of_bank(
-    bank: Bank | None,
+def _bank(
+    bank: Bank,
     graph: ChannelGraph,
     task: Task,
     data: Dataset,
     options: SearchOptions,
-    steps: int,
-    forward: float,
-) -> tuple[float, list[str]]:
-    """Seconds and a line, if there is to be a bank; `forward`: seconds of an example through the
-    whole network."""
-    if not bank:
-        return 0.0, []
-    layout = _layout(bank, graph.model, task, data, min(bank.teachers, steps))
+    search: Outlook,
+) -> tuple[float, str]:
+    """Seconds and a line."""
+    layout = _layout(bank, graph.model, task, data, min(bank.teachers, search.steps))
     passes = layout.examples * layout.teachers if layout.arrays else 0
-    seconds = passes * forward * _shrunk(options)
-    return seconds, [f"memory bank: {layout}, about {progress.duration(seconds)}"]
+    seconds = passes * search.forward * _shrunk(options)
+    return seconds, f"memory bank: {layout}, about {progress.duration(seconds)}"
 
 
 def _layout(bank: Bank, core: keras.Model, task: Task, data: Dataset, teachers: int) -> Layout:
